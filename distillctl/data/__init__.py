@@ -1,0 +1,1 @@
+"""Prompts: preparing parquet files and streaming them to the trainer."""

@@ -1,0 +1,280 @@
+"""`distillctl prep`: writing prompts as parquet files in verl's schema.
+
+In: GSM8K, the built-in arithmetic, or the user's own file. Out: a directory with `train.parquet`,
+mostly `test.parquet`, and `manifest.json`, which says what went in and came out. Every row is read
+and checked before anything is written, and files appear under their names only when all of them are
+complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from distillctl import __version__
+from distillctl.data.read import (
+    SUFFIXES,
+    answer_text,
+    last_question,
+    parse_messages,
+    records,
+    require_text,
+)
+from distillctl.data.schema import gsm8k_ground_truth, schema, to_row
+from distillctl.errors import ConfigError, EnvironmentUnfit
+
+Manifest = dict[str, Any]
+"""The content of `manifest.json`.
+
+`kind`, `source` (a name, never a path), `distillctl` (version), `rows` and `rows_with_answer`
+(counts per split), `source_sha256` and `sha256` (hex digests of the files read and written, by file
+name).
+"""
+
+Row = dict[str, Any]
+Record = tuple[str, dict[str, Any]]
+
+_HUB_ID = "openai/gsm8k"
+_SPLITS = ("train", "test")
+_MANIFEST = "manifest.json"
+
+
+def prep_gsm8k(out: Path, source: Path | None, limit: int | None, force: bool) -> Manifest:
+    """GSM8K, row for row what verl's `examples/data_preprocess/gsm8k.py` writes.
+
+    `source` is a directory with upstream's `train` and `test` as .jsonl or .parquet, or a snapshot
+    of the hub's data set; None downloads that. `limit` keeps the first rows of each split. Raises
+    ConfigError (bad rows, `out` is taken and not `force`) and EnvironmentUnfit (the hub cannot be
+    reached).
+    """
+    files = {} if source is None else {split: _gsm8k_files(source, split) for split in _SPLITS}
+    _check_out(out, files, limit, force)
+    if source is None:
+        found = _download_gsm8k()
+    else:
+        found = {split: _gsm8k_records(paths) for split, paths in files.items()}
+    splits = {
+        split: [_gsm8k_row(record, split, i) for i, record in enumerate(islice(rows, limit))]
+        for split, rows in found.items()
+    }
+    return _write(out, "gsm8k", _HUB_ID if source is None else source.resolve().name, splits, files)
+
+
+def prep_arith(out: Path, limit: int | None, force: bool) -> Manifest:
+    """The built-in arithmetic problems; `limit` keeps the first rows of each split.
+
+    Raises ConfigError when `out` is taken and not `force`.
+    """
+    from distillctl.data import arith
+
+    _check_out(out, {}, limit, force)
+    problems = arith.splits(arith.NUM_TRAIN, arith.NUM_TEST, arith.SEED)
+    splits = {
+        split: [
+            to_row(p.question, p.answer, gsm8k_ground_truth(p.answer), split, i, "distillctl/arith")
+            for i, p in enumerate(chosen[:limit])
+        ]
+        for split, chosen in zip(_SPLITS, problems, strict=True)
+    }
+    return _write(out, "arith", f"distillctl/arith seed {arith.SEED}", splits, {})
+
+
+def prep_jsonl(
+    out: Path,
+    source: Path | None,
+    prompt_field: str,
+    answer_field: str,
+    limit: int | None,
+    force: bool,
+) -> Manifest:
+    """The user's own prompts, as they are: no instruction is added and no split invented.
+
+    `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test`
+    as .jsonl, .json or .parquet. `prompt_field` holds text or chat messages; `answer_field` may be
+    missing or null, then the row has no ground truth. Raises ConfigError (bad rows, no `source`,
+    `out` is taken).
+    """
+    if source is None:
+        raise ConfigError("prep jsonl: no source", "give the file of your prompts: --source FILE")
+    files = _own_files(source)
+    _check_out(out, files, limit, force)
+    splits = {
+        split: [
+            _own_row(record, split, i, prompt_field, answer_field)
+            for i, record in enumerate(islice(records(path, (prompt_field, answer_field)), limit))
+        ]
+        for split, (path,) in files.items()
+    }
+    return _write(out, "jsonl", source.resolve().name, splits, files)
+
+
+def _gsm8k_files(source: Path, split: str) -> list[Path]:
+    """Files of one split: upstream's own, or the shards of a hub snapshot under `main/`."""
+    _check_source(source)
+    for suffix in (".jsonl", ".parquet"):
+        if (source / f"{split}{suffix}").is_file():
+            return [source / f"{split}{suffix}"]
+    shards = sorted((source / "main").glob(f"{split}-*.parquet"))
+    if not shards:
+        hint = "--source takes a directory with train.jsonl and test.jsonl (or .parquet)"
+        raise ConfigError(f"{source}: no {split}.jsonl and no {split}.parquet", hint)
+    return shards
+
+
+def _gsm8k_records(paths: list[Path]) -> Iterator[Record]:
+    for path in paths:
+        yield from records(path, ("question", "answer"))
+
+
+def _download_gsm8k() -> dict[str, Iterator[Record]]:
+    """Both splits of the hub's data set (from its cache when it is there)."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(_HUB_ID, "main")
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        message = f"{_HUB_ID} cannot be had from the hub: {error}"
+        hint = "on a machine without network: --source DIR with GSM8K's train.jsonl and test.jsonl"
+        raise EnvironmentUnfit(message, hint) from error
+    return {
+        split: ((f"{_HUB_ID} {split}: row {i}", row) for i, row in enumerate(loaded[split]))
+        for split in _SPLITS
+    }
+
+
+def _gsm8k_row(record: Record, split: str, index: int) -> Row:
+    where, fields = record
+    question = require_text(fields["question"], where, "question")
+    answer = require_text(fields["answer"], where, "answer")
+    try:
+        truth = gsm8k_ground_truth(answer)
+    except ValueError as error:
+        hint = "own data without GSM8K's answer format: `distillctl prep jsonl`"
+        raise ConfigError(f"{where}: {error}", hint) from error
+    return to_row(question, answer, truth, split, index, _HUB_ID)
+
+
+def _own_files(source: Path) -> dict[str, list[Path]]:
+    """The file of each split that `source` has."""
+    if source.is_file():
+        return {"train": [source]}
+    _check_source(source)
+    named = ((split, source / f"{split}{suffix}") for split in _SPLITS for suffix in SUFFIXES[::-1])
+    files = {split: [path] for split, path in named if path.is_file()}
+    if "train" not in files:
+        hint = "--source takes one file, or a directory with train.jsonl (and test.jsonl)"
+        raise ConfigError(f"{source}: no train.jsonl, train.json or train.parquet", hint)
+    return files
+
+
+def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_field: str) -> Row:
+    where, fields = record
+    messages = parse_messages(fields[prompt_field], where, prompt_field)
+    value = fields[answer_field]
+    if isinstance(value, bool | dict | list):
+        raise ConfigError(f"{where}: `{answer_field}` must be text, a number or null")
+    answer, truth = answer_text(value), None
+    if answer is not None:
+        require_text(answer, where, answer_field)
+        try:
+            truth = gsm8k_ground_truth(answer)
+        except ValueError:  # not in GSM8K's format: the whole text is the answer
+            truth = answer.strip()
+    question = last_question(messages)
+    return to_row(question, answer, truth, split, index, "distillctl/jsonl", messages)
+
+
+def _check_source(source: Path) -> None:
+    if not source.is_dir():
+        what = "is not a directory" if source.exists() else "does not exist"
+        raise ConfigError(f"{source}: {what}", "--source names where your data lies")
+
+
+def _check_out(out: Path, files: dict[str, list[Path]], limit: int | None, force: bool) -> None:
+    """Refuse to write over earlier results unasked, or over the source at all."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}", "it counts rows of each split, from 1")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
+    targets = [out / f"{split}.parquet" for split in _SPLITS]
+    taken = [path.name for path in (*targets, out / _MANIFEST) if path.exists()]
+    if taken and not force:
+        raise ConfigError(f"{out}: already has {', '.join(taken)}", "--force replaces them")
+    sources = {path.resolve() for paths in files.values() for path in paths}
+    for target in targets:
+        if target.resolve() in sources:
+            raise ConfigError(f"{target}: is the source itself", "choose another --out")
+
+
+def _write(
+    out: Path,
+    kind: str,
+    source: str,
+    splits: dict[str, list[Row]],
+    files: dict[str, list[Path]],
+) -> Manifest:
+    """Write all splits, and last the manifest: where it stands, the rest is complete."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _staged(out) as stage:
+        for split, rows in splits.items():
+            pq.write_table(pa.Table.from_pylist(rows, schema()), stage / f"{split}.parquet")
+        manifest = {
+            "kind": kind,
+            "source": source,
+            "distillctl": __version__,
+            "rows": {split: len(rows) for split, rows in splits.items()},
+            "rows_with_answer": {split: _num_answers(rows) for split, rows in splits.items()},
+            "source_sha256": _digests(path for paths in files.values() for path in paths),
+            "sha256": _digests(sorted(stage.glob("*.parquet"))),
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (stage / _MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A temporary directory beside `out` whose files move there when the block succeeds.
+
+    It is a sibling, so that moving is renaming. The old manifest goes first and the new one comes
+    last.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            yield stage
+            out.mkdir(exist_ok=True)
+            (out / _MANIFEST).unlink(missing_ok=True)
+            for split in _SPLITS:
+                if (stage / f"{split}.parquet").exists():
+                    os.replace(stage / f"{split}.parquet", out / f"{split}.parquet")
+                else:  # of an earlier run, and no part of this result
+                    (out / f"{split}.parquet").unlink(missing_ok=True)
+            os.replace(stage / _MANIFEST, out / _MANIFEST)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    except OSError as error:
+        hint = "choose an --out on a disk with room where you may write"
+        raise EnvironmentUnfit(
+            f"{out}: cannot be written: {error.strerror or error}", hint
+        ) from error
+
+
+def _num_answers(rows: list[Row]) -> int:
+    return sum(row["reward_model"]["ground_truth"] is not None for row in rows)
+
+
+def _digests(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

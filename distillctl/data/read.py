@@ -1,0 +1,245 @@
+"""Reading data files written by us, by verl, by pandas or by hand.
+
+In: a .parquet, .jsonl or .json file. Out: `records`, plain rows that know where they stand (prep
+reads its sources with it), and `read_rows`, prompts in verl's layout read leniently. Everything
+wrong with a file is a `ConfigError` that names the file and the line (from 1) or the row (from 0,
+as in `prompt_id`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+from distillctl.errors import ConfigError
+
+Message = dict[str, str]
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+_COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
+# Keys under which nested `ground_truth` structs keep the answer itself, in order of preference.
+_NESTED_KEYS = ("ground_truth", "target", "value")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """One prompt as it stands in the data, not rendered."""
+
+    index: int
+    """Row in its file, from 0."""
+    messages: list[Message]
+    """Chat messages, each with exactly `role` and `content`."""
+    question: str
+    """Content of the last user message."""
+    ground_truth: str | None
+    """Expected final answer, or None when the data has none."""
+    data_source: str | None
+    split: str
+    """`extra_info.split`, or else the file's name without its suffix."""
+
+
+def read_rows(path: Path) -> list[PromptRow]:
+    """All prompts of a file, in its order.
+
+    Only `prompt` is required: a list of messages, or a string that becomes one user message. Raises
+    ConfigError when the file is missing, empty or not readable, or a row is of a wrong type.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file", _missing_file_hint(path))
+    return [
+        _prompt_row(where, row, index, path.stem)
+        for index, (where, row) in enumerate(records(path, _COLUMNS))
+    ]
+
+
+def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a file as (`file:line` or `file: row N`, its fields); a missing field is None.
+
+    Only `columns` are read, and the first of them has to be there. Raises ConfigError for a file
+    that cannot be read or holds no row, and for a row that is not an object.
+    """
+    source = {
+        ".parquet": _parquet_records,
+        ".json": _json_records,
+        ".jsonl": _line_records,
+    }.get(path.suffix)
+    if source is None:
+        raise ConfigError(f"{path}: not a data file", f"accepted: {', '.join(SUFFIXES)}")
+    empty = True
+    try:
+        for where, row in source(path, columns):
+            if not isinstance(row, dict):
+                raise ConfigError(f"{where}: expected an object, got {_kind(row)}")
+            if columns[0] not in row:
+                raise _no_column(where, columns[0], row)
+            empty = False
+            yield where, {name: row.get(name) for name in columns}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if empty:
+        raise ConfigError(f"{path}: holds no rows")
+
+
+def require_text(value: object, where: str, name: str) -> str:
+    """`value` when it is text that can be encoded and is not blank, else a ConfigError."""
+    if value is None:
+        raise ConfigError(f"{where}: `{name}` is missing or null")
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: `{name}` must be text, got {_kind(value)}")
+    if not value.strip():
+        raise ConfigError(f"{where}: `{name}` is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise ConfigError(f"{where}: `{name}` is not valid Unicode ({error.reason})") from error
+    return value
+
+
+def parse_messages(value: object, where: str, name: str) -> list[Message]:
+    """Chat messages from text (one user message) or from a list of {role, content} in any order.
+
+    Other keys of a message are dropped. Raises ConfigError, also when no message is the user's.
+    """
+    if value is None or isinstance(value, str):
+        return [{"role": "user", "content": require_text(value, where, name)}]
+    if not isinstance(value, list):
+        raise ConfigError(f"{where}: `{name}` must be text or messages, got {_kind(value)}")
+    messages = []
+    for i, message in enumerate(value):
+        label = f"{name}[{i}]"
+        if not isinstance(message, dict):
+            raise ConfigError(f"{where}: `{label}` must be a message, got {_kind(message)}")
+        role = require_text(message.get("role"), where, f"{label}.role")
+        # An empty system message is common and meant: it keeps a template's default one away.
+        blank = role != "user" and message.get("content") == ""
+        content = "" if blank else require_text(message.get("content"), where, f"{label}.content")
+        messages.append({"role": role, "content": content})
+    if not any(message["role"] == "user" for message in messages):
+        raise ConfigError(f"{where}: `{name}` has no message with the role `user`")
+    return messages
+
+
+def last_question(messages: list[Message]) -> str:
+    """Content of the last user message."""
+    return next(m["content"] for m in reversed(messages) if m["role"] == "user")
+
+
+def answer_text(value: object) -> str | None:
+    """A ground truth as text, or None: a scalar, the first of a list, or what a struct nests.
+
+    Whole floats lose their `.0`, because pandas turns integers into floats beside a null.
+    """
+    if isinstance(value, dict):
+        nested = (answer_text(value.get(key)) for key in _NESTED_KEYS)
+        return next((text for text in nested if text is not None), None)
+    if isinstance(value, list):
+        return answer_text(value[0]) if value else None
+    if isinstance(value, float):
+        if math.isnan(value):  # a null, as pandas writes it
+            return None
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, str):
+        return value if value.strip() else None
+    return str(value) if isinstance(value, Number) else None
+
+
+def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str) -> PromptRow:
+    messages = parse_messages(row["prompt"], where, "prompt")
+    truth = answer_text(_struct(row["reward_model"], where, "reward_model").get("ground_truth"))
+    split = _struct(row["extra_info"], where, "extra_info").get("split")
+    source = row["data_source"]
+    return PromptRow(
+        index=index,
+        messages=messages,
+        question=last_question(messages),
+        ground_truth=None if truth is None else require_text(truth, where, "ground_truth"),
+        data_source=source if isinstance(source, str) else None,
+        split=split if isinstance(split, str) and split else stem,
+    )
+
+
+def _struct(value: object, where: str, name: str) -> dict[str, Any]:
+    """A struct column's value, empty when it is null (NaN is pandas's null)."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: `{name}` must be an object, got {_kind(value)}")
+    return value
+
+
+def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if columns[0] not in names:
+                raise _no_column(str(path), columns[0], names)
+            index = 0
+            for batch in file.iter_batches(columns=[name for name in columns if name in names]):
+                for row in batch.to_pylist():
+                    yield f"{path}: row {index}", row
+                    index += 1
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable parquet file: {error}") from error
+
+
+def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """A JSON array of rows, or JSON lines under the shorter name, which `datasets` accepts too."""
+    data = path.read_bytes()
+    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        yield from _line_records(path, columns)
+        return
+    rows = _parse_json(data, str(path), first_line=1)
+    yield from ((f"{path}: row {index}", row) for index, row in enumerate(rows))
+
+
+def _line_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    # Bytes are split at newlines only: str.splitlines would also cut at U+2028 inside a string.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                # Without its newline, or JSON that stops short would be blamed on the next line.
+                value = _parse_json(line.rstrip(b"\r\n"), str(path), first_line=number)
+                yield f"{path}:{number}", value
+
+
+def _parse_json(data: bytes, path: str, first_line: int) -> Any:
+    """The value of a JSON text that begins at `first_line` of a file."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise ConfigError(f"{path}:{line}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
+        raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error
+
+
+def _no_column(where: str, column: str, present: object) -> ConfigError:
+    names = ", ".join(f"`{name}`" for name in present) if isinstance(present, dict | list) else ""
+    hint = "`distillctl prep jsonl --prompt-field FIELD` turns other layouts into prompts"
+    return ConfigError(f"{where}: no `{column}` column (it has: {names or 'none'})", hint)
+
+
+def _missing_file_hint(path: Path) -> str:
+    kind = path.parent.name
+    if kind in ("gsm8k", "arith"):
+        return f"run `distillctl prep {kind} --out {path.parent}`"
+    return "check data.train_files and data.val_files, or write it with `distillctl prep`"
+
+
+def _kind(value: object) -> str:
+    """JSON's name for the type of a value."""
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean"}
+    return names.get(type(value), "a number" if isinstance(value, Number) else type(value).__name__)

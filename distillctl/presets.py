@@ -1,0 +1,142 @@
+"""From presets, files and KEY=VALUE overrides to a validated `Config`, and back to YAML."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from distillctl.config import Config
+from distillctl.errors import ConfigError
+
+_PACKAGED = Path(__file__).parent / "presets_data"
+_REPOSITORY = Path(__file__).parent.parent / "presets"
+
+
+def presets_dir() -> Path:
+    """Where the preset files are: in the installed package, or at the top of a checkout."""
+    return _PACKAGED if _PACKAGED.is_dir() else _REPOSITORY
+
+
+def preset_names() -> list[str]:
+    """Names of all presets, sorted."""
+    return sorted(path.stem for path in presets_dir().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """File of a preset; raises ConfigError naming the nearest one when there is none."""
+    path = presets_dir() / f"{name}.yaml"
+    if name not in preset_names():
+        raise ConfigError(f"no preset is named {name!r}", _nearest(name, preset_names()))
+    return path
+
+
+def preset_header(name: str) -> str:
+    """The comment at the top of a preset: purpose, hardware, time, expected result."""
+    lines = []
+    for line in preset_path(name).read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return "\n".join(lines)
+
+
+def load_preset(name: str, overrides: Sequence[str] = ()) -> Config:
+    """A preset with overrides applied."""
+    return load_config(preset_path(name), overrides)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """A YAML file with overrides applied. Raises ConfigError listing everything that is wrong at once."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", "see: distillctl inspect presets") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections such as student: and data:")
+    origin: dict[str, str] = {}
+    for override in overrides:
+        _apply(tree, override, origin)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, str(path), origin))) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration, defaults included; `load_config` reads it back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def all_keys() -> list[str]:
+    """Every dotted key of the schema."""
+    return [key for key, _ in _leaves(Config, "")]
+
+
+def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.annotation
+
+
+def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
+    """Set one KEY=VALUE in `tree`; the first `=` splits, the value is JSON if it parses, else a string."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"{override!r} is not an override of the form KEY=VALUE", "e.g. optim.lr=1e-5"
+        )
+    annotations = dict(_leaves(Config, ""))
+    if key not in annotations:
+        raise ConfigError(
+            f"{key!r} (command line) is not a configuration key", _nearest(key, list(annotations))
+        )
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if _is_list(annotations[key]) and not isinstance(value, list | None):
+        value = [value]  # data.train_files=my.parquet
+    *path, leaf = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+    tree[leaf] = value
+    origin[key] = "command line"
+
+
+def _is_list(annotation: Any) -> bool:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return any(typing.get_origin(option) is list for option in options)
+
+
+def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Iterator[str]:
+    """One line per problem: dotted key, where its value came from, what is wrong, the nearest key."""
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        source = origin.get(key, file)
+        if problem["type"] == "extra_forbidden":
+            hint = _nearest(key, all_keys())
+            yield f"{key} ({source}): is not a configuration key" + (f"; {hint}" if hint else "")
+        elif problem["type"] == "missing":
+            yield f"{key} ({source}): is required"
+        elif problem["type"] == "value_error":
+            yield f"{key or 'config'} ({source}): {problem['ctx']['error']}"
+        else:
+            shown = json.dumps(problem["input"], default=str)
+            yield f"{key} ({source}): {problem['msg']}, not {shown[:80]}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else ""

@@ -1,0 +1,118 @@
+"""The trainer's side of the rollout engine."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distillctl.errors import RunFailed
+from distillctl.rollout import wire
+from distillctl.samples import Prompt, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling settings of one call."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop_token_ids: list[int]
+
+
+def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
+    """Seed of one sampled answer in [0, 2**63): a hash, so that no two requests share a stream."""
+    key = f"{run_seed}/{step}/{prompt_id}/{sample}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+class RolloutClient:
+    """Connection to one rollout worker. Every reply is checked for the weight version it came from."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        """Wait up to `timeout_s` for the worker's socket to appear (it does when the engine is ready)."""
+        self._sock = _connect(path, timeout_s)
+        self.version = 0
+
+    def generate(
+        self, prompts: list[Prompt], num_samples: int, sampling: Sampling, run_seed: int, step: int
+    ) -> list[Rollout]:
+        """`num_samples` answers to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
+
+        Raises `RunFailed` when the worker is gone or answers with other weights than the last pushed.
+        """
+        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+        flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
+        seeds = [sample_seed(run_seed, step, prompt.prompt_id, sample) for prompt, sample in jobs]
+        header = {
+            "request": "generate",
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "stop_token_ids": sampling.stop_token_ids,
+        }
+        arrays = {"prompts": flat, "prompt_lengths": lengths, "seeds": np.array(seeds, np.int64)}
+        got = self._ask(header, arrays)
+        tokens = wire.unpack(got["tokens"], got["lengths"])
+        logprobs = wire.unpack(got["logprobs"], got["lengths"])
+        return [
+            Rollout(prompt, sample, ids, logp, "stop" if stopped else "length", self.version)
+            for (prompt, sample), ids, logp, stopped in zip(
+                jobs, tokens, logprobs, got["stopped"], strict=True
+            )
+        ]
+
+    def score(self, token_ids: list[int]) -> np.ndarray:
+        """float32 [T - 1], nats: log-probability of `token_ids[1:]` given their prefixes."""
+        return self._ask({"request": "score"}, {"tokens": np.array(token_ids, np.int32)})["logprobs"]
+
+    def push(self, files: list[Path], version: int) -> None:
+        """Load safetensors `files` into the engine; replies must carry `version` from then on."""
+        self.version = version
+        self._ask({"request": "push", "files": [str(f) for f in files], "version": version}, {})
+
+    def close(self) -> None:
+        """Disconnect; the worker stays up and accepts the next client."""
+        self._sock.close()
+
+    def stop(self) -> None:
+        """Ask the worker to end, and disconnect."""
+        wire.send(self._sock, {"request": "stop"})
+        self._sock.close()
+
+    def _ask(self, header: wire.Header, arrays: wire.Arrays) -> wire.Arrays:
+        try:
+            wire.send(self._sock, header, arrays)
+            reply, got = wire.receive(self._sock)
+        except OSError as error:
+            raise RunFailed(
+                f"the rollout engine stopped answering during {header['request']!r} ({error})",
+                "its log is rollout.log in the attempt's log folder",
+            ) from error
+        if reply["version"] != self.version:
+            raise RunFailed(
+                f"the rollout engine has weights of version {reply['version']}, not {self.version}"
+            )
+        return got
+
+
+def _connect(path: Path, timeout_s: float) -> socket.socket:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(path))
+            return sock
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            sock.close()
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"the rollout engine was not ready after {timeout_s:.0f} s",
+                    "see rollout.log in the attempt's log folder",
+                ) from error
+        time.sleep(0.1)

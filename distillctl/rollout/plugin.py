@@ -1,0 +1,45 @@
+"""What runs inside vLLM's own processes: the lifeline, and receiving pushed weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from distillctl.lifeline import die_with_parent
+
+LIFELINE_ENV = "DISTILLCTL_LIFELINE"
+"""Set by the launcher: every process of this engine dies with the one that started it."""
+
+
+def register() -> None:
+    """vLLM's general plugin hook; called in the engine core and in every worker process."""
+    if os.environ.get(LIFELINE_ENV):
+        die_with_parent()
+
+
+class WeightReceiver:
+    """Worker extension: its methods become methods of vLLM's worker, reached by `collective_rpc`."""
+
+    def load_pushed(self, files: list[str]) -> None:
+        """Load safetensors `files`, in order, into the running model.
+
+        Goes through vLLM's layerwise reload, the only path that re-packs CPU weights; a second call of
+        `process_weights_after_loading` on the head is needed because reload leaves the packed copy of a
+        tied head stale (float32 on CPU).
+        """
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        runner = self.model_runner  # type: ignore[attr-defined]  # attribute of vLLM's worker
+        runner.reload_weights(weights_iterator=_tensors(files))
+        for module in runner.model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+
+def _tensors(files: list[str]) -> Iterator[tuple[str, object]]:
+    from safetensors import safe_open
+
+    for file in files:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            for name in opened.offset_keys():
+                yield name, opened.get_tensor(name)

@@ -1,0 +1,116 @@
+"""Starting a rollout worker: its environment, its log, its process session. No torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distillctl.machine import ModelShape, cpus, model_shape
+from distillctl.rollout.plugin import LIFELINE_ENV
+from distillctl.rollout.worker import EngineSettings
+
+READY_TIMEOUT_S = 600.0
+"""Longest start of an engine; a large model on a GPU takes minutes, the tiny one 20 s."""
+
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
+_INHERITED_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "VLLM_", "NCCL_", "XDG_", "PYTHON")
+_MAX_KV_CACHE_BYTES = 8 << 30
+
+
+def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
+    """A clean environment: what the engine needs, and nothing of ours that would mislead it.
+
+    A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change how vLLM starts. On a CPU the engine gets
+    every core (its own default keeps one of two for itself) and Intel's OpenMP, whose threads sleep 5 ms after
+    the last parallel region, so that an idle engine leaves the cores to the ranks.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    kept |= {
+        LIFELINE_ENV: "1",
+        "DO_NOT_TRACK": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_PLUGINS": "distillctl",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    if num_gpus:
+        kept["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus if gpus else range(num_gpus)))
+        return kept
+    kept["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus()))
+    kept["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"  # from intel-openmp, which vllm-cpu requires
+    if openmp.is_file():
+        kept["LD_PRELOAD"] = str(openmp)
+    return kept
+
+
+def kv_cache_bytes(shape: ModelShape, max_model_len: int, max_num_seqs: int) -> int:
+    """KV cache of a CPU engine: room for `max_num_seqs` full sequences in float32, at most 8 GiB.
+
+    Blocks are 128 tokens on a CPU; every sequence may leave one partly empty.
+    """
+    needed = shape.kv_bytes_per_token(4) * max_num_seqs * (max_model_len + 128)
+    return min(max(needed, 64 << 20), _MAX_KV_CACHE_BYTES)
+
+
+def engine_settings(
+    model: Path,
+    *,
+    dtype: str,
+    socket: Path,
+    max_model_len: int,
+    max_num_seqs: int,
+    num_gpus: int = 0,
+    gpu_memory_utilization: float = 0.9,
+    enforce_eager: bool = True,
+) -> EngineSettings:
+    """Settings of a worker started by this process."""
+    shape = model_shape(model)
+    length = min(max_model_len, shape.max_positions)
+    return EngineSettings(
+        model=str(model),
+        dtype=dtype,
+        socket=str(socket),
+        max_model_len=length,
+        max_num_seqs=max_num_seqs,
+        num_gpus=num_gpus,
+        gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_bytes=None if num_gpus else kv_cache_bytes(shape, length, max_num_seqs),
+        enforce_eager=enforce_eager,
+        parent_pid=os.getpid(),
+    )
+
+
+def start_engine(
+    settings: EngineSettings, settings_path: Path, log: Path, gpus: list[int] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the worker in a process session of its own; call from the main thread (see `lifeline`)."""
+    settings.save(settings_path)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "distillctl.rollout.worker", str(settings_path)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=engine_environment(settings.num_gpus, gpus),
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A private directory in memory for sockets and weights, removed at the end."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="distillctl-", dir="/dev/shm") as folder:
+        yield Path(folder)

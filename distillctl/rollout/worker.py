@@ -1,0 +1,192 @@
+"""The rollout worker: `python -m distillctl.rollout.worker SETTINGS.json`.
+
+Owns one `vllm.LLM` and serves one client at a time over a unix socket: token ids in, token ids and
+log-probabilities out. The socket appears when the engine is ready. Requests: generate, score, push, stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distillctl.lifeline import die_with_parent
+from distillctl.rollout import wire
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Everything the worker is told; written by the launcher as JSON."""
+
+    model: str
+    dtype: str
+    socket: str
+    max_model_len: int
+    max_num_seqs: int
+    num_gpus: int
+    """0 on a CPU; otherwise the tensor-parallel size."""
+    gpu_memory_utilization: float
+    kv_cache_bytes: int | None
+    """Size of the KV cache on a CPU; None on a GPU, where vLLM takes what the utilization allows."""
+    enforce_eager: bool
+    parent_pid: int
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file whose path is the worker's argument."""
+        path.write_text(json.dumps(asdict(self)))
+
+
+def build_engine(settings: EngineSettings) -> LLM:
+    """Start vLLM. Prompts are never split (chunked prefill), which seeded requests do not survive on a CPU."""
+    from vllm import LLM
+
+    options: dict[str, Any] = {}
+    if settings.num_gpus:
+        options["tensor_parallel_size"] = settings.num_gpus
+        options["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    else:
+        options["kv_cache_memory_bytes"] = settings.kv_cache_bytes
+    return LLM(
+        model=settings.model,
+        dtype=settings.dtype,
+        load_format="safetensors",
+        trust_remote_code=False,
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=max(settings.max_model_len, 8192),
+        enable_chunked_prefill=False,
+        enforce_eager=settings.enforce_eager,
+        logprobs_mode="processed_logprobs",
+        worker_extension_cls="distillctl.rollout.plugin.WeightReceiver",
+        seed=0,
+        disable_log_stats=True,
+        **options,
+    )
+
+
+class Engine:
+    """The requests, on a running `LLM`."""
+
+    def __init__(self, llm: LLM, settings: EngineSettings) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.version = 0
+
+    def generate(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
+        """Sample one answer per prompt: pause, enqueue all, resume, wait.
+
+        Scheduling starts when every request is queued, so that the same requests are batched the same way
+        and give bit-identical tokens and log-probabilities whenever they are repeated.
+        """
+        prompts = wire.unpack(arrays["prompts"], arrays["prompt_lengths"])
+        seeds = [int(seed) for seed in arrays["seeds"]]
+        outputs = self._run(prompts, [self._params(header, seed) for seed in seeds])
+        completions = [output.outputs[0] for output in outputs]
+        for completion in completions:
+            if completion.finish_reason not in ("stop", "length"):
+                raise RuntimeError(f"a request ended with {completion.finish_reason!r}")
+        tokens, lengths = wire.pack([c.token_ids for c in completions], "int32")
+        logprobs, _ = wire.pack([_sampled_logprobs(c.logprobs) for c in completions], "float32")
+        stopped = np.array([c.finish_reason == "stop" for c in completions], dtype=np.uint8)
+        reply = {"tokens": tokens, "lengths": lengths, "logprobs": logprobs, "stopped": stopped}
+        return {"version": self.version}, reply
+
+    def score(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
+        """Log-probability of each token of one sequence but the first, under the current weights."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, flat_logprobs=True
+        )
+        (output,) = self._run([arrays["tokens"]], [params])
+        logprobs = np.array(_sampled_logprobs(output.prompt_logprobs), dtype=np.float32)
+        return {"version": self.version}, {"logprobs": logprobs}
+
+    def push(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
+        """Load the safetensors files of the header and take its version label."""
+        self.llm.collective_rpc("load_pushed", args=(header["files"],))
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache could not be reset after a weight push")
+        self.version = int(header["version"])
+        return {"version": self.version}, {}
+
+    def _params(self, header: wire.Header, seed: int) -> SamplingParams:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=header["temperature"],
+            top_p=header["top_p"],
+            max_tokens=header["max_tokens"],
+            stop_token_ids=header["stop_token_ids"],
+            seed=seed,
+            logprobs=0,
+            detokenize=False,
+            flat_logprobs=True,
+        )
+
+    def _run(self, prompts: list[np.ndarray], params: list[SamplingParams]) -> list[Any]:
+        self.llm.sleep(level=0, mode="keep")
+        self.llm.enqueue(
+            [{"prompt_token_ids": prompt.tolist()} for prompt in prompts], params, use_tqdm=False
+        )
+        self.llm.wake_up(tags=["scheduling"])
+        return self.llm.wait_for_completion(use_tqdm=False)
+
+
+def _sampled_logprobs(flat: Any) -> list[float]:
+    """First log-probability of each position: vLLM lists the sampled (or prompt) token first."""
+    pairs = zip(flat.start_indices, flat.end_indices, strict=True)
+    return [flat.logprobs[start] for start, end in pairs if end > start]
+
+
+def serve(engine: Engine) -> None:
+    """Answer requests until `stop`; a client that disconnects may come back."""
+    path = Path(engine.settings.socket)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                if not _serve_client(engine, connection):
+                    return
+
+
+def _serve_client(engine: Engine, connection: socket.socket) -> bool:
+    """True when the client went away, False after `stop`."""
+    requests = {"generate": engine.generate, "score": engine.score, "push": engine.push}
+    while True:
+        try:
+            header, arrays = wire.receive(connection)
+        except wire.Closed:
+            return True
+        if header["request"] == "stop":
+            return False
+        wire.send(connection, *requests[header["request"]](header, arrays))
+
+
+def main() -> None:
+    """Entry point. An error ends the process; its traceback is in the worker's log."""
+    settings = EngineSettings(**json.loads(Path(sys.argv[1]).read_text()))
+    die_with_parent(settings.parent_pid)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # unwinds, so that vLLM frees its shared memory
+    os.umask(0o077)
+    serve(Engine(build_engine(settings), settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The values that travel down the training step, and the parquet schema of saved samples.
+
+`Prompt` comes from the prompt stream, `Rollout` from the engine, `Scored` from the teacher. All are frozen:
+a later stage makes a new value, never changes an old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One rendered prompt: what the engine gets, and what grading needs."""
+
+    prompt_id: str
+    """`<split>/<row index>`, stable over epochs and resumes."""
+    token_ids: list[int]
+    """Rendered with the student's chat template, ending where the answer begins."""
+    text: str
+    """The user's question as it stands in the data (not rendered)."""
+    ground_truth: str | None
+    """Expected final answer, or None when the data has none (it can be distilled, not scored)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer: `sample` of `rollout.n` to `prompt`."""
+
+    prompt: Prompt
+    sample: int
+    response_ids: np.ndarray
+    """int32 [T], the end-of-sequence token included when the model wrote it."""
+    response_logprobs: np.ndarray
+    """float32 [T], nats: log-probability of each token when it was sampled (after temperature, top-p)."""
+    finish_reason: str
+    """`stop` (end-of-sequence token) or `length` (cut at `data.max_response_length`)."""
+    weight_version: int
+    """Optimizer steps done by the weights that wrote it."""
+
+    @property
+    def length(self) -> int:
+        """Prompt and response tokens together."""
+        return len(self.prompt.token_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Sequences that go through a model together, on the training device.
+
+    Dimensions: B sequences, T their longest length, N their response tokens. Padding is on the right, where
+    causal attention never looks, so there is no mask.
+    """
+
+    input_ids_BT: torch.Tensor
+    """int64, prompt + response, padded with 0."""
+    rows_N: torch.Tensor
+    """int64 positions in the flattened [B*T] whose next token is a response token."""
+    target_ids_N: torch.Tensor
+    """int64, the response token that follows each row."""
+    rollout_logp_N: torch.Tensor
+    """float32, nats: the engine's log-probability of each target."""
+    members: tuple[int, ...]
+    """Indices into the step's rollouts, in the order of N; empty for a filler."""
+    weight: float
+    """1.0, or 0.0 for a filler that only keeps the ranks' collectives aligned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A micro-batch with the teacher's view of it."""
+
+    batch: MicroBatch
+    teacher_hidden_NG: torch.Tensor
+    """Teacher's last hidden states (after its final norm) at `rows_N`, in the teacher's dtype."""
+
+
+def sample_schema() -> pa.Schema:
+    """Schema of `samples/step_N.parquet`: one row per rollout of the step (design, section 8)."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("sample", pa.int32()),
+            ("prompt_ids", pa.list_(pa.int32())),
+            ("response_ids", pa.list_(pa.int32())),
+            ("response_logprobs", pa.list_(pa.float32())),
+            ("kl", pa.list_(pa.float32())),
+            ("finish_reason", pa.string()),
+            ("text", pa.string()),
+            ("ground_truth", pa.string()),
+            ("correct", pa.bool_()),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The teacher: hidden states for the tokens that the student wrote."""

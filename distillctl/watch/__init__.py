@@ -1,0 +1,1 @@
+"""What a person sees of a run: state from its events, and its displays."""

@@ -1,0 +1,464 @@
+"""`prep`: verl's GSM8K row by row, the user's own data, refusals, and nothing half written."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import distillctl
+from distillctl.data import arith
+from distillctl.data.prep import prep_arith, prep_gsm8k, prep_jsonl
+from distillctl.data.schema import INSTRUCTION, gsm8k_ground_truth, schema
+from distillctl.errors import ConfigError, EnvironmentUnfit
+
+GOOD = {"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}
+
+
+def verl_row(example: dict[str, str], split: str, index: int) -> dict[str, object]:
+    """verl's mapping, written anew from the words of verl.md, section 2.1."""
+    found = re.search("#{4} -?[0-9.,]+", example["answer"])
+    assert found is not None
+    instruction = 'Let\'s think step by step and output the final answer after "####".'
+    return {
+        "data_source": "openai/gsm8k",
+        "prompt": [{"role": "user", "content": example["question"] + " " + instruction}],
+        "ability": "math",
+        "reward_model": {
+            "style": "rule",
+            "ground_truth": found[0].removeprefix("#### ").replace(",", ""),
+        },
+        "extra_info": {
+            "split": split,
+            "index": index,
+            "answer": example["answer"],
+            "question": example["question"],
+        },
+    }
+
+
+def read(path: Path) -> list[dict]:
+    return pq.ParquetFile(path).read().to_pylist()
+
+
+@pytest.fixture
+def source(tmp_path, write_lines) -> Path:
+    """A small GSM8K: three training rows, two test rows."""
+    for split, num_rows in (("train", 3), ("test", 2)):
+        rows = [GOOD | {"question": f"{split} {i}?"} for i in range(num_rows)]
+        write_lines(tmp_path / "src" / f"{split}.jsonl", rows)
+    return tmp_path / "src"
+
+
+# --- the real data -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "num_rows"), [("train", 7473), ("test", 1319)])
+def test_real_gsm8k_equals_verls_rule_row_by_row(tmp_path, gsm8k_source, split, num_rows):
+    prep_gsm8k(tmp_path / "out", gsm8k_source, None, False)
+    lines = (gsm8k_source / f"{split}.jsonl").read_bytes().decode().split("\n")
+    examples = [json.loads(line) for line in lines if line]
+    rows = read(tmp_path / "out" / f"{split}.parquet")
+    assert len(rows) == num_rows
+    assert rows == [verl_row(example, split, i) for i, example in enumerate(examples)]
+
+
+def test_schema_is_the_one_datasets_writes_for_verls_mapping(tmp_path, source):
+    row = verl_row(GOOD, "train", 0)
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "verl.parquet")
+    prep_gsm8k(tmp_path / "out", source, None, False)
+    ours = pq.read_schema(tmp_path / "out" / "train.parquet")
+    theirs = pq.read_schema(tmp_path / "verl.parquet")
+    assert ours.names == theirs.names
+    assert ours.equals(theirs, check_metadata=False)
+
+
+def test_schema_types_are_exact():
+    types = {field.name: str(field.type) for field in schema()}
+    assert types == {
+        "data_source": "string",
+        "prompt": "list<item: struct<role: string, content: string>>",
+        "ability": "string",
+        "reward_model": "struct<style: string, ground_truth: string>",
+        "extra_info": "struct<split: string, index: int64, answer: string, question: string>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("#### 1,072", "1072"),
+        ("#### -3.50", "-3.50"),
+        ("#### 5 and #### 7", "5"),
+        ("a\n#### 42.", "42."),
+        ("#### 20%", "20"),
+    ],
+)
+def test_ground_truth_follows_verl(answer, truth):
+    assert gsm8k_ground_truth(answer) == truth
+
+
+@pytest.mark.parametrize("answer", ["42", "####42", "####  42", "#### $42", "### 42", ""])
+def test_ground_truth_without_match_is_a_value_error(answer):
+    with pytest.raises(ValueError, match="####"):
+        gsm8k_ground_truth(answer)
+
+
+# --- sources of gsm8k ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["{}.parquet", "main/{}-00000-of-00001.parquet"])
+def test_gsm8k_from_parquet_equals_jsonl(tmp_path, source, name):
+    prep_gsm8k(tmp_path / "a", source, None, False)
+    for split in ("train", "test"):
+        rows = [json.loads(line) for line in (source / f"{split}.jsonl").read_text().splitlines()]
+        path = tmp_path / "parquet" / name.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    prep_gsm8k(tmp_path / "b", tmp_path / "parquet", None, False)
+    for file in ("train.parquet", "test.parquet"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_gsm8k_without_source_comes_from_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def load(*args):
+        asked.append(args)
+        return {"train": [GOOD, GOOD], "test": [GOOD]}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    manifest = prep_gsm8k(tmp_path / "out", None, None, False)
+    assert asked == [("openai/gsm8k", "main")]
+    assert manifest["source"] == "openai/gsm8k"
+    assert read(tmp_path / "out" / "test.parquet") == [verl_row(GOOD, "test", 0)]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route"), datasets.exceptions.DatasetsError("gone")]
+)
+def test_unreachable_hub_is_environment_unfit_and_points_to_source(tmp_path, monkeypatch, error):
+    def load(*args):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(EnvironmentUnfit) as caught:
+        prep_gsm8k(tmp_path / "out", None, None, False)
+    assert "--source" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["train", "test"])
+def test_gsm8k_needs_both_splits(tmp_path, source, missing):
+    (source / f"{missing}.jsonl").unlink()
+    with pytest.raises(ConfigError, match=f"{missing}.jsonl"):
+        prep_gsm8k(tmp_path / "out", source, None, False)
+
+
+def test_source_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere: does not exist"):
+        prep_gsm8k(tmp_path / "out", tmp_path / "nowhere", None, False)
+
+
+# --- manifest and limit --------------------------------------------------------------------------
+
+
+def test_manifest_tells_what_went_in_and_came_out(tmp_path, source):
+    out = tmp_path / "out"
+    manifest = prep_gsm8k(out, source, None, False)
+
+    def digests(folder, *names):
+        return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+
+    assert manifest == json.loads((out / "manifest.json").read_text())
+    assert manifest == {
+        "kind": "gsm8k",
+        "source": "src",
+        "distillctl": distillctl.__version__,
+        "rows": {"train": 3, "test": 2},
+        "rows_with_answer": {"train": 3, "test": 2},
+        "source_sha256": digests(source, "train.jsonl", "test.jsonl"),
+        "sha256": digests(out, "train.parquet", "test.parquet"),
+    }
+
+
+def test_manifest_has_no_absolute_path(tmp_path, source):
+    prep_gsm8k(tmp_path / "out", source, None, False)
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_same_input_gives_the_same_bytes(tmp_path, source):
+    for name in ("a", "b"):
+        prep_gsm8k(tmp_path / name, source, None, False)
+    for file in ("train.parquet", "test.parquet", "manifest.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_limit_keeps_the_first_rows_of_each_split(tmp_path, source):
+    prep_gsm8k(tmp_path / "all", source, None, False)
+    manifest = prep_gsm8k(tmp_path / "two", source, 2, False)
+    assert manifest["rows"] == {"train": 2, "test": 2}
+    for split in ("train", "test"):
+        full = read(tmp_path / "all" / f"{split}.parquet")
+        assert read(tmp_path / "two" / f"{split}.parquet") == full[:2]
+
+
+def test_limit_below_one_is_refused(tmp_path, source):
+    with pytest.raises(ConfigError, match="--limit is 0"):
+        prep_gsm8k(tmp_path / "out", source, 0, False)
+
+
+# --- arith ---------------------------------------------------------------------------------------
+
+
+def test_arith_holds_its_problems_in_verls_layout(tmp_path):
+    manifest = prep_arith(tmp_path, None, False)
+    train, test = arith.splits(arith.NUM_TRAIN, arith.NUM_TEST, arith.SEED)
+    assert manifest["rows"] == {"train": len(train), "test": len(test)}
+    for split, problems in (("train", train), ("test", test)):
+        expected = [
+            verl_row({"question": p.question, "answer": p.answer}, split, i)
+            | {"data_source": "distillctl/arith"}
+            for i, p in enumerate(problems)
+        ]
+        assert read(tmp_path / f"{split}.parquet") == expected
+
+
+def test_arith_limit_is_a_prefix(tmp_path):
+    prep_arith(tmp_path / "all", None, False)
+    prep_arith(tmp_path / "five", 5, False)
+    for file in ("train.parquet", "test.parquet"):
+        assert read(tmp_path / "five" / file) == read(tmp_path / "all" / file)[:5]
+
+
+# --- the user's own data -------------------------------------------------------------------------
+
+
+def own(tmp_path, source, prompt_field="question", answer_field="answer", **kwargs) -> list[dict]:
+    kwargs = {"limit": None, "force": False} | kwargs
+    prep_jsonl(tmp_path / "own", source, prompt_field, answer_field, **kwargs)
+    return read(tmp_path / "own" / "train.parquet")
+
+
+def test_own_prompt_is_kept_without_instruction(tmp_path, write_lines):
+    path = write_lines(tmp_path / "mine.jsonl", [{"q": "Why?", "a": " because "}])
+    assert own(tmp_path, path, "q", "a") == [
+        {
+            "data_source": "distillctl/jsonl",
+            "prompt": [{"role": "user", "content": "Why?"}],
+            "ability": None,
+            "reward_model": {"style": "rule", "ground_truth": "because"},
+            "extra_info": {
+                "split": "train",
+                "index": 0,
+                "answer": " because ",
+                "question": "Why?",
+            },
+        }
+    ]
+    assert INSTRUCTION not in (tmp_path / "own" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("row", [{"question": "Why?"}, {"question": "Why?", "answer": None}])
+def test_own_row_without_answer_can_be_distilled_not_scored(tmp_path, write_lines, row):
+    (written,) = own(tmp_path, write_lines(tmp_path / "mine.jsonl", [row]))
+    assert written["reward_model"] == {"style": "none", "ground_truth": None}
+    assert written["extra_info"]["answer"] is None
+    manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
+    assert manifest["rows_with_answer"] == {"train": 0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [("so\n#### 1,234", "1234"), ("#### none", "#### none"), (42, "42"), (2.0, "2"), (0.5, "0.5")],
+)
+def test_own_answer_becomes_ground_truth(tmp_path, write_lines, answer, truth):
+    path = write_lines(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": answer}])
+    assert own(tmp_path, path)[0]["reward_model"]["ground_truth"] == truth
+
+
+def test_own_chat_is_kept_as_messages(tmp_path, write_lines):
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"content": "Why?", "role": "user", "name": "me"},
+    ]
+    (row,) = own(tmp_path, write_lines(tmp_path / "mine.jsonl", [{"question": chat}]))
+    assert row["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why?"},
+    ]
+    assert row["extra_info"]["question"] == "Why?"
+
+
+def test_own_file_becomes_train_only(tmp_path, source):
+    own(tmp_path, source / "test.jsonl")
+    assert sorted(p.name for p in (tmp_path / "own").iterdir()) == [
+        "manifest.json",
+        "train.parquet",
+    ]
+
+
+def test_own_directory_keeps_its_splits(tmp_path, source):
+    own(tmp_path, source)
+    (row, *_) = read(tmp_path / "own" / "test.parquet")
+    assert row["extra_info"]["split"] == "test"
+    assert row["prompt"][0]["content"] == "test 0?"
+
+
+def test_own_json_array_and_parquet_equal_jsonl(tmp_path, source):
+    rows = [json.loads(line) for line in (source / "train.jsonl").read_text().splitlines()]
+    expected = own(tmp_path, source / "train.jsonl")
+    (tmp_path / "mine.json").write_text(json.dumps(rows, indent=1))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    assert own(tmp_path, tmp_path / "mine.json", force=True) == expected
+    assert own(tmp_path, tmp_path / "mine.parquet", force=True) == expected
+
+
+def test_own_data_needs_a_source(tmp_path):
+    with pytest.raises(ConfigError, match="no source"):
+        prep_jsonl(tmp_path / "out", None, "question", "answer", None, False)
+
+
+def test_own_missing_prompt_field_names_line_and_fields(tmp_path, write_lines):
+    path = write_lines(tmp_path / "mine.jsonl", [GOOD, {"text": "Why?"}])
+    with pytest.raises(ConfigError, match=re.escape(f"{path}:2: ")) as caught:
+        own(tmp_path, path)
+    assert "`question`" in caught.value.message
+    assert "`text`" in caught.value.message
+
+
+@pytest.mark.parametrize("answer", [True, ["a"], {"a": 1}])
+def test_own_answer_of_wrong_type_is_refused(tmp_path, write_lines, answer):
+    path = write_lines(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": answer}])
+    with pytest.raises(ConfigError, match=r"mine\.jsonl:1: `answer`"):
+        own(tmp_path, path)
+
+
+# --- bad rows ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"question": "x"', "not JSON"),
+        ('["x"]', "expected an object, got a list"),
+        ('{"answer": "#### 1"}', "no `question`"),
+        ('{"question": null, "answer": "#### 1"}', "`question` is missing or null"),
+        ('{"question": "x"}', "`answer` is missing or null"),
+        ('{"question": 7, "answer": "#### 1"}', "`question` must be text, got a number"),
+        ('{"question": " ", "answer": "#### 1"}', "`question` is empty"),
+        ('{"question": "x", "answer": "1"}', "no `#### NUMBER`"),
+        ('{"question": "\\ud800", "answer": "#### 1"}', "not valid Unicode"),
+        ("[" * 100_000, "not readable JSON"),
+    ],
+)
+def test_bad_gsm8k_row_names_file_and_line(tmp_path, source, write_lines, line, what):
+    # The blank line counts: editors number it.
+    path = write_lines(source / "train.jsonl", [GOOD, "", line, GOOD])
+    with pytest.raises(ConfigError) as caught:
+        prep_gsm8k(tmp_path / "out", source, None, False)
+    assert caught.value.message.startswith(f"{path}:3: ")
+    assert what in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_line_that_is_not_utf8_is_named(tmp_path, source):
+    path = source / "test.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"question": "caf\xe9"}\n')
+    with pytest.raises(ConfigError, match=re.escape(f"{path}:2: not UTF-8")):
+        prep_gsm8k(tmp_path / "out", source, None, False)
+
+
+def test_bad_parquet_row_names_file_and_row(tmp_path, source):
+    path = source / "train.parquet"
+    (source / "train.jsonl").unlink()
+    pq.write_table(pa.Table.from_pylist([GOOD, GOOD | {"answer": "two"}]), path)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: row 1: ")):
+        prep_gsm8k(tmp_path / "out", source, None, False)
+
+
+def test_empty_file_is_refused(tmp_path, source):
+    (source / "test.jsonl").write_text("\n")
+    with pytest.raises(ConfigError, match=r"test.jsonl: holds no rows"):
+        prep_gsm8k(tmp_path / "out", source, None, False)
+
+
+# --- the output directory ------------------------------------------------------------------------
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "test.parquet", "manifest.json"])
+def test_taken_output_is_refused_and_left_alone(tmp_path, source, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(b"precious")
+    with pytest.raises(ConfigError, match=name) as caught:
+        prep_gsm8k(out, source, None, False)
+    assert "--force" in caught.value.hint
+    assert listing(out) == {name: b"precious"}
+
+
+def test_other_files_in_the_output_are_no_obstacle(tmp_path, source):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    prep_gsm8k(tmp_path / "out", source, None, False)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_force_replaces_and_removes_a_stale_split(tmp_path, source):
+    prep_gsm8k(tmp_path / "own", source, None, False)
+    own(tmp_path, source / "train.jsonl", force=True)
+    assert sorted(listing(tmp_path / "own")) == ["manifest.json", "train.parquet"]
+
+
+def test_output_that_is_a_file_is_refused(tmp_path, source):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ConfigError, match="not a directory"):
+        prep_gsm8k(tmp_path / "out", source, None, True)
+
+
+def test_source_is_never_overwritten(tmp_path):
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist([GOOD]), path)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="the source itself"):
+        prep_jsonl(tmp_path, path, "question", "answer", None, True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_failed_write_leaves_nothing_half_written(tmp_path, source, monkeypatch, exists):
+    out = tmp_path / "deep" / "out"
+    if exists:
+        prep_gsm8k(out, source, 1, False)
+    before = listing(out) if exists else None
+    write_table, written = pq.write_table, []
+
+    def full_disk(table, path):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        write_table(table, path)
+
+    monkeypatch.setattr(pq, "write_table", full_disk)
+    with pytest.raises(EnvironmentUnfit, match="No space left"):
+        prep_gsm8k(out, source, None, True)
+    assert written
+    assert (listing(out) if out.exists() else None) == before
+    assert [path.name for path in out.parent.iterdir()] == (["out"] if exists else [])
+
+
+def test_files_are_as_readable_as_any_new_file(tmp_path, source):
+    prep_gsm8k(tmp_path / "out", source, None, False)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").touch()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    for path in (tmp_path / "out").iterdir():
+        assert path.stat().st_mode == (tmp_path / "plain" / "file").stat().st_mode

@@ -1,0 +1,279 @@
+"""Lenient reading: what verl, pandas or a person wrote reads the same; the rest is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distillctl.data.prep import prep_gsm8k
+from distillctl.data.read import PromptRow, answer_text, read_rows
+from distillctl.errors import ConfigError
+
+CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
+ROW = {
+    "data_source": "openai/gsm8k",
+    "prompt": CHAT,
+    "ability": "math",
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra_info": {"split": "test", "index": 7, "answer": "#### 2", "question": "What is 1 + 1?"},
+}
+READ = PromptRow(0, CHAT, "What is 1 + 1?", "2", "openai/gsm8k", "test")
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture(params=["parquet", "json", "jsonl"])
+def path(tmp_path, request) -> Path:
+    return tmp_path / f"train.{request.param}"
+
+
+# --- what is accepted ----------------------------------------------------------------------------
+
+
+def test_full_row_is_read(path):
+    assert read_rows(write(path, [ROW])) == [READ]
+
+
+def test_prompt_alone_is_enough(path):
+    expected = PromptRow(0, CHAT, "What is 1 + 1?", None, None, "train")
+    assert read_rows(write(path, [{"prompt": CHAT}])) == [expected]
+
+
+def test_text_prompt_becomes_one_user_message(path):
+    (row,) = read_rows(write(path, [{"prompt": "Why?"}]))
+    assert row.messages == [{"role": "user", "content": "Why?"}]
+    assert row.question == "Why?"
+
+
+def test_question_is_the_last_user_message(path):
+    chat = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "second"},
+    ]
+    (row,) = read_rows(write(path, [{"prompt": chat}]))
+    assert row.messages == chat
+    assert row.question == "second"
+
+
+def test_null_ground_truth_is_none(path):
+    row = ROW | {"reward_model": {"style": "none", "ground_truth": None}}
+    assert read_rows(write(path, [row]))[0].ground_truth is None
+
+
+@pytest.mark.parametrize("name", ["reward_model", "extra_info", "data_source", "ability"])
+def test_null_column_is_as_a_missing_one(path, name):
+    without = {key: value for key, value in ROW.items() if key != name}
+    from_null = read_rows(write(path, [ROW | {name: None}]))
+    assert from_null == read_rows(write(path, [without]))
+
+
+def test_struct_fields_in_sorted_order_are_read_by_name(tmp_path):
+    fields = [("content", pa.string()), ("role", pa.string())]
+    prompt = pa.array([CHAT], pa.list_(pa.struct(fields)))
+    pq.write_table(pa.table({"prompt": prompt}), tmp_path / "train.parquet")
+    assert read_rows(tmp_path / "train.parquet")[0].messages == CHAT
+
+
+def test_numpy_array_of_messages_from_pandas(tmp_path):
+    frame = pd.DataFrame([ROW])
+    frame["prompt"] = [np.array(CHAT, dtype=object)]
+    frame.to_parquet(tmp_path / "train.parquet")
+    assert read_rows(tmp_path / "train.parquet") == [READ]
+
+
+def test_pandas_round_trip_of_our_own_file(tmp_path, write_lines):
+    example = {"question": "a?", "answer": "#### 1"}
+    for split in ("train", "test"):
+        write_lines(tmp_path / "src" / f"{split}.jsonl", [example] * 3)
+    prep_gsm8k(tmp_path / "out", tmp_path / "src", None, False)
+    ours = tmp_path / "out" / "train.parquet"
+    pd.read_parquet(ours).to_parquet(tmp_path / "again.parquet")
+    assert read_rows(tmp_path / "again.parquet") == read_rows(ours)
+
+
+def test_index_is_the_row_of_the_file(path):
+    # extra_info.index repeats in files that were cut or joined; a prompt id must not.
+    assert [row.index for row in read_rows(write(path, [ROW, ROW]))] == [0, 1]
+
+
+def test_json_lines_under_the_name_json(tmp_path):
+    (tmp_path / "train.json").write_text(f"{json.dumps(ROW)}\n{json.dumps(ROW)}\n")
+    assert len(read_rows(tmp_path / "train.json")) == 2
+
+
+def test_byte_order_mark_and_windows_newlines(tmp_path):
+    text = f"\ufeff{json.dumps(ROW)}\r\n\r\n{json.dumps(ROW)}\r\n"
+    (tmp_path / "train.jsonl").write_bytes(text.encode())
+    assert len(read_rows(tmp_path / "train.jsonl")) == 2
+
+
+def test_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a\u2028b\x85c"}\n', encoding="utf-8")
+    assert read_rows(tmp_path / "train.jsonl")[0].question == "a\u2028b\x85c"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("2", "2"),
+        (2, "2"),
+        (2.0, "2"),
+        (2.5, "2.5"),
+        (float("nan"), None),
+        (None, None),
+        ("", None),
+        (["2", "3"], "2"),
+        ([], None),
+        ({"target": 2}, "2"),
+        ({"value": ["2"]}, "2"),
+        ({"ground_truth": {"target": "2"}}, "2"),
+        ({"target": None, "value": "2"}, "2"),
+        ({"tests": "x"}, None),
+    ],
+)
+def test_ground_truth_in_any_shape(value, text):
+    assert answer_text(value) == text
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": texts})
+chats = st.lists(message, min_size=1, max_size=4).filter(
+    lambda chat: any(m["role"] == "user" for m in chat)
+)
+# How the same answer "12" may be stored.
+answers = st.sampled_from(["12", 12, 12.0, ["12"], {"target": 12}, {"value": "12", "other": "1"}])
+
+
+@st.composite
+def variants(draw: st.DrawFn) -> tuple[list[list[dict]], list[dict]]:
+    """Chats, and rows that hold them with a key order, extras and gaps of their own."""
+    prompts = draw(st.lists(chats, min_size=1, max_size=4))
+    order = draw(st.permutations(["role", "content", "name"]))
+    columns = draw(st.permutations(["prompt", "reward_model", "extra_info", "mine"]))
+    kept = [name for name in columns if name == "prompt" or draw(st.booleans())]
+    answer = draw(answers)
+    rows = []
+    for chat in prompts:
+        full = {
+            "prompt": [{key: (m | {"name": "x"})[key] for key in order} for m in chat],
+            "reward_model": {"ground_truth": answer, "style": "rule"},
+            "extra_info": {"index": 3, "need_tools": False},
+            "mine": [1, 2],
+        }
+        rows.append({name: full[name] for name in kept})
+    return prompts, rows
+
+
+@given(variant=variants(), suffix=st.sampled_from(["parquet", "json", "jsonl"]))
+def test_layout_does_not_change_what_is_read(tmp_path_factory, variant, suffix):
+    prompts, rows = variant
+    path = write(tmp_path_factory.mktemp("data") / f"train.{suffix}", rows)
+    read = read_rows(path)
+    assert [row.messages for row in read] == prompts
+    assert [row.index for row in read] == list(range(len(prompts)))
+    assert {row.ground_truth for row in read} == {"12" if "reward_model" in rows[0] else None}
+    assert {row.split for row in read} == {"train"}
+
+
+@given(data=st.binary(max_size=60), suffix=st.sampled_from(["parquet", "json", "jsonl"]))
+def test_garbage_is_a_config_error_that_names_the_file(tmp_path_factory, data, suffix):
+    path = tmp_path_factory.mktemp("data") / f"train.{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        read_rows(path)
+    assert caught.value.message.startswith(str(path))
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gsm8k", "arith"])
+def test_missing_file_names_the_command_that_writes_it(tmp_path, kind):
+    path = tmp_path / kind / "train.parquet"
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        read_rows(path)
+    assert f"distillctl prep {kind} --out {path.parent}" in caught.value.hint
+
+
+def test_missing_file_elsewhere_has_a_hint_too(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        read_rows(tmp_path / "mine.parquet")
+    assert "data.train_files" in caught.value.hint
+
+
+def test_other_suffix_is_refused(tmp_path):
+    (tmp_path / "train.csv").touch()
+    with pytest.raises(ConfigError, match=r"train\.csv") as caught:
+        read_rows(tmp_path / "train.csv")
+    assert ".parquet" in caught.value.hint
+
+
+def test_directory_is_refused(tmp_path):
+    (tmp_path / "train.jsonl").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_rows(tmp_path / "train.jsonl")
+
+
+def test_missing_prompt_column_lists_the_others(path):
+    rows = [{"question": "Why?", "answer": "x"}]
+    with pytest.raises(ConfigError, match="no `prompt` column") as caught:
+        read_rows(write(path, rows))
+    assert "`question`, `answer`" in caught.value.message
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "what"),
+    [
+        (7, "must be text or messages, got a number"),
+        ("", "`prompt` is empty"),
+        (None, "missing or null"),
+        ([], "no message with the role `user`"),
+        (["Why?"], r"`prompt\[0\]` must be a message, got text"),
+        ([{"role": "user"}], r"`prompt\[0\].content` is missing"),
+        ([{"content": "Why?"}], r"`prompt\[0\].role` is missing"),
+        ([{"role": "user", "content": ""}], r"`prompt\[0\].content` is empty"),
+        ([{"role": "user", "content": [{"text": "x"}]}], r"content` must be text, got a list"),
+        ([{"role": "system", "content": "x"}], "no message with the role `user`"),
+    ],
+)
+def test_prompt_of_wrong_type_names_file_and_row(tmp_path, prompt, what):
+    lines = write(tmp_path / "train.jsonl", [ROW, {"prompt": prompt}])
+    with pytest.raises(ConfigError, match=f":2: .*{what}"):
+        read_rows(lines)
+    table = write(tmp_path / "train.parquet", [{"prompt": prompt}])
+    with pytest.raises(ConfigError, match=f"train.parquet: row 0: .*{what}"):
+        read_rows(table)
+
+
+@pytest.mark.parametrize("name", ["reward_model", "extra_info"])
+def test_struct_column_of_wrong_type_is_refused(path, name):
+    with pytest.raises(ConfigError, match=f"`{name}` must be an object, got text"):
+        read_rows(write(path, [ROW | {name: "x"}]))
+
+
+def test_file_without_rows_is_refused(tmp_path):
+    write(tmp_path / "train.json", [])
+    with pytest.raises(ConfigError, match="holds no rows"):
+        read_rows(tmp_path / "train.json")
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "train.parquet")
+    with pytest.raises(ConfigError, match="holds no rows"):
+        read_rows(tmp_path / "train.parquet")
