@@ -70,9 +70,7 @@ def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -88,7 +86,8 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is alr
 def prep_gsm8k(
     out: Out = None,
     source: Annotated[
-        Path | None, typer.Option(help="Folder with train and test as jsonl or parquet; default hub.")
+        Path | None,
+        typer.Option(help="Folder with train and test as jsonl or parquet; default hub."),
     ] = None,
     limit: Limit = None,
     force: Force = False,
@@ -106,9 +105,7 @@ def prep_gsm8k(
 
 
 @prep_app.command("arith", epilog="Example: distillctl prep arith")
-def prep_arith(
-    out: Out = None, limit: Limit = None, force: Force = False, as_json: JsonFlag = False
-) -> None:
+def prep_arith(out: Out = None, limit: Limit = None, force: Force = False, as_json: JsonFlag = False) -> None:
     """Generated arithmetic word problems, the same every time; for the tiny preset."""
 
     def command() -> tuple[Any, str]:
@@ -183,9 +180,7 @@ def train(
 
 @app.command("eval", epilog="Example: distillctl eval --checkpoint runs/tiny-from-small-arith/0001")
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Option(help="Run, RUN@STEP, checkpoint, model directory, or hub id.")
-    ],
+    checkpoint: Annotated[str, typer.Option(help="Run, RUN@STEP, checkpoint, model directory, or hub id.")],
     data: Annotated[
         Path | None, typer.Option(help="Prepared parquet; default the run's data.val_files.")
     ] = None,

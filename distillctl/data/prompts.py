@@ -61,9 +61,7 @@ def _token_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         )
     except TemplateError as error:
         message = f"{row.split}/{row.index}: the chat template refuses the messages: {error}"
-        raise ConfigError(
-            message, "change the roles of the row, or choose another model"
-        ) from error
+        raise ConfigError(message, "change the roles of the row, or choose another model") from error
     return [int(token) for token in ids]
 
 

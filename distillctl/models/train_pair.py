@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from distillctl.data.arith import NUM_TEST, NUM_TRAIN, SEED, Problem, generate, splits
 from distillctl.data.schema import INSTRUCTION
@@ -53,12 +60,12 @@ class Recipe:
     name: str
     hidden: int
     intermediate: int
-    layers: int
     heads: int
     kv_heads: int
-    vocab_padding: int
-    steps: int
-    lr: float
+    layers: int = 4
+    vocab_padding: int = 0
+    steps: int = 1600
+    lr: float = 2e-3
     stop_at: float | None = None
     check_every: int = 100
     batch_size: int = 64
@@ -67,20 +74,10 @@ class Recipe:
 
 
 TEACHER = Recipe(
-    "tiny-teacher", 128, 384, 4, 4, 2, vocab_padding=64, steps=1500, lr=2e-3, check_every=100
+    "tiny-teacher", hidden=128, intermediate=384, heads=4, kv_heads=2, vocab_padding=64, steps=1500
 )
 STUDENT = Recipe(
-    "tiny-student",
-    96,
-    320,
-    4,
-    3,
-    1,
-    vocab_padding=0,
-    steps=1600,
-    lr=2e-3,
-    stop_at=0.26,
-    check_every=10,
+    "tiny-student", hidden=96, intermediate=320, heads=3, kv_heads=1, stop_at=0.25, check_every=20
 )
 
 
@@ -145,6 +142,28 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
     return model
 
 
+def as_llama(model: Qwen2ForCausalLM) -> LlamaForCausalLM:
+    """The same function in Llama's layout, bit for bit: a Qwen2 is a Llama with q, k, v biases.
+
+    Saved so because transformers 5 replaces the pre-tokenizer of every `qwen2` directory with Qwen's
+    own, which would cut text in other places than these models were trained on.
+    """
+    same = (
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads"
+        " num_key_value_heads max_position_embeddings rms_norm_eps rope_parameters"
+        " tie_word_embeddings bos_token_id eos_token_id pad_token_id"
+    )
+    shape = {key: getattr(model.config, key) for key in same.split()}
+    llama = LlamaForCausalLM(LlamaConfig(**shape, attention_bias=True, dtype="float32"))
+    missing, unexpected = llama.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.endswith("o_proj.bias") for name in missing)
+    for layer in llama.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.bias)
+    llama.generation_config = model.generation_config
+    return llama
+
+
 def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast) -> str:
     """The chat prompt that `distillctl prep arith` leads to, up to the assistant's turn."""
     message = {"role": "user", "content": f"{problem.question} {INSTRUCTION}"}
@@ -179,14 +198,10 @@ def batches(
 
 
 @torch.no_grad()
-def accuracy(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[Problem]
-) -> float:
+def accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[Problem]) -> float:
     """Share of `problems` whose greedy answer ends in the right `#### N` and ends the turn."""
     model.eval()
-    batch = tokenizer(
-        [prompt_text(p, tokenizer) for p in problems], return_tensors="pt", padding=True
-    )
+    batch = tokenizer([prompt_text(p, tokenizer) for p in problems], return_tensors="pt", padding=True)
     output: Any = model.generate(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -215,9 +230,7 @@ def train(
 ) -> Iterator[tuple[int, float, Qwen2ForCausalLM]]:
     """Train by next-token loss on the answers; yield (step, validation accuracy, model)."""
     model = build_model(recipe, tokenizer)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01)
     assert isinstance(tokenizer.pad_token_id, int)
     data = batches(list(rows), recipe.batch_size, tokenizer.pad_token_id, recipe.seed)
     for step in range(recipe.steps):
@@ -233,9 +246,7 @@ def train(
         optimizer.step()
         if (step + 1) % recipe.check_every == 0:
             solved = accuracy(model, tokenizer, validation)
-            print(
-                f"{recipe.name} step {step + 1}: loss {loss:.4f}, solved {solved:.3f}", flush=True
-            )
+            print(f"{recipe.name} step {step + 1}: loss {loss:.4f}, solved {solved:.3f}", flush=True)
             yield step + 1, solved, model
 
 
@@ -251,7 +262,7 @@ def make(
         done = model
         if recipe.stop_at is not None and solved >= recipe.stop_at:
             break
-    done.save_pretrained(out / recipe.name)
+    as_llama(done).save_pretrained(out / recipe.name)
     tokenizer.save_pretrained(out / recipe.name)
     return done
 

@@ -110,9 +110,7 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden_NH, grad_head_VH.to(head_VH.dtype))
         stats = TokenStats(*(torch.cat(values) for values in zip(*chunks, strict=True)))
         ctx.mark_non_differentiable(*stats)
-        per_token_N = (
-            objective.kl_loss_coef * stats.kl_N - objective.entropy_coeff * stats.student_entropy_N
-        )
+        per_token_N = objective.kl_loss_coef * stats.kl_N - objective.entropy_coeff * stats.student_entropy_N
         return per_token_N.sum(), *stats
 
     @staticmethod

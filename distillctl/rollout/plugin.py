@@ -15,6 +15,20 @@ def register() -> None:
     """vLLM's general plugin hook; called in the engine core and in every worker process."""
     if os.environ.get(LIFELINE_ENV):
         die_with_parent()
+        _sleep_when_idle()
+
+
+def _sleep_when_idle() -> None:
+    """On a CPU, let readers of vLLM's shared-memory queues block instead of spinning for a second.
+
+    By default a worker keeps a core busy for 1 s after each batch, while the trainer needs it, and the engine
+    core spins on the cores its worker computes on. The wait has no setting in vLLM 0.32 but this default.
+    """
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        SpinCondition.__init__.__defaults__ = (0.0,)
 
 
 class WeightReceiver:

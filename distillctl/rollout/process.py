@@ -16,7 +16,16 @@ from distillctl.rollout.worker import EngineSettings
 READY_TIMEOUT_S = 600.0
 """Longest start of an engine; a large model on a GPU takes minutes, the tiny one 20 s."""
 
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+)
 _INHERITED_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "VLLM_", "NCCL_", "XDG_", "PYTHON")
 _MAX_KV_CACHE_BYTES = 8 << 30
 
@@ -41,6 +50,7 @@ def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_PLUGINS": "distillctl",
+        "TORCHDYNAMO_DISABLE": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if num_gpus:

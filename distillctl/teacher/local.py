@@ -36,18 +36,16 @@ class LocalTeacher:
     @torch.no_grad()
     def score(self, batch: MicroBatch) -> Scored:
         """Run the teacher over a micro-batch and keep its hidden states at the response rows."""
-        hidden_BTG = self._model.base_model(
-            input_ids=batch.input_ids_BT, use_cache=False
-        ).last_hidden_state
+        hidden_BTG = self._model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
         return Scored(batch, hidden_BTG.flatten(0, 1)[batch.rows_N])
 
     @contextmanager
     def head(self) -> Iterator[Tensor]:
         """The head's weight [V, G], gathered while the context lasts (a collective when sharded)."""
-        from deepspeed.zero import GatheredParameters
+        from deepspeed import zero
 
         weight = self._model.get_output_embeddings().weight
-        with GatheredParameters([weight]):
+        with zero.GatheredParameters([weight]):
             yield weight.detach()
 
 

@@ -29,18 +29,14 @@ def step_dir(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def save(
-    folder: Path, step: int, student: Student, tokenizer: Any, ranks: Ranks, *, keep: int
-) -> Path:
+def save(folder: Path, step: int, student: Student, tokenizer: Any, ranks: Ranks, *, keep: int) -> Path:
     """Write the checkpoint of `step` under `folder` and drop all but the newest `keep`. Collective."""
     final, partial = folder / step_dir(step), folder / f".tmp-{step_dir(step)}"
     if ranks.is_main:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     ranks.barrier()
-    student.engine.save_checkpoint(
-        str(partial), tag=_TAG, client_state={"step": step}, save_latest=False
-    )
+    student.engine.save_checkpoint(str(partial), tag=_TAG, client_state={"step": step}, save_latest=False)
     _export(partial / "hf", student, tokenizer, ranks)
     ranks.barrier()
     if ranks.is_main:

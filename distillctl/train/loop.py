@@ -85,9 +85,7 @@ class Trainer:
             for micro_batch in scored:
                 last = micro_batch is scored[-1]
                 with self.teacher.head() as head:
-                    loss, stats = self.student.forward_backward(
-                        micro_batch, head, scale, last=last
-                    )
+                    loss, stats = self.student.forward_backward(micro_batch, head, scale, last=last)
                 tally.add(micro_batch.batch, loss, stats)
             update = self.student.step()
         with timer("sync"):

@@ -110,7 +110,10 @@ def _head_forward(self: Any, hidden_NH: Tensor, *loss_inputs: Any) -> Any:
     loss, stats = reverse_kl_loss(
         hidden_NH, self.weight, teacher_hidden_NG, teacher_head_VG, target_ids_N, objective
     )
-    return loss, *stats  # a plain tuple: DeepSpeed's hooks rebuild containers and cannot rebuild named ones
+    return (
+        loss,
+        *stats,
+    )  # a plain tuple: DeepSpeed's hooks rebuild containers and cannot rebuild named ones
 
 
 def _load(path: str, dtype: torch.dtype, settings: dict[str, Any], *, sharded: bool) -> Any:

@@ -27,10 +27,10 @@ def gathered(model: Any, bucket_bytes: int = BUCKET_BYTES) -> Iterator[dict[str,
     Collective: every rank iterates to the end. Tied weights appear once. The tensors alias gathered storage
     and stay valid after the bucket is released.
     """
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero
 
     for bucket in _buckets(list(model.named_parameters()), bucket_bytes):
-        with GatheredParameters([parameter for _, parameter in bucket]):
+        with zero.GatheredParameters([parameter for _, parameter in bucket]):
             tensors = {name: parameter.detach() for name, parameter in bucket}
         yield tensors
 

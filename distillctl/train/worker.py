@@ -29,7 +29,8 @@ from distillctl.objective.reverse_kl import Objective
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S
-from distillctl.run import EventLog, RunDir, write_status
+from distillctl.events import EventLog
+from distillctl.run import RunDir, write_status
 from distillctl.samples import Prompt, sample_schema
 from distillctl.teacher.compat import shared_vocab_size, stop_token_ids
 from distillctl.teacher.local import LocalTeacher
@@ -196,9 +197,9 @@ class Rank:
 
     def _status(self, step: int) -> None:
         if self.ranks.is_main:
-            state = {"state": "running", "step": step, "steps": self.num_steps}
-            write_status(self.run.status_path, {**state, "attempt": self.job.attempt,
-                         "pid": self.job.parent_pid})  # fmt: skip
+            fields = {"step": step, "steps": self.num_steps, "attempt": self.job.attempt}
+            pid = self.job.parent_pid
+            write_status(self.run.status_path, {"state": "running", **fields, "pid": pid})
 
 
 def _generation_config(cls: Any, path: str) -> Any:

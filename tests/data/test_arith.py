@@ -107,9 +107,7 @@ def test_tokenizer_splits_digits_and_encodes_any_text(tokenizer: PreTrainedToken
 
 def test_both_models_share_one_tokenizer() -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        teacher, student = (
-            (MODELS / m / name).read_bytes() for m in ("tiny-teacher", "tiny-student")
-        )
+        teacher, student = ((MODELS / m / name).read_bytes() for m in ("tiny-teacher", "tiny-student"))
         assert teacher == student
 
 

@@ -138,9 +138,7 @@ def test_gsm8k_without_source_comes_from_the_hub(tmp_path, monkeypatch):
     assert read(tmp_path / "out" / "test.parquet") == [verl_row(GOOD, "test", 0)]
 
 
-@pytest.mark.parametrize(
-    "error", [ConnectionError("no route"), datasets.exceptions.DatasetsError("gone")]
-)
+@pytest.mark.parametrize("error", [ConnectionError("no route"), datasets.exceptions.DatasetsError("gone")])
 def test_unreachable_hub_is_environment_unfit_and_points_to_source(tmp_path, monkeypatch, error):
     def load(*args):
         raise error

@@ -155,9 +155,7 @@ def test_ground_truth_in_any_shape(value, text):
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": texts})
-chats = st.lists(message, min_size=1, max_size=4).filter(
-    lambda chat: any(m["role"] == "user" for m in chat)
-)
+chats = st.lists(message, min_size=1, max_size=4).filter(lambda chat: any(m["role"] == "user" for m in chat))
 # How the same answer "12" may be stored.
 answers = st.sampled_from(["12", 12, 12.0, ["12"], {"target": 12}, {"value": "12", "other": "1"}])
 

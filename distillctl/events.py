@@ -1,0 +1,112 @@
+"""events.jsonl: one JSON object per line, written by the launcher and by rank 0, read by everything else.
+
+Each line is one `write` in append mode, so that lines of two writers never mix. Readers skip what they do
+not understand: unknown kinds and keys, lines torn by a crash or a full disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+KINDS = ("start", "phase", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
+"""Everything `EventLog` writes; readers meet other kinds in files of other versions."""
+
+
+class EventLog:
+    """Appends events of one attempt to a file."""
+
+    def __init__(self, path: Path, attempt: int) -> None:
+        """Creates `path` if need be; its folder has to be there."""
+        self._attempt = attempt
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def emit(self, kind: str, step: int, **fields: Any) -> None:
+        """Append `{"t": seconds since the epoch, "attempt", "step", "kind", **fields}`.
+
+        NaN and infinities become null, which is all that JSON has for them.
+        """
+        assert kind in KINDS, kind
+        head = {"t": round(time.time(), 3), "attempt": self._attempt, "step": step, "kind": kind}
+        line = json.dumps(_finite({**head, **fields}), allow_nan=False) + "\n"
+        if self._is_torn():
+            line = "\n" + line
+        data = line.encode()
+        while data:  # a second round only on a file system that is nearly full
+            data = data[os.write(self._descriptor, data) :]
+
+    def close(self) -> None:
+        """Close the file; for tests, since processes keep their log to the end."""
+        os.close(self._descriptor)
+
+    def _is_torn(self) -> bool:
+        """Whether a writer died inside the last line, which then must not swallow ours."""
+        size = os.fstat(self._descriptor).st_size
+        return size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+
+
+class EventTail:
+    """Reads a growing events file, each event once."""
+
+    def __init__(self, path: Path) -> None:
+        """Starts at the beginning of `path`, which may not exist yet."""
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """Events of the lines completed since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return []
+        complete = new[: new.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [event for line in complete.split(b"\n") if (event := parse_event(line))]
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """All events of a file in its order, none when there is no file; unreadable lines are skipped."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            event = parse_event(line)
+            if event is not None:
+                yield event
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """The event of one line, or None for a torn line or one that is no event."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):  # ValueError covers JSON, UTF-8 and over-long integers
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+        return None
+    return event if isinstance(event.get("step", 0), int) else None
+
+
+def _finite(value: Any) -> Any:
+    """`value` for JSON: numpy scalars as Python's, NaN and infinities as None, paths as text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,238 @@
+"""A run on disk: its directory, its lock, its events, and the table of metric names and units.
+
+Layout (design, section 8):
+
+    runs/<preset>/0007/   config.yaml provenance.json events.jsonl status.json .lock logs/attempt_1/*.log
+      checkpoints/step_000400/{hf/, state/, manifest.json}   checkpoints/latest.json
+      samples/step_000400.parquet   eval/step_000400.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillctl import lock
+from distillctl.errors import ConfigError
+
+_STEP_DIR = re.compile(r"step_(\d{6,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Unit and meaning of a metric."""
+
+    unit: str
+    meaning: str
+
+
+METRICS = {
+    "actor/loss": Metric("nats", "what is minimised: all terms, mean per response token"),
+    "actor/kl_loss": Metric("nats", "the KL term before its coefficient; equals kl/reverse"),
+    "actor/pg_loss": Metric("nats", "policy-gradient term; 0 without a task reward"),
+    "actor/distillation_mode": Metric("flag", "1: the loss is a divergence to the teacher"),
+    "actor/entropy": Metric("nats", "student's entropy, exact"),
+    "actor/grad_norm": Metric("-", "global gradient norm before clipping"),
+    "actor/lr": Metric("-", "learning rate of this step"),
+    "kl/reverse": Metric("nats", "KL(student || teacher), exact"),
+    "kl/forward": Metric("nats", "KL(teacher || student), exact"),
+    "kl/k1": Metric("nats", "k1 estimate of kl/reverse from the sampled tokens"),
+    "kl/k3": Metric("nats", "k3 estimate of kl/reverse from the sampled tokens"),
+    "teacher/entropy": Metric("nats", "teacher's entropy on the student's samples, exact"),
+    "rollout/mismatch_kl": Metric("nats", "k3 estimate of KL(engine || trainer) on the sampled tokens"),
+    "response_length/mean": Metric("tokens", "mean length of the responses"),
+    "response_length/clip_ratio": Metric("share", "responses cut at data.max_response_length"),
+    "timing_s/rollout": Metric("s", "sampling, and handing the rollouts to the ranks"),
+    "timing_s/teacher": Metric("s", "micro-batches and the teacher's forward pass"),
+    "timing_s/update": Metric("s", "student's forward and backward pass, optimizer step"),
+    "timing_s/sync": Metric("s", "weights into the engine, and their proof"),
+    "timing_s/step": Metric("s", "the whole step"),
+    "perf/tokens_per_s": Metric("tokens/s", "prompt and response tokens over the whole step"),
+    "perf/rollout_tokens_per_s": Metric("tokens/s", "response tokens over the rollout phase"),
+    "val/acc": Metric("share", "normalised accuracy on the validation prompts, greedy"),
+}
+
+
+class RunDir:
+    """Paths of one run and its small state files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_path = path / "config.yaml"
+        self.provenance_path = path / "provenance.json"
+        self.events_path = path / "events.jsonl"
+        self.status_path = path / "status.json"
+        self.checkpoints = path / "checkpoints"
+        self.samples_dir = path / "samples"
+        self.eval_dir = path / "eval"
+
+    @classmethod
+    def create(cls, root: Path) -> RunDir:
+        """Make `root/0001` or the next free number; two launchers never get the same."""
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name) for p in root.iterdir() if p.name.isdigit()]
+        number = max(taken, default=0) + 1
+        while True:
+            path = root / f"{number:04d}"
+            try:
+                path.mkdir()
+                return cls(path)
+            except FileExistsError:
+                number += 1
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt; 0 before the first."""
+        return max(
+            (int(p.name.removeprefix("attempt_")) for p in self.path.glob("logs/attempt_*")), default=0
+        )
+
+    def logs(self, attempt: int) -> Path:
+        """Log folder of an attempt."""
+        return self.path / "logs" / f"attempt_{attempt}"
+
+    def begin_attempt(self) -> int:
+        """Make the log folder of the next attempt; returns its number."""
+        attempt = self.attempt + 1
+        self.logs(attempt).mkdir(parents=True)
+        return attempt
+
+    @property
+    def label(self) -> str:
+        """Short name for tables: `<preset>/<number>`, or the folder's own name."""
+        return f"{self.path.resolve().parent.name}/{self.path.resolve().name}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        found = (_STEP_DIR.fullmatch(path.name) for path in self.checkpoints.glob("step_*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run for this process; raises ConfigError with the holder's pid when it is taken."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return lock.hold(self.path / ".lock")
+
+    def is_locked(self) -> bool:
+        """Whether a launcher holds the run now."""
+        return lock.is_held(self.path / ".lock")
+
+
+def open_run(path: Path) -> RunDir:
+    """An existing run directory; raises ConfigError when `path` is not one."""
+    run = RunDir(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such run", "distillctl inspect runs lists them")
+    if not _is_run(path):
+        raise ConfigError(
+            f"{path} is not a run directory: it has neither events.jsonl nor config.yaml",
+            "distillctl inspect runs lists the runs below a folder",
+        )
+    return run
+
+
+def _is_run(path: Path) -> bool:
+    run = RunDir(path)
+    return run.events_path.is_file() or run.config_path.is_file()
+
+
+def write_status(path: Path, status: Mapping[str, Any]) -> None:
+    """Replace status.json as a whole: a reader sees the old or the new one, also after a power cut.
+
+    Keys: `state` (running, done, failed, stopped), `step`, `steps`, `pid` of the launcher, `attempt`, and
+    `exit_code` after the end.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with partial.open("w") as file:
+        json.dump(status, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """What status.json holds; empty when there is none or it is unreadable."""
+    return _read_object(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The model a `--checkpoint` or `--baseline` means."""
+
+    label: str
+    """Short name for tables, such as `tiny/0007@400`."""
+    model: str
+    """Model directory; or a hub id or `builtin:NAME`, which are for `machine.model_path` to find."""
+    run: Path | None
+    """The run it belongs to, where its configuration is."""
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint directory of a run, or None when there is none yet."""
+    folder = RunDir(run).checkpoints
+    name = _read_object(folder / "latest.json").get("path")
+    return folder / name if isinstance(name, str) and (folder / name).is_dir() else None
+
+
+def resolve_checkpoint(spec: str) -> Checkpoint:
+    """The model that a run, `RUN@STEP`, a checkpoint directory or a model directory means.
+
+    Anything that is not on disk comes back as it is. Raises ConfigError for a step the run has no
+    checkpoint of, naming those it has, and for a directory that holds no model.
+    """
+    path = Path(spec).expanduser()
+    if not path.is_dir():
+        owner, at, step = spec.rpartition("@")
+        if at and _is_run(Path(owner).expanduser()):
+            return _at_step(RunDir(Path(owner).expanduser()), step)
+        return Checkpoint(spec, spec, None)
+    if _is_run(path):
+        latest = latest_checkpoint(path)
+        if latest is None:
+            raise ConfigError(f"{path} has no checkpoint yet", f"it is {_state(RunDir(path))}")
+        return _from_directory(latest)
+    if (path / "hf").is_dir():
+        return _from_directory(path)
+    if (path / "config.json").is_file():
+        inside = path.resolve()
+        if inside.name == "hf" and _STEP_DIR.fullmatch(inside.parent.name):
+            return _from_directory(inside.parent)
+        return Checkpoint(inside.name, str(path), None)
+    raise ConfigError(
+        f"{path} is neither a run, nor a checkpoint (hf/), nor a model (config.json)",
+        "distillctl inspect runs lists the runs below a folder",
+    )
+
+
+def _at_step(run: RunDir, step: str) -> Checkpoint:
+    steps = run.steps()
+    if not (step.isascii() and step.isdigit() and int(step) in steps):
+        there = ", ".join(map(str, steps)) or "none"
+        raise ConfigError(f"{run.path} has no checkpoint of step {step}", f"steps there: {there}")
+    return _from_directory(run.checkpoints / f"step_{int(step):06d}")
+
+
+def _from_directory(path: Path) -> Checkpoint:
+    """A checkpoint directory, which belongs to a run unless it was copied out of one."""
+    path = path.resolve()
+    match, run = _STEP_DIR.fullmatch(path.name), path.parent.parent
+    if match is None or not _is_run(run):
+        return Checkpoint(path.name, str(path / "hf"), None)
+    return Checkpoint(f"{RunDir(run).label}@{int(match[1])}", str(path / "hf"), run)
+
+
+def _state(run: RunDir) -> str:
+    return str(read_status(run.status_path).get("state", "not started"))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,118 @@
+"""Presets, files and overrides."""
+
+import json
+
+import pytest
+
+from distillctl import presets
+from distillctl.config import Config
+from distillctl.errors import ConfigError
+
+CONTRACT = {
+    "tiny-from-small-arith",
+    "qwen-0.5b-from-7b-gsm8k",
+    "qwen-1.5b-from-7b-gsm8k",
+    "qwen3-0.6b-from-8b-gsm8k",
+    "smollm2-135m-from-360m-gsm8k",
+    "qwen-0.5b-from-7b-gsm8k-verl",
+}
+TINY = "tiny-from-small-arith"
+
+
+def test_the_contract_names_exist():
+    assert set(presets.preset_names()) == CONTRACT
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_every_preset_parses_and_survives_yaml(name, tmp_path):
+    config = presets.load_preset(name)
+    path = tmp_path / "copy.yaml"
+    path.write_text(presets.to_yaml(config))
+    assert presets.load_config(path) == config
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_every_preset_says_what_it_is_for(name):
+    header = presets.preset_header(name)
+    for word in ("Purpose:", "Hardware:", "Data:", "Time:", "Expect:"):
+        assert word in header
+    assert "TBD" not in header
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT - {"qwen-0.5b-from-7b-gsm8k-verl"}))
+def test_presets_warm_up_within_a_tenth_of_the_run(name):
+    config = presets.load_preset(name)
+    steps = config.train.steps or config.train.epochs * 7473 // config.data.train_batch_size
+    assert config.optim.warmup_steps <= steps / 10
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("optim.lr=1e-5", ("optim", "lr"), 1e-5),
+        ("student.model=a=b", ("student", "model"), "a=b"),
+        ("student.model=123", ("student", "model"), "123"),
+        ("train.steps=7", ("train", "steps"), 7),
+        ("data.val_files=x.parquet", ("data", "val_files"), ["x.parquet"]),
+        ('data.train_files=["a","b"]', ("data", "train_files"), ["a", "b"]),
+        ("rollout.gpus=1", ("rollout", "gpus"), [1]),
+        ("eval.limit=null", ("eval", "limit"), None),
+    ],
+)
+def test_overrides_are_json_or_strings(override, key, value):
+    config = presets.load_preset(TINY, [override])
+    assert getattr(getattr(config, key[0]), key[1]) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "hint"),
+    [
+        ("optim.warmup_step=3", "'optim.warmup_step'", "optim.warmup_steps"),
+        ("optim.lr", "KEY=VALUE", ""),
+        ("optim.lr=-1", "optim.lr (command line)", ""),
+        ("optim.lr=NaN", "optim.lr (command line)", ""),
+        ("train.epochs=2", "exactly one of train.steps and train.epochs", ""),
+        ("loss.kind=k1", "loss.kind (command line)", ""),
+        ("eval.every=5 data.val_files=[]", "eval.every needs data.val_files", ""),
+        ("zero.stage=0 zero.offload=optimizer", "zero.offload needs", ""),
+    ],
+)
+def test_wrong_overrides_say_which_key_and_why(override, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        presets.load_preset(TINY, override.split())
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("student: {modle: x}\nteacher: {model: y}\ndata: {train_files: []}\ntrain: {steps: 1}\n")
+    with pytest.raises(ConfigError) as caught:
+        presets.load_config(path)
+    message = caught.value.message
+    assert "student.modle" in message
+    assert "did you mean student.model?" in message
+    assert "student.model (" in message
+    assert "data.train_files" in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+def test_files_that_are_no_mapping_are_refused(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        presets.load_config(path)
+
+
+def test_unknown_presets_name_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        presets.load_preset("tiny-from-small-arit")
+    assert TINY in caught.value.hint
+
+
+def test_the_schema_is_json_and_describes_every_key():
+    schema = json.loads(json.dumps(Config.model_json_schema()))
+    for section in schema["$defs"].values():
+        for name, field in section["properties"].items():
+            assert field.get("description"), name

@@ -1,0 +1,76 @@
+"""The micro-batch plan and the tensors made from it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distillctl.samples import Prompt, Rollout
+from distillctl.train.batch import collate, plan, within_vocabulary
+
+CPU = torch.device("cpu")
+
+
+def rollout(prompt_ids, response_ids, finish_reason="stop"):
+    prompt = Prompt("train/0", list(prompt_ids), "", None)
+    logp = -np.arange(1, len(response_ids) + 1, dtype=np.float32)
+    return Rollout(prompt, 0, np.array(response_ids, dtype=np.int32), logp, finish_reason, 0)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    budget=st.integers(1, 200),
+    num_ranks=st.integers(1, 5),
+)
+def test_plan_covers_every_sample_once_within_the_budget(lengths, budget, num_ranks):
+    shares = plan(lengths, budget, num_ranks)
+    assert len(shares) == num_ranks
+    assert len({len(share) for share in shares}) == 1
+    flat = [index for share in shares for batch in share for index in batch]
+    assert sorted(flat) == list(range(len(lengths)))
+    for share in shares:
+        for batch in share:
+            padded = max((lengths[i] for i in batch), default=0) * len(batch)
+            assert padded <= budget or len(batch) == 1
+
+
+def test_plan_needs_a_filler_only_with_fewer_samples_than_ranks():
+    assert plan([5, 4, 3], 100, 2) == [[[0]], [[1, 2]]]
+    assert plan([5], 100, 2) == [[[0]], [[]]]
+
+
+def test_plan_puts_similar_lengths_together():
+    (batches,) = plan([9, 1, 8, 2, 9, 1], 18, 1)
+    assert [sorted(b) for b in batches] == [[0, 4], [1, 2], [3, 5]] or batches[0] == [0, 4]
+
+
+def test_collate_rows_predict_the_response_tokens():
+    batch = collate([rollout([5, 6], [7, 8, 2]), rollout([9], [4])], [1, 0], CPU)
+    assert batch.input_ids_BT.tolist() == [[9, 4, 0, 0, 0], [5, 6, 7, 8, 2]]
+    assert batch.rows_N.tolist() == [0, 6, 7, 8]
+    assert batch.target_ids_N.tolist() == [4, 7, 8, 2]
+    assert batch.rollout_logp_N.tolist() == [-1, -1, -2, -3]
+    assert batch.members == (1, 0)
+    assert batch.weight == 1.0
+
+
+def test_filler_is_real_data_without_weight():
+    batch = collate([rollout([5, 6], [7, 8, 2]), rollout([9], [4])], [], CPU)
+    assert batch.input_ids_BT.tolist() == [[9, 4]]
+    assert batch.members == ()
+    assert batch.weight == 0.0
+
+
+@pytest.mark.parametrize(
+    ("response", "kept"), [([1, 2, 3], [1, 2, 3]), ([1, 9, 3], [1]), ([1, 2, 10], [1, 2])]
+)
+def test_responses_are_cut_before_tokens_outside_the_shared_vocabulary(response, kept):
+    (cut,) = within_vocabulary([rollout([1], response)], 9)
+    assert cut.response_ids.tolist() == kept
+    assert len(cut.response_logprobs) == len(kept)
+    assert cut.finish_reason == ("stop" if kept == response else "length")
+
+
+def test_a_response_that_starts_outside_the_vocabulary_is_left_out():
+    assert within_vocabulary([rollout([1], [9, 1])], 9) == []
