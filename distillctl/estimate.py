@@ -26,7 +26,7 @@ class Memory:
 
 
 def memory_estimate(plan: Plan) -> list[Memory]:
-    """Peak memory per phase: the rollout engine, the teacher's forward, the update (the last two per rank)."""
+    """Peak memory of the rollout engine, of the teacher's forward and the update (per rank), of the push."""
     config, ranks = plan.config, plan.world_size
     student, teacher = model_shape(plan.student), model_shape(plan.teacher)
     size, teacher_size = _BYTES[plan.student_dtype], _BYTES[plan.teacher_dtype]
@@ -54,7 +54,7 @@ def memory_estimate(plan: Plan) -> list[Memory]:
 
 
 def _student_state(student: ModelShape, plan: Plan) -> int:
-    """Parameters, gradients, and AdamW's two moments (with float32 masters under bfloat16), as ZeRO shards them."""
+    """Parameters, gradients, AdamW's two moments (and float32 masters under bfloat16), as ZeRO shards them."""
     stage, ranks, size = plan.config.zero.stage, plan.world_size, _BYTES[plan.student_dtype]
     count = student.num_parameters
     parameters = count * size // (ranks if stage == 3 else 1)

@@ -21,10 +21,10 @@ from types import FrameType
 from distillctl import errors
 from distillctl.config import Config
 from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFailed, Stopped
+from distillctl.events import EventLog
 from distillctl.machine import cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
 from distillctl.rollout.worker import EngineSettings
-from distillctl.events import EventLog
 from distillctl.run import RunDir, read_status, write_status
 from distillctl.train.job import TrainJob
 
@@ -83,8 +83,8 @@ class Plan:
 def resolve(config: Config, *, download: bool = True) -> Plan:
     """Decide devices and dtypes and find the models. With `download=False` hub weights are not fetched.
 
-    Raises ConfigError for settings that contradict the machine or the models, EnvironmentUnfit for models that
-    cannot be had.
+    Raises ConfigError for settings that contradict the machine or the models, EnvironmentUnfit for models
+    that cannot be had.
     """
     gpus = num_gpus() if config.train.device != "cpu" else 0
     if config.train.device == "cuda" and not gpus:
@@ -162,8 +162,8 @@ class Signals:
 def run(plan: Plan, run_dir: RunDir, checkpoint: Path | None, on_tick: Callable[[], None]) -> None:
     """Run one attempt to its end. `on_tick` is called about ten times a second.
 
-    Raises the error a rank reported, `RunFailed` or `EnvironmentUnfit` when a process died, and `Stopped` after
-    a signal.
+    Raises the error a rank reported, `RunFailed` or `EnvironmentUnfit` when a process died, and `Stopped`
+    after a signal.
     """
     signals = Signals()
     signals.install()
@@ -268,7 +268,7 @@ def _rank_error(rank: Child, code: int, logs: Path) -> DistillError:
 
 
 def _end(children: list[Child]) -> None:
-    """Stop every process group. Ranks have nothing to tidy; the engine gets time to free its shared memory."""
+    """Stop every process group. Ranks have nothing to tidy; the engine gets time to free shared memory."""
     engine, ranks = children[0], children[1:]
     for rank in ranks:
         rank.signal_group(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What this machine offers and where models are: CPUs, GPUs, memory, packages, model directories. No torch."""
+"""What this machine offers (CPUs, GPUs, memory, packages) and where models are. Imports no torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def require_packages(device: str) -> None:
     broken = [name for name in _UNUSED if importlib.util.find_spec(name) and not _imports(name)]
     if broken:
         raise EnvironmentUnfit(
-            f"{', '.join(broken)} cannot be imported beside this build of torch, and transformers fails on them",
+            f"{', '.join(broken)} cannot be imported beside this build of torch, which breaks transformers",
             f"pip uninstall -y {' '.join(broken)}",
         )
 

@@ -1,4 +1,4 @@
-"""`distillctl train` behind the command line: check, plan, create or resume the run directory, launch, show."""
+"""`distillctl train` behind the command line: check, plan, open the run directory, launch, show."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def _require_memory(plan: launch.Plan) -> None:
     needed = phases["rollout"] + plan.world_size * max(phases["teacher"], phases["update"])
     if needed > memory_bytes():
         raise EnvironmentUnfit(
-            f"the run needs about {needed / 2**30:.1f} GiB of memory, {memory_bytes() / 2**30:.1f} GiB are free",
+            f"the run needs about {needed / 2**30:.1f} GiB of memory, "
+            f"{memory_bytes() / 2**30:.1f} GiB are free",
             "lower train.micro_batch_tokens, rollout.max_num_seqs or data.train_batch_size; "
             "--dry-run shows the estimate per phase",
         )

@@ -1,8 +1,8 @@
 """Metrics from per-token statistics, each a mean over the response tokens of the global batch.
 
-Estimators of KL(student || teacher) from one sampled token (J. Schulman, "Approximating KL divergence", 2020),
-with d = log q - log p on the sampled token: k1 = d, k3 = exp(-d) - 1 + d. Both have the reverse KL as their
-mean; they are logged, never minimised here.
+Estimators of KL(student || teacher) from one sampled token (J. Schulman, "Approximating KL divergence",
+2020), with d = log q - log p on the sampled token: k1 = d, k3 = exp(-d) - 1 + d. Both have the reverse KL as
+their mean; they are logged, never minimised here.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_head_VH = torch.zeros_like(head_VH, dtype=torch.float32)
         chunks = []
-        for rows in torch.arange(len(hidden_NH)).split(objective.chunk_size):
-            span = slice(int(rows[0]), int(rows[-1]) + 1)
+        for start in range(0, len(hidden_NH), objective.chunk_size):
+            span = slice(start, start + objective.chunk_size)
             hidden_CH = hidden_NH[span]
             stats, grad_CV = chunk_statistics(
                 hidden_CH @ head.T,
@@ -133,7 +133,7 @@ def reverse_kl_loss(
     Gradients flow to `hidden_NH` and `head_VH`; the teacher's tensors and the statistics get none. Heads may
     have more rows than `objective.vocab_size` (padding); those rows take no part and get zero gradient.
     """
-    loss, *stats = _ChunkedLoss.apply(
+    loss, *stats = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
         hidden_NH, head_VH, teacher_hidden_NG, teacher_head_VG, target_ids_N, objective
     )
     return loss, TokenStats(*stats)

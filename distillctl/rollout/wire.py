@@ -32,7 +32,7 @@ def send(sock: socket.socket, header: Header, arrays: Mapping[str, np.ndarray] |
     head = json.dumps({**header, "arrays": table}).encode()
     sock.sendall(struct.pack(">I", len(head)) + head)
     for array in arrays.values():
-        sock.sendall(memoryview(array).cast("B") if array.size else b"")
+        sock.sendall(array.tobytes())
 
 
 def receive(sock: socket.socket) -> tuple[Header, Arrays]:

@@ -47,7 +47,7 @@ class EngineSettings:
 
 
 def build_engine(settings: EngineSettings) -> LLM:
-    """Start vLLM. Prompts are never split (chunked prefill), which seeded requests do not survive on a CPU."""
+    """Start vLLM. Prompts are never split (chunked prefill): on a CPU seeded requests do not survive it."""
     from vllm import LLM
 
     options: dict[str, Any] = {}
@@ -142,7 +142,8 @@ class Engine:
             [{"prompt_token_ids": prompt.tolist()} for prompt in prompts], params, use_tqdm=False
         )
         self.llm.wake_up(tags=["scheduling"])
-        return self.llm.wait_for_completion(use_tqdm=False)
+        outputs: list[Any] = self.llm.wait_for_completion(use_tqdm=False)
+        return outputs
 
 
 def _sampled_logprobs(flat: Any) -> list[float]:

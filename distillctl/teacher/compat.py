@@ -28,7 +28,8 @@ def shared_vocab_size(student: Any, teacher: Any, padded_sizes: tuple[int, int])
             f"(token: student id / teacher id): {shown}",
             "choose a teacher of the student's family; distillation compares probabilities id by id",
         )
-    return min(max(ours.values()) + 1, *padded_sizes)
+    highest: int = max(ours.values())
+    return min(highest + 1, *padded_sizes)
 
 
 def require_plain_head(config: Any, key: str) -> None:

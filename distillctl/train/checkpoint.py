@@ -1,8 +1,8 @@
 """Checkpoints: `step_N/{hf/, state/, manifest.json}`, complete or not there at all.
 
-`hf/` loads with plain transformers and vLLM; `state/` is DeepSpeed's, for resuming. Everything is written into
-a temporary directory, hashed and synced, then renamed; the pointer `latest.json` moves after that, and old
-checkpoints go last.
+`hf/` loads with plain transformers and vLLM; `state/` is DeepSpeed's, for resuming. Everything is written
+into a temporary directory, hashed and synced, then renamed; the pointer `latest.json` moves after that, and
+old checkpoints go last.
 """
 
 from __future__ import annotations

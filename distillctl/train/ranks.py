@@ -18,7 +18,7 @@ from distillctl.rollout import wire
 from distillctl.samples import Prompt, Rollout
 
 TIMEOUT = timedelta(hours=6)
-"""Longest wait of a collective; it must outlast a rollout phase. The launcher stops ranks that lose a peer."""
+"""Longest wait of a collective; must outlast a rollout phase. The launcher stops ranks that lose a peer."""
 
 
 class Ranks:
@@ -28,7 +28,7 @@ class Ranks:
         import deepspeed
 
         self.rank, self.world_size = rank, world_size
-        self.device = torch.device(device, rank if device == "cuda" else None)
+        self.device = torch.device("cuda", rank) if device == "cuda" else torch.device("cpu")
         if device == "cuda":
             torch.cuda.set_device(self.device)
         # A file instead of a TCP store, and the loopback interface: nothing listens on a network.

@@ -93,7 +93,8 @@ class Student:
         logits_TV = self.engine(input_ids_1T, torch.arange(len(token_ids) - 1, device=device))
         self.engine.train()
         logp_TV = (logits_TV.float() / temperature).log_softmax(-1)
-        return logp_TV.gather(-1, input_ids_1T[0, 1:, None]).squeeze(-1).cpu()
+        logp_T: Tensor = logp_TV.gather(-1, input_ids_1T[0, 1:, None]).squeeze(-1)
+        return logp_T.cpu()
 
 
 def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *loss_inputs: Any) -> Any:

@@ -24,12 +24,12 @@ from distillctl.data.prompts import PromptStream, render
 from distillctl.data.read import read_rows
 from distillctl.errors import DistillError
 from distillctl.evaluate.evaluation import evaluate, grade_rollouts
+from distillctl.events import EventLog
 from distillctl.lifeline import die_with_parent
 from distillctl.objective.reverse_kl import Objective
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S
-from distillctl.events import EventLog
 from distillctl.run import RunDir, write_status
 from distillctl.samples import Prompt, sample_schema
 from distillctl.teacher.compat import shared_vocab_size, stop_token_ids
@@ -79,8 +79,9 @@ class Rank:
         rows = [row for file in files for row in read_rows(Path(file))][:limit]
         prompts, dropped = render(rows, tokenizer, self.config.data.max_prompt_length)
         if dropped:
-            self.emit("warn", 0, message=f"{key}: {dropped} of {len(rows)} prompts are longer than "
-                      f"data.max_prompt_length={self.config.data.max_prompt_length} and left out")  # fmt: skip
+            limit_tokens = self.config.data.max_prompt_length
+            message = f"{key}: {dropped} of {len(rows)} prompts exceed data.max_prompt_length={limit_tokens}"
+            self.emit("warn", 0, message=f"{message} and are left out")
         return prompts
 
     def build(self) -> None:
