@@ -47,8 +47,24 @@ app.add_typer(inspect_app, name="inspect")
 
 
 def main() -> None:
-    """Entry point of the `distillctl` script."""
-    app()
+    """Entry point of the `distillctl` script. With `--json`, usage errors and bugs are JSON documents too."""
+    if "--json" not in sys.argv:
+        app()
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"
+        print(_error_document("usage", error.format_message(), hint))
+        sys.exit(error.exit_code)
+    except Exception as error:
+        print(_error_document("internal", f"{type(error).__name__}: {error}", "the traceback is on stderr"))
+        raise
+    sys.exit(code or 0)
+
+
+def _error_document(kind: str, message: str, hint: str) -> str:
+    return json.dumps({"error": {"kind": kind, "message": message, "hint": hint}})
 
 
 def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
@@ -59,8 +75,7 @@ def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
         if os.environ.get("DISTILLCTL_DEBUG"):
             traceback.print_exc()
         if as_json:
-            body = {"kind": error.kind, "message": error.message, "hint": error.hint}
-            print(json.dumps({"error": body}))
+            print(_error_document(error.kind, error.message, error.hint))
         else:
             hint = f"\n  fix: {error.hint}" if error.hint else ""
             print(f"error: {error.message}{hint}", file=sys.stderr)
@@ -142,7 +157,7 @@ def prep_jsonl(
 @app.command(epilog="Example: distillctl train --preset tiny-from-small-arith optim.lr=5e-4")
 def train(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A named preset, see: distillctl inspect presets")

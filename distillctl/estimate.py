@@ -54,7 +54,7 @@ def memory_estimate(plan: Plan) -> list[Memory]:
 
 
 def _student_state(student: ModelShape, plan: Plan) -> int:
-    """Parameters, gradients, AdamW's two moments (and float32 masters under bfloat16), as ZeRO shards them."""
+    """Parameters, gradients, AdamW's moments (and float32 masters under bfloat16), as ZeRO shards them."""
     stage, ranks, size = plan.config.zero.stage, plan.world_size, _BYTES[plan.student_dtype]
     count = student.num_parameters
     parameters = count * size // (ranks if stage == 3 else 1)

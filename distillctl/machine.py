@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
 
@@ -85,8 +86,12 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     if path.is_dir():
         return _checked(path.resolve(), key)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise ConfigError(f"{key}: {spec} is neither a model directory nor a hub id like org/name")
+        raise _no_model(spec, key)
     return _from_hub(spec, key, weights=weights)
+
+
+def _no_model(spec: str, key: str) -> ConfigError:
+    return ConfigError(f"{key}: {spec} is neither a model directory nor a hub id like org/name")
 
 
 def _checked(path: Path, key: str) -> Path:
@@ -97,7 +102,7 @@ def _checked(path: Path, key: str) -> Path:
             f"{key}: {path} has no .safetensors weights",
             "convert them with model.save_pretrained(); pickled weights are not loaded",
         )
-    if "auto_map" in json.loads((path / "config.json").read_text()):
+    if "auto_map" in _read_config(path):
         raise ConfigError(
             f"{key}: {path} needs code from its repository (auto_map), which is never run",
             "use a model whose architecture transformers has",
@@ -105,13 +110,27 @@ def _checked(path: Path, key: str) -> Path:
     return path
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    """A model's config.json; raises ConfigError when it is no JSON object."""
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file} is not a JSON object")
+    return config
+
+
 def _from_hub(spec: str, key: str, *, weights: bool) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         patterns = _WEIGHTS if weights else ["config.json"]
         path = Path(huggingface_hub.snapshot_download(spec, allow_patterns=patterns))
+    except HFValidationError:
+        raise _no_model(spec, key) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentUnfit(
             f"{key}: {spec} is not in the local cache and the hub did not give it: "
@@ -139,9 +158,21 @@ class ModelShape:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
 
 
+_DIMENSIONS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+
+
 def model_shape(path: Path) -> ModelShape:
-    """Sizes of a dense decoder of the Llama or Qwen families; parameters are counted from the dimensions."""
-    config = json.loads((path / "config.json").read_text())
+    """Sizes of a dense decoder of the Llama or Qwen families; parameters are counted from the dimensions.
+
+    Raises ConfigError for other architectures.
+    """
+    config = _read_config(path)
+    missing = [name for name in _DIMENSIONS if name not in config]
+    if missing:
+        raise ConfigError(
+            f"{path / 'config.json'} has no {', '.join(missing)}",
+            "dense decoders of the Llama and Qwen families are supported",
+        )
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads

@@ -142,14 +142,16 @@ def _is_run(path: Path) -> bool:
 
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:
-    """Replace status.json as a whole: a reader sees the old or the new one, also after a power cut.
+    """Replace status.json: `state` (running, done, failed, stopped), `step`, `steps`, `pid` of the launcher,
+    `attempt`, and `exit_code` after the end."""
+    write_json(path, status)
 
-    Keys: `state` (running, done, failed, stopped), `step`, `steps`, `pid` of the launcher, `attempt`, and
-    `exit_code` after the end.
-    """
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a JSON file as a whole: a reader sees the old or the new one, also after a power cut."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with partial.open("w") as file:
-        json.dump(status, file)
+        json.dump(value, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import sys
@@ -19,7 +20,7 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.machine import cpus, memory_bytes, require_packages
 from distillctl.presets import load_config, to_yaml
-from distillctl.run import RunDir, latest_checkpoint
+from distillctl.run import RunDir, latest_checkpoint, read_status, write_status
 from distillctl.watch.follow import Follower
 from distillctl.watch.plain import PlainDisplay
 
@@ -37,8 +38,8 @@ _PACKAGES = (
 
 def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     """What `train` would do: resolved configuration, commands, steps, memory per phase. Starts nothing."""
-    plan = launch.resolve(config, download=False)
     num_prompts = _count_prompts(config)
+    plan = launch.resolve(config, download=False)
     steps = _num_steps(config, num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
@@ -73,17 +74,19 @@ def train(
     config: Config, name: str, path: Path | None, resume: str, display: str
 ) -> tuple[dict[str, Any], str]:
     """Run to the end; returns the run directory. Raises before anything is started or written when unfit."""
-    plan = launch.resolve(config)
+    _count_prompts(config)
+    plan = launch.resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
     require_packages(plan.device)
-    num_prompts = _count_prompts(config)
-    if config.data.train_batch_size > num_prompts:
-        raise ConfigError(
-            f"data.train_batch_size={config.data.train_batch_size}, but the data has {num_prompts} prompts"
-        )
     _require_memory(plan)
+    plan = launch.resolve(config)
     run_dir, checkpoint = _open_run(config, name, path, resume)
     with run_dir.lock():
-        run_dir.begin_attempt()
+        if read_status(run_dir.status_path).get("state") == "done":
+            print(f"{run_dir.path} is done already", file=sys.stderr)
+            return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+        attempt = run_dir.begin_attempt()
+        status = {**read_status(run_dir.status_path), "state": "running", "attempt": attempt}
+        write_status(run_dir.status_path, {**status, "pid": os.getpid()})
         if not run_dir.config_path.exists():
             run_dir.config_path.write_text(to_yaml(config))
         _write_provenance(run_dir, config)
@@ -133,9 +136,15 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _count_prompts(config: Config) -> int:
+    """Rows of the training data; raises ConfigError when a file is unreadable or a batch is not filled."""
     for file in config.data.val_files if config.eval.every else []:
         read_rows(Path(file))
-    return sum(len(read_rows(Path(file))) for file in config.data.train_files)
+    num_prompts = sum(len(read_rows(Path(file))) for file in config.data.train_files)
+    if config.data.train_batch_size > num_prompts:
+        raise ConfigError(
+            f"data.train_batch_size={config.data.train_batch_size}, but the data has {num_prompts} prompts"
+        )
+    return num_prompts
 
 
 def _num_steps(config: Config, num_prompts: int) -> int:

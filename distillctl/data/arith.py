@@ -23,7 +23,7 @@ _SIGNS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/
 
 @dataclass(frozen=True)
 class Problem:
-    """One word problem: the question, and steps such as `Tom has 2 + 3 = 5.` then `#### 5`."""
+    """One word problem: the question, and steps such as `Tom has 2+3=5.` then `#### 5`."""
 
     question: str
     answer: str
@@ -42,21 +42,21 @@ class _Tale:
     total: int = 0
 
     def step(self, lead: str, left: int, sign: str, right: int) -> int:
-        """Append the worked line `lead left sign right = result.` and return the result."""
+        """Append the worked line `lead left+right=result.` and return the result."""
         result = _SIGNS[sign](left, right)
-        self.steps.append(f"{lead} {left} {sign} {right} = {result}.")
+        self.steps.append(f"{lead} {left}{sign}{right}={result}.")
         return result
 
     def problem(self, ask: str) -> Problem:
         """Close the tale with the question `ask`; the answer is the last step's result."""
-        final = self.steps[-1].rsplit(" ", 1)[-1].rstrip(".")
+        final = self.steps[-1].rsplit("=", 1)[-1].rstrip(".")
         answer = "\n".join([*self.steps, f"#### {final}"])
         return Problem(" ".join([*self.told, ask]), answer)
 
 
 def _gain(tale: _Tale) -> None:
     """The total grows by a plain number."""
-    num = tale.rng.randint(2, 40)
+    num = tale.rng.randint(2, 30)
     verb = tale.rng.choice(("finds", "buys", "wins"))
     tale.told.append(f"{tale.name} {verb} {num} more.")
     tale.total = tale.step(f"{tale.name} has", tale.total, "+", num)
@@ -64,7 +64,7 @@ def _gain(tale: _Tale) -> None:
 
 def _lose(tale: _Tale) -> None:
     """The total shrinks by a plain number, never below zero."""
-    num = tale.rng.randint(1, min(40, tale.total))
+    num = tale.rng.randint(1, min(30, tale.total))
     deed = tale.rng.choice((f"gives {num} to {tale.friend}", f"loses {num}", f"sells {num}"))
     tale.told.append(f"{tale.name} {deed}.")
     tale.total = tale.step(f"{tale.name} has", tale.total, "-", num)
@@ -91,7 +91,7 @@ def _split(tale: _Tale) -> str | None:
 
 def _chain(tale: _Tale) -> Problem:
     """One person's things grow and shrink, and are perhaps packed in bags at the end."""
-    tale.total = tale.rng.randint(5, 60)
+    tale.total = tale.rng.randint(5, 50)
     tale.told.append(f"{tale.name} has {tale.total} {tale.things}.")
     for event in tale.rng.sample((_gain, _lose, _buy_boxes), 2):
         event(tale)
@@ -101,10 +101,10 @@ def _chain(tale: _Tale) -> Problem:
 
 def _together(tale: _Tale) -> Problem:
     """Two people, the second described through the first; asked for the sum."""
-    rng, first = tale.rng, tale.rng.randint(5, 40)
+    rng, first = tale.rng, tale.rng.randint(5, 30)
     tale.told.append(f"{tale.name} has {first} {tale.things}.")
     kind = rng.choice(("more", "fewer", "times"))
-    num = rng.randint(2, min(30, first)) if kind == "fewer" else rng.randint(2, 30)
+    num = rng.randint(2, min(20, first)) if kind == "fewer" else rng.randint(2, 20)
     if kind == "times":
         num = rng.randint(2, 3)
         tale.told.append(f"{tale.friend} has {num} times as many.")
@@ -121,11 +121,11 @@ def _wages(tale: _Tale) -> Problem:
     rate, days = tale.rng.randint(3, 9), tale.rng.randint(3, 9)
     tale.told.append(f"{tale.name} earns {rate} dollars a day for {days} days.")
     tale.total = tale.step(f"{tale.name} earns", rate, "*", days)
-    spent = tale.rng.randint(1, min(40, tale.total))
+    spent = tale.rng.randint(1, min(30, tale.total))
     tale.told.append(f"{tale.name} spends {spent} dollars.")
     tale.total = tale.step(f"{tale.name} has", tale.total, "-", spent)
     if tale.rng.random() < 0.5:
-        gift = tale.rng.randint(2, 40)
+        gift = tale.rng.randint(2, 30)
         tale.told.append(f"{tale.friend} gives {tale.name} {gift} dollars.")
         tale.total = tale.step(f"{tale.name} has", tale.total, "+", gift)
     return tale.problem(f"How many dollars does {tale.name} have?")

@@ -7,6 +7,7 @@ minutes on two cores. The test questions of the `arith` data set are never train
 """
 
 import argparse
+import json
 import math
 import random
 import time
@@ -16,15 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from tokenizers import AddedToken, pre_tokenizers, trainers
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from distillctl.data.arith import NUM_TEST, NUM_TRAIN, SEED, Problem, generate, splits
 from distillctl.data.schema import INSTRUCTION
@@ -38,9 +32,6 @@ MAX_NEW_TOKENS = 80
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IGNORE = -100  # label value that torch's cross entropy skips
 
-# Digits stand alone, so that a number is read place by place; a sign takes the blanks around it,
-# which shortens an equation by a third.
-WORD_PATTERN = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+\s*|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -77,21 +68,17 @@ TEACHER = Recipe(
     "tiny-teacher", hidden=128, intermediate=384, heads=4, kv_heads=2, vocab_padding=64, steps=1500
 )
 STUDENT = Recipe(
-    "tiny-student", hidden=96, intermediate=320, heads=3, kv_heads=1, stop_at=0.25, check_every=20
+    "tiny-student", hidden=96, intermediate=320, heads=3, kv_heads=1, stop_at=0.27, check_every=20
 )
 
 
-def build_tokenizer(corpus: list[Problem]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the problems' text: any text encodes, each digit is its own token."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    specials = [END_OF_TEXT, TURN_START, TURN_END]
+def build_tokenizer(corpus: list[Problem]) -> Qwen2Tokenizer:
+    """Byte-level BPE over the problems' text, cut as Qwen cuts it: any text encodes, digits stand alone.
+
+    transformers gives every `qwen2` model Qwen's own pre-tokenizer when it loads one.
+    """
+    specials = {token: index for index, token in enumerate((END_OF_TEXT, TURN_START, TURN_END))}
+    core = Qwen2Tokenizer(vocab=dict(specials), merges=[]).backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
         special_tokens=[AddedToken(token, special=True) for token in specials],
@@ -101,8 +88,10 @@ def build_tokenizer(corpus: list[Problem]) -> PreTrainedTokenizerFast:
     roles = "user\nassistant\nsystem\n"
     texts = (f"{roles}{p.question} {INSTRUCTION}\n{p.answer}" for p in corpus)
     core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
+    learned = json.loads(core.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
         additional_special_tokens=[TURN_START],
@@ -114,7 +103,7 @@ def build_tokenizer(corpus: list[Problem]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def build_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """A random Qwen2 of the recipe's shape, its vocabulary padded as those of real pairs are."""
     torch.manual_seed(recipe.seed)
     vocab = len(tokenizer)
@@ -142,29 +131,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
     return model
 
 
-def as_llama(model: Qwen2ForCausalLM) -> LlamaForCausalLM:
-    """The same function in Llama's layout, bit for bit: a Qwen2 is a Llama with q, k, v biases.
-
-    Saved so because transformers 5 replaces the pre-tokenizer of every `qwen2` directory with Qwen's
-    own, which would cut text in other places than these models were trained on.
-    """
-    same = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads"
-        " num_key_value_heads max_position_embeddings rms_norm_eps rope_parameters"
-        " tie_word_embeddings bos_token_id eos_token_id pad_token_id"
-    )
-    shape = {key: getattr(model.config, key) for key in same.split()}
-    llama = LlamaForCausalLM(LlamaConfig(**shape, attention_bias=True, dtype="float32"))
-    missing, unexpected = llama.load_state_dict(model.state_dict(), strict=False)
-    assert not unexpected
-    assert all(name.endswith("o_proj.bias") for name in missing)
-    for layer in llama.model.layers:
-        torch.nn.init.zeros_(layer.self_attn.o_proj.bias)
-    llama.generation_config = model.generation_config
-    return llama
-
-
-def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast) -> str:
+def prompt_text(problem: Problem, tokenizer: Qwen2Tokenizer) -> str:
     """The chat prompt that `distillctl prep arith` leads to, up to the assistant's turn."""
     message = {"role": "user", "content": f"{problem.question} {INSTRUCTION}"}
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
@@ -172,7 +139,7 @@ def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast) -> str:
     return text
 
 
-def encode(problems: list[Problem], tokenizer: PreTrainedTokenizerFast) -> list[Row]:
+def encode(problems: list[Problem], tokenizer: Qwen2Tokenizer) -> list[Row]:
     """One row per problem: prompt, answer, end of turn."""
     prompts = tokenizer([prompt_text(p, tokenizer) for p in problems])["input_ids"]
     answers = tokenizer([p.answer + TURN_END for p in problems])["input_ids"]
@@ -198,7 +165,7 @@ def batches(
 
 
 @torch.no_grad()
-def accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[Problem]) -> float:
+def accuracy(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: list[Problem]) -> float:
     """Share of `problems` whose greedy answer ends in the right `#### N` and ends the turn."""
     model.eval()
     batch = tokenizer([prompt_text(p, tokenizer) for p in problems], return_tensors="pt", padding=True)
@@ -224,7 +191,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def train(
     recipe: Recipe,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     rows: list[Row],
     validation: list[Problem],
 ) -> Iterator[tuple[int, float, Qwen2ForCausalLM]]:
@@ -252,7 +219,7 @@ def train(
 
 def make(
     recipe: Recipe,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     rows: list[Row],
     validation: list[Problem],
     out: Path,
@@ -262,7 +229,7 @@ def make(
         done = model
         if recipe.stop_at is not None and solved >= recipe.stop_at:
             break
-    as_llama(done).save_pretrained(out / recipe.name)
+    done.save_pretrained(out / recipe.name)
     tokenizer.save_pretrained(out / recipe.name)
     return done
 

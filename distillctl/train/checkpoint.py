@@ -8,7 +8,6 @@ old checkpoints go last.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import distillctl
 from distillctl.errors import RunFailed
+from distillctl.run import write_json
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
 from distillctl.train.weights import gathered
@@ -73,14 +73,12 @@ def _commit(partial: Path, final: Path, step: int, world_size: int) -> None:
         "distillctl": distillctl.__version__,
         "files": {str(path.relative_to(partial)): _sync_and_hash(path) for path in files},
     }
-    _write_json(partial / "manifest.json", manifest)
+    write_json(partial / "manifest.json", manifest)
     if final.exists():  # the same step of an earlier attempt
         shutil.rmtree(final)
     partial.rename(final)
     _sync(final.parent)
-    pointer = final.parent / ".latest.json.tmp"
-    _write_json(pointer, {"step": step, "path": final.name})
-    os.replace(pointer, final.parent / "latest.json")
+    write_json(final.parent / "latest.json", {"step": step, "path": final.name})
     _sync(final.parent)
 
 
@@ -94,13 +92,6 @@ def _sync_and_hash(path: Path) -> dict[str, Any]:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"sha256": digest, "size_bytes": path.stat().st_size}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with path.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

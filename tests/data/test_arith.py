@@ -19,7 +19,7 @@ from distillctl.data.arith import (
 from distillctl.data.schema import INSTRUCTION
 
 MODELS = Path(distillctl.models.__file__).parent
-EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
+EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 MAX_PROMPT_TOKENS = 90
 MAX_ANSWER_TOKENS = 64
 

@@ -1,0 +1,6 @@
+"""`python -m distillctl`."""
+
+from distillctl.cli import main
+
+if __name__ == "__main__":
+    main()

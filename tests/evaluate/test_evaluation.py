@@ -1,0 +1,45 @@
+"""Intervals and counts of an evaluation."""
+
+import numpy as np
+import pytest
+
+from distillctl.evaluate.evaluation import Answer, summarise, wilson_interval
+from distillctl.evaluate.grading import grade
+from distillctl.samples import Prompt, Rollout
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "low", "high"),
+    [
+        # statsmodels.stats.proportion.proportion_confint(method="wilson"), 4 digits
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (131, 500, 0.2253, 0.3022),
+    ],
+)
+def test_wilson_interval(successes, total, low, high):
+    assert wilson_interval(successes, total) == pytest.approx((low, high), abs=1e-4)
+
+
+def answer(text, truth, finish_reason="stop", length=3, prompt="test/0"):
+    rollout = Rollout(Prompt(prompt, [1], "", truth), 0, np.zeros(length, np.int32), np.zeros(length, np.float32),
+                      finish_reason, 0)  # fmt: skip
+    return Answer(rollout, text, None if truth is None else grade(text, truth))
+
+
+def test_shares_are_over_graded_answers_and_lengths_over_all():
+    answers = [
+        answer("#### 4", "4"),
+        answer("#### 4.", "4", prompt="test/1"),
+        answer("no idea", "4", finish_reason="length", length=5, prompt="test/2"),
+        answer("anything", None, prompt="test/3"),
+    ]
+    result = summarise(answers, seconds=2.0)
+    assert (result.num_prompts, result.num_graded) == (4, 3)
+    assert result.acc == pytest.approx(2 / 3)
+    assert result.verl_strict == pytest.approx(1 / 3)
+    assert result.format_rate == pytest.approx(2 / 3)
+    assert result.truncation_rate == pytest.approx(1 / 4)
+    assert result.response_length == pytest.approx(14 / 4)
+    assert result.tokens_per_s == pytest.approx(7)

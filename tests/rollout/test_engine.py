@@ -1,0 +1,204 @@
+"""A real rollout worker on the tiny student, started once: determinism, weight pushes, permissions, death."""
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from distillctl.errors import RunFailed
+from distillctl.machine import model_path
+from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
+from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
+from distillctl.samples import Prompt
+
+EOS = [2]
+SAMPLING = Sampling(1.0, 1.0, 24, EOS)
+
+
+@pytest.fixture(scope="module")
+def student():
+    return model_path("builtin:tiny-student", "test")
+
+
+@pytest.fixture(scope="module")
+def worker(student):
+    with scratch_directory() as scratch:
+        settings = engine_settings(
+            student, dtype="float32", socket=scratch / "rollout.sock", max_model_len=96, max_num_seqs=16
+        )
+        process = start_engine(settings, scratch / "engine.json", scratch / "rollout.log")
+        yield process, scratch
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def client(worker):
+    return RolloutClient(worker[1] / "rollout.sock", 120)
+
+
+@pytest.fixture(scope="module")
+def reference(student):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(0)
+    return [
+        Prompt(f"train/{i}", rng.integers(5, 400, rng.integers(3, 60)).tolist(), "", None) for i in range(24)
+    ]
+
+
+def logprobs(model, token_ids):
+    with torch.no_grad():
+        logits = model(torch.tensor([token_ids])).logits[0, :-1].double()
+    return logits.log_softmax(-1).gather(-1, torch.tensor(token_ids)[1:, None]).squeeze(-1).numpy()
+
+
+def push(client, tensors, folder, version):
+    path = folder / "bucket_000.safetensors"
+    save_file(tensors, path)
+    client.push([path], version)
+
+
+def test_the_socket_is_private(client, worker):
+    assert stat.S_IMODE((worker[1] / "rollout.sock").stat().st_mode) == 0o600
+    assert stat.S_IMODE(worker[1].stat().st_mode) == 0o700
+
+
+def test_nothing_listens_beyond_loopback(client, worker):
+    """Every listening TCP socket of the engine's processes (Linux: /proc/net/tcp, state 0A)."""
+    group = subprocess.run(["pgrep", "-g", str(worker[0].pid)], capture_output=True, text=True).stdout.split()
+    assert len(group) >= 2
+    inodes = set()
+    for pid in group:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(link) if link.is_symlink() else ""
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    for table, loopback in (("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                assert fields[1].split(":")[0] == loopback, fields[1]
+
+
+def test_a_batch_is_bit_identical_whenever_it_is_repeated(client, prompts):
+    first = client.generate(prompts, 2, SAMPLING, 7, 3)
+    client.generate(prompts[:5], 1, SAMPLING, 8, 1)
+    again = client.generate(prompts, 2, SAMPLING, 7, 3)
+    for one, two in zip(first, again, strict=True):
+        assert one.response_ids.tolist() == two.response_ids.tolist()
+        assert one.response_logprobs.tobytes() == two.response_logprobs.tobytes()
+
+
+def test_samples_of_a_prompt_and_steps_differ(client, prompts):
+    one = client.generate(prompts[:8], 2, SAMPLING, 7, 3)
+    other_step = client.generate(prompts[:8], 2, SAMPLING, 7, 4)
+    assert any(a.response_ids.tolist() != b.response_ids.tolist() for a, b in zip(one[::2], one[1::2]))
+    assert any(a.response_ids.tolist() != b.response_ids.tolist() for a, b in zip(one, other_step))
+
+
+def test_finish_reasons_and_lengths(client, prompts):
+    for rollout in client.generate(prompts, 1, SAMPLING, 1, 1):
+        ended = rollout.response_ids[-1] in EOS
+        assert rollout.finish_reason == ("stop" if ended else "length")
+        assert ended or len(rollout.response_ids) == SAMPLING.max_tokens
+        assert len(rollout.response_logprobs) == len(rollout.response_ids)
+
+
+def test_logprobs_are_those_of_the_sampling_distribution(client, prompts, reference):
+    for rollout in client.generate(prompts[:6], 1, SAMPLING, 1, 1):
+        ids = rollout.prompt.token_ids + rollout.response_ids.tolist()
+        expected = logprobs(reference, ids)[len(rollout.prompt.token_ids) - 1 :]
+        np.testing.assert_allclose(rollout.response_logprobs, expected, atol=1e-4)
+
+
+def test_greedy_sampling_takes_the_most_likely_token(client, prompts, reference):
+    (rollout,) = client.generate(prompts[:1], 1, Sampling(0.0, 1.0, 6, EOS), 1, 1)
+    ids = list(rollout.prompt.token_ids)
+    for token in rollout.response_ids.tolist():
+        with torch.no_grad():
+            assert int(reference(torch.tensor([ids])).logits[0, -1].argmax()) == token
+        ids.append(token)
+
+
+def test_pushed_weights_are_used_including_the_tied_head(client, worker, prompts, student, reference):
+    tensors = load_file(student / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    moved = {n: t + 0.02 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
+    ids = prompts[0].token_ids
+    before = client.score(ids)
+    push(client, moved, worker[1], 5)
+    assert client.generate(prompts[:1], 1, SAMPLING, 1, 1)[0].weight_version == 5
+    after = client.score(ids)
+    assert np.abs(after - before).max() > 0.05
+    reference.load_state_dict(moved, strict=False)
+    np.testing.assert_allclose(after, logprobs(reference, ids), atol=1e-4)
+    push(client, tensors, worker[1], 0)
+    reference.load_state_dict(tensors, strict=False)
+    np.testing.assert_allclose(client.score(ids), before, atol=1e-6)
+
+
+def test_an_answer_from_other_weights_is_refused(client, prompts):
+    client.version = 3
+    with pytest.raises(RunFailed, match="version 0, not 3"):
+        client.score(prompts[0].token_ids)
+    client.version = 0
+
+
+def test_an_idle_engine_leaves_the_cores_alone(client, prompts, worker):
+    client.generate(prompts, 1, SAMPLING, 1, 1)
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def cpu_s():
+        group = subprocess.run(["pgrep", "-g", str(worker[0].pid)], capture_output=True, text=True).stdout
+        fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in group.split()]
+        return sum(int(f[11]) + int(f[12]) for f in fields) / ticks
+
+    start = cpu_s()
+    time.sleep(2.0)
+    assert cpu_s() - start < 0.5  # vLLM's own default spins for a whole second after each batch
+
+
+def test_seeds_are_different_for_every_request():
+    seeds = {
+        sample_seed(run, step, f"train/{prompt}", sample)
+        for run in range(3)
+        for step in range(5)
+        for prompt in range(20)
+        for sample in range(3)
+    }
+    assert len(seeds) == 3 * 5 * 20 * 3
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worker, prompts):
+    """Last in the module: it ends the engine."""
+    process, _ = worker
+    group = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.kill()
+    process.wait()
+    with pytest.raises(RunFailed, match="stopped answering"):
+        client.score(prompts[0].token_ids)
+    deadline = time.monotonic() + 5
+    while any(_alive(pid) for pid in group):
+        assert time.monotonic() < deadline, "engine processes outlived their parent"
+        time.sleep(0.05)
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,211 @@
+"""The whole command line on the tiny pair, with real vLLM and real DeepSpeed: train, resume, eval, inspect.
+
+The runs are made once per module: one rank, two ranks, and one that is stopped and resumed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distillctl.events import read_events
+from distillctl.run import METRICS
+from distillctl.samples import sample_schema
+
+PRESET = "tiny-from-small-arith"
+STEPS = 3
+SMALL = ["data.train_batch_size=12", "rollout.n=2", "rollout.max_num_seqs=32", "train.micro_batch_tokens=700",
+         "data.max_response_length=48", f"train.steps={STEPS}", "optim.warmup_steps=2", "eval.limit=16"]  # fmt: skip
+
+
+def distillctl(*arguments, cwd, check=True):
+    command = [sys.executable, "-m", "distillctl", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("work")
+    distillctl("prep", "arith", cwd=path)
+    return path
+
+
+def train(folder, name, *overrides):
+    return distillctl("train", "--preset", PRESET, "--run-dir", name, *SMALL, *overrides, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def one_rank(folder):
+    done = train(folder, "one", "eval.every=3", "samples.every=2")
+    assert done.stdout.strip() == "one"
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder):
+    train(folder, "two", "train.world_size=2", "teacher.shard=true")
+    return folder / "two"
+
+
+def metrics(run):
+    return {e["step"]: e["metrics"] for e in read_events(run / "events.jsonl") if e["kind"] == "step"}
+
+
+def weights(run, step=STEPS):
+    from safetensors.torch import load_file
+
+    return load_file(run / f"checkpoints/step_{step:06d}/hf/model.safetensors")
+
+
+def test_every_step_reports_every_metric_of_the_table(one_rank):
+    steps = metrics(one_rank)
+    assert sorted(steps) == [1, 2, 3]
+    for values in steps.values():
+        assert set(values) == set(METRICS) - {"val/acc"}
+        assert all(np.isfinite(value) for value in values.values())
+        assert values["actor/pg_loss"] == 0
+        assert values["actor/distillation_mode"] == 1
+        assert values["kl/reverse"] > 0
+        assert values["actor/kl_loss"] == values["kl/reverse"]
+
+
+def test_engine_and_trainer_agree_on_the_sampled_tokens(one_rank):
+    for values in metrics(one_rank).values():
+        assert abs(values["rollout/mismatch_kl"]) < 1e-6
+
+
+def test_two_ranks_give_the_losses_of_one(one_rank, two_ranks):
+    one, two = metrics(one_rank), metrics(two_ranks)
+    for step in one:
+        for name in ("actor/loss", "kl/reverse", "kl/forward", "actor/entropy", "actor/grad_norm"):
+            assert two[step][name] == pytest.approx(one[step][name], rel=1e-5, abs=1e-5), (step, name)
+
+
+def test_two_ranks_give_the_weights_of_one(one_rank, two_ranks):
+    ours, theirs = weights(one_rank), weights(two_ranks)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_training_changes_the_weights(one_rank):
+    from transformers import AutoModelForCausalLM
+
+    from distillctl.machine import model_path
+
+    trained = AutoModelForCausalLM.from_pretrained(one_rank / f"checkpoints/step_{STEPS:06d}/hf")
+    before = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", "student.model"))
+    old = before.state_dict()
+    moved = [(tensor - old[name]).abs().max() for name, tensor in trained.state_dict().items()]
+    assert min(moved) > 0
+
+
+def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
+    """Step 1 is sampled from the shipped student: both log-probabilities and KL follow from the two models."""
+    from transformers import AutoModelForCausalLM
+
+    from distillctl.machine import model_path
+
+    table = pq.read_table(one_rank / "samples/step_000001.parquet")
+    assert table.schema.equals(sample_schema())
+    assert table.num_rows == 24
+    row = table.to_pylist()[0]
+    ids = torch.tensor([row["prompt_ids"] + row["response_ids"]])
+    start, size = len(row["prompt_ids"]) - 1, None
+    logp = []
+    for name in ("tiny-student", "tiny-teacher"):
+        model = AutoModelForCausalLM.from_pretrained(model_path(f"builtin:{name}", "test"))
+        size = size or model.config.vocab_size
+        with torch.no_grad():
+            logits = model(ids).logits[0, start:-1, :size].double()
+        logp.append(logits.log_softmax(-1))
+    student, teacher = logp
+    kl = (student.exp() * (student - teacher)).sum(-1)
+    np.testing.assert_allclose(row["kl"], kl.numpy(), rtol=1e-3, atol=1e-4)
+    sampled = student.gather(-1, ids[0, start + 1 :, None]).squeeze(-1)
+    np.testing.assert_allclose(row["response_logprobs"], sampled.numpy(), atol=1e-4)
+
+
+def test_samples_are_saved_at_the_first_the_due_and_the_last_step(one_rank):
+    saved = sorted(path.name for path in (one_rank / "samples").iterdir())
+    assert saved == ["step_000001.parquet", "step_000002.parquet", "step_000003.parquet"]
+
+
+def test_evaluation_runs_before_the_first_and_after_the_last_step(one_rank):
+    evals = [e for e in read_events(one_rank / "events.jsonl") if e["kind"] == "eval"]
+    assert [e["step"] for e in evals] == [0, 3]
+    assert all(e["num"] == 16 for e in evals)
+    saved = json.loads((one_rank / "eval/step_000003.json").read_text())
+    assert saved["acc"] == evals[-1]["metrics"]["val/acc"]
+
+
+def test_run_directory_is_complete(one_rank):
+    for name in ("config.yaml", "provenance.json", "events.jsonl", "status.json", ".lock", "logs/attempt_1"):
+        assert (one_rank / name).exists(), name
+    checkpoint = one_rank / f"checkpoints/step_{STEPS:06d}"
+    listed = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    on_disk = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()}
+    assert set(listed) | {"manifest.json"} == on_disk
+    assert json.loads((one_rank / "status.json").read_text())["state"] == "done"
+    assert (one_rank / "checkpoints/latest.json").exists()
+
+
+def test_nothing_is_left_behind(one_rank, two_ranks):
+    assert not list(Path("/dev/shm").glob("distillctl-*"))
+    left = subprocess.run(["pgrep", "-f", "distillctl[.](rollout|train)[.]worker"], capture_output=True)
+    assert left.stdout == b""
+
+
+def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):
+    before = (one_rank / "events.jsonl").read_text()
+    done = train(folder, "one", "eval.every=3", "samples.every=2")
+    assert done.stdout.strip() == "one"
+    assert (one_rank / "events.jsonl").read_text() == before
+
+
+def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(one_rank, folder):
+    command = [sys.executable, "-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "stopped", *SMALL,
+               "eval.every=3", "samples.every=2"]  # fmt: skip
+    run = folder / "stopped"
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 200
+    while not any(e["kind"] == "start" for e in read_events(run / "events.jsonl")):
+        assert process.poll() is None, process.communicate()[1].decode()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    stopped_at = json.loads((run / "checkpoints/latest.json").read_text())["step"]
+    assert 0 < stopped_at < STEPS
+    train(folder, "stopped", "eval.every=3", "samples.every=2")
+    ours, theirs = weights(run), weights(one_rank)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(one_rank, folder):
+    done = distillctl("eval", "--checkpoint", "one", "--limit", 16, "--json", cwd=folder)
+    (result,) = json.loads(done.stdout)["results"]
+    saved = json.loads((one_rank / "eval/step_000003.json").read_text())
+    assert result["acc"] == saved["acc"]
+    assert result["verl_strict"] <= result["format_rate"]
+    assert result["response_length"] == saved["response_length"]
+
+
+def test_inspect_reads_the_run(one_rank, folder):
+    shown = json.loads(distillctl("inspect", "run", "one", "--json", cwd=folder).stdout)
+    assert shown["state"] == "done"
+    listed = json.loads(distillctl("inspect", "runs", ".", "--json", cwd=folder).stdout)
+    assert listed
