@@ -49,9 +49,9 @@ app.add_typer(inspect_app, name="inspect")
 def main() -> None:
     """Entry point of the `distillctl` script. With `--json`, usage errors and bugs are JSON documents too."""
     if "--json" not in sys.argv:
-        app()
+        app(prog_name="distillctl")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="distillctl", standalone_mode=False)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"

@@ -16,7 +16,9 @@ _HEAD = """\
 
 A run is described by one YAML file with the sections below. A preset is such a file, shipped with distillctl;
 `distillctl inspect presets` lists them, `distillctl inspect config NAME > mine.yaml` writes one out, defaults
-included, and `distillctl train --config mine.yaml` trains with it. The presets: {presets}.
+included, and `distillctl train --config mine.yaml` trains with it. The presets:
+
+{presets}
 
 Overrides follow on the command line, as many as needed:
 
@@ -36,7 +38,7 @@ _BOUNDS = {"minimum": ">= ", "exclusiveMinimum": "> ", "maximum": "<= ", "exclus
 def config_markdown() -> str:
     """The whole page: how configuration works, then a table per section."""
     schema = Config.model_json_schema()
-    presets = ", ".join(f"`{name}`" for name in preset_names())
+    presets = "\n".join(f"- `{name}`" for name in preset_names())
     parts = [_HEAD.format(presets=presets)]
     for name in schema["properties"]:
         section = Config.model_fields[name].annotation
@@ -49,10 +51,8 @@ def config_markdown() -> str:
             for key, field in definition["properties"].items()
         ]
         about = inspect.cleandoc(section.__doc__ or "")
-        parts.append(
-            "\n".join(["", f"## {name}", about, "", "| key | type | default | meaning |", "|---|---|---|---|"])
-        )
-        parts.append("\n".join([*rows, ""]))
+        head = [f"## {name}", about, "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        parts.append("\n".join([*head, *rows, ""]))
     return "\n".join(parts)
 
 
@@ -67,9 +67,13 @@ def _type(field: dict[str, Any]) -> str:
         items = field.get("items") or field["prefixItems"][0]
         count = f"{field['maxItems']} x " if "maxItems" in field else ""
         return f"list of {count}{_type(items)}" + (", not empty" if field.get("minItems") == 1 else "")
-    bounds = [f"{sign}{field[word]:g}" for word, sign in _BOUNDS.items() if word in field]
+    bounds = [f"{sign}{_plain(field[word])}" for word, sign in _BOUNDS.items() if word in field]
     word = {"integer": "int", "number": "float", "boolean": "bool", "string": "text"}
     return " ".join([word.get(field["type"], field["type"]), ", ".join(bounds)]).rstrip()
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _default(field: dict[str, Any], required: bool) -> str:

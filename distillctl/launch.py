@@ -175,7 +175,7 @@ def run(plan: Plan, run_dir: RunDir, checkpoint: Path | None, on_tick: Callable[
     with scratch_directory() as scratch:
         children = _start(plan, run_dir, logs, scratch, checkpoint)
         try:
-            _supervise(children, logs, signals, on_tick)
+            _supervise(children, run_dir, signals, on_tick)
         except DistillError as caught:
             error = caught
         finally:
@@ -226,8 +226,11 @@ def _start(plan: Plan, run_dir: RunDir, logs: Path, scratch: Path, checkpoint: P
     return children
 
 
-def _supervise(children: list[Child], logs: Path, signals: Signals, on_tick: Callable[[], None]) -> None:
+def _supervise(
+    children: list[Child], run_dir: RunDir, signals: Signals, on_tick: Callable[[], None]
+) -> None:
     engine, ranks = children[0], children[1:]
+    logs = run_dir.logs(run_dir.attempt)
     asked = False
     while True:
         on_tick()
@@ -238,10 +241,13 @@ def _supervise(children: list[Child], logs: Path, signals: Signals, on_tick: Cal
             ranks[0].process.send_signal(signal.SIGTERM)
         codes = [rank.process.poll() for rank in ranks]
         if all(code == 0 for code in codes):
-            if signals.received:
+            status = read_status(run_dir.status_path)
+            if signals.received and status["step"] < status["steps"]:
                 raise Stopped("stopped after writing a checkpoint", signum=signals.received[0])
             return
         for rank, code in zip(ranks, codes, strict=True):
+            if code == -signal.SIGTERM and asked:  # it was still loading and had nothing to save
+                raise Stopped("stopped before the first step", signum=signals.received[0])
             if code:
                 raise _rank_error(rank, code, logs)
         if engine.process.poll() is not None:

@@ -34,7 +34,8 @@ def preset_path(name: str) -> Path:
     """File of a preset; raises ConfigError naming the nearest one when there is none."""
     path = presets_dir() / f"{name}.yaml"
     if name not in preset_names():
-        raise ConfigError(f"no preset is named {name!r}", _nearest(name, preset_names()))
+        hint = _nearest(name, preset_names()) or "distillctl inspect presets lists them"
+        raise ConfigError(f"no preset is named {name!r}", hint)
     return path
 
 
@@ -97,9 +98,8 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
         raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", "e.g. optim.lr=1e-5")
     annotations = dict(_leaves(Config, ""))
     if key not in annotations:
-        raise ConfigError(
-            f"{key!r} (command line) is not a configuration key", _nearest(key, list(annotations))
-        )
+        hint = _nearest(key, list(annotations)) or "distillctl inspect config PRESET shows them all"
+        raise ConfigError(f"{key!r} (command line) is not a configuration key", hint)
     try:
         value = json.loads(text)
     except json.JSONDecodeError:

@@ -112,7 +112,7 @@ def test_training_changes_the_weights(one_rank):
 
 
 def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
-    """Step 1 is sampled from the shipped student: both log-probabilities and KL follow from the two models."""
+    """Step 1 is sampled from the shipped student: log-probabilities and KL follow from the two models."""
     from transformers import AutoModelForCausalLM
 
     from distillctl.machine import model_path
@@ -175,10 +175,10 @@ def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):
 
 
 def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(one_rank, folder):
-    command = [sys.executable, "-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "stopped", *SMALL,
-               "eval.every=3", "samples.every=2"]  # fmt: skip
+    overrides = [*SMALL, "eval.every=3", "samples.every=2"]
+    command = ["-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "stopped", *overrides]
     run = folder / "stopped"
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
     while not any(e["kind"] == "start" for e in read_events(run / "events.jsonl")):
         assert process.poll() is None, process.communicate()[1].decode()[-2000:]

@@ -1,0 +1,265 @@
+"""The command line's contract: options, streams, exit codes, errors. No engine is started here."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from distillctl import __version__, cli
+
+PRESET = "tiny-from-small-arith"
+PREP = {"--out", "--limit", "--force", "--json"}
+SURFACE = {
+    "prep gsm8k": PREP | {"--source"},
+    "prep arith": PREP,
+    "prep jsonl": PREP | {"--source", "--prompt-field", "--answer-field"},
+    "train": {"overrides", "--preset", "--config", "--run-dir", "--resume", "--display", "--dry-run", "--json"},
+    "eval": {"--checkpoint", "--data", "--baseline", "--limit", "--temperature", "--max-tokens", "--out",
+             "--display", "--json"},
+    "inspect presets": {"--json"},
+    "inspect config": {"name", "--json"},
+    "inspect schema": {"--json"},
+    "inspect runs": {"folder", "--json"},
+    "inspect run": {"run", "--follow", "--json"},
+    "inspect data": {"file", "--json"},
+}  # fmt: skip
+GROUPS = ["", "prep", "inspect"]
+
+
+def commands(command=None, path=""):
+    """Every command that is not a group, by the words that call it."""
+    command = command or typer.main.get_command(cli.app)
+    if not hasattr(command, "commands"):
+        return {path: command}
+    found = {}
+    for name, sub in command.commands.items():
+        found |= commands(sub, f"{path} {name}".strip())
+    return found
+
+
+def script(*arguments, cwd, **environment):
+    """The command line in a process of its own, its output in pipes."""
+    return subprocess.run(
+        [sys.executable, "-m", "distillctl", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_commands_are_these():
+    assert commands().keys() == SURFACE.keys()
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_a_command_takes_these_options_and_no_others(command):
+    parameters = commands()[command].params
+    names = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert names == SURFACE[command]
+
+
+def test_the_choices_are_these(distillctl):
+    text = distillctl("train", "-h")[1]
+    assert "--resume <never|auto|must>" in text
+    assert "--display <auto|plain|quiet>" in text
+
+
+def test_version(distillctl):
+    assert distillctl("--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", [*GROUPS, *SURFACE])
+def test_help_answers_at_every_level(distillctl, command, flag):
+    code, out, err = distillctl(*command.split(), flag)
+    assert code == 0
+    assert out.startswith(f"Usage: distillctl {command}".rstrip())
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_help_ends_with_an_example_of_that_command(distillctl, command):
+    last = distillctl(*command.split(), "-h")[1].rstrip().split("\n\n")[-1]
+    assert last.split()[: 2 + len(command.split())] == ["Example:", "distillctl", *command.split()]
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_without_a_command_help_goes_to_stderr_and_the_exit_code_is_2(distillctl, command):
+    code, out, err = distillctl(*command.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: distillctl")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "-h"], ["train", "--bogus"], ["train"]])
+def test_no_escape_codes_reach_a_pipe(tmp_path, arguments):
+    done = script(*arguments, cwd=tmp_path, FORCE_COLOR="1", GITHUB_ACTIONS="true", PY_COLORS="1")
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+USAGE = {
+    "unknown option": (["train", "--bogus"], "--bogus"),
+    "unknown command": (["trian"], "Did you mean 'train'?"),
+    "unknown subcommand": (["inspect", "preset"], "Did you mean 'presets'?"),
+    "missing argument": (["inspect", "config"], "Missing argument"),
+    "missing option": (["eval"], "--checkpoint"),
+    "not a choice": (["train", "--preset", PRESET, "--resume", "maybe"], "--resume"),
+    "not a number": (["prep", "arith", "--limit", "few"], "--limit"),
+    "out of bounds": (["prep", "arith", "--limit", "0"], "--limit"),
+}
+CONFIG = {
+    "neither preset nor config": (["train"], "exactly one of --preset and --config", "inspect presets"),
+    "both": (["train", "--preset", PRESET, "--config", "x.yaml"], "exactly one of", "inspect presets"),
+    "near preset": (["train", "--preset", "tiny-from-small-arit"], "tiny-from-small-arit", PRESET),
+    "unknown preset": (["train", "--preset", "zzz"], "'zzz'", "inspect presets"),
+    "unknown config": (["inspect", "config", "zzz"], "'zzz'", "inspect presets"),
+    "missing file": (["train", "--config", "gone.yaml"], "gone.yaml: no such file", "inspect presets"),
+    "near key": (["train", "--preset", PRESET, "optim.warmup_step=3"], "'optim.warmup_step'", "warmup_steps"),
+    "unknown key": (["train", "--preset", PRESET, "zzz=3"], "'zzz'", "inspect config"),
+    "no override": (["train", "--preset", PRESET, "optim.lr"], "KEY=VALUE", "optim.lr=1e-5"),
+    "missing data": (["train", "--preset", PRESET], "data/arith/train.parquet", "distillctl prep arith"),
+    "missing source": (["prep", "gsm8k", "--source", "gone"], "gone: does not exist", "--source"),
+    "missing runs": (["inspect", "runs"], "runs: no such folder", "runs"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors_are_for_people_on_stderr(distillctl, case):
+    arguments, words = USAGE[case]
+    code, out, err = distillctl(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "-h' for help" in err
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors_are_one_document_with_json(distillctl, case):
+    arguments, words = USAGE[case]
+    code, out, err = distillctl(*arguments, "--json")
+    assert (code, err) == (2, "")
+    error = json.loads(out)["error"]
+    assert error.keys() == {"kind", "message", "hint"}
+    assert error["kind"] == "usage"
+    assert words in error["message"]
+    assert error["hint"].endswith("-h")
+
+
+def test_an_option_without_its_value_is_a_usage_error(distillctl):
+    code, out, err = distillctl("train", "--json", "--preset")
+    assert (code, err) == (2, "")
+    assert json.loads(out)["error"]["kind"] == "usage"
+
+
+@pytest.mark.parametrize("case", CONFIG)
+def test_errors_say_what_is_wrong_and_how_to_fix_it(distillctl, case):
+    arguments, message, hint = CONFIG[case]
+    code, out, err = distillctl(*arguments)
+    assert (code, out) == (2, "")
+    first, fix = err.split("\n  fix: ")
+    assert first.startswith("error: ")
+    assert message in first
+    assert hint in fix
+
+
+@pytest.mark.parametrize("case", CONFIG)
+def test_errors_are_one_document_with_json(distillctl, case):
+    arguments, message, hint = CONFIG[case]
+    code, out, err = distillctl(*arguments, "--json")
+    assert (code, err) == (2, "")
+    error = json.loads(out)["error"]
+    assert error.keys() == {"kind", "message", "hint"}
+    assert error["kind"] == "config"
+    assert message in error["message"]
+    assert hint in error["hint"]
+
+
+def test_a_bug_is_a_document_too_and_keeps_its_traceback(tmp_path):
+    code = (
+        "import sys\nfrom distillctl import cli\nfrom distillctl.watch import show\n"
+        "show.show_presets = lambda: 1 / 0\n"
+        "sys.argv = ['distillctl', 'inspect', 'presets', '--json']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["kind"] == "internal"
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_the_traceback_of_an_error_is_there_on_request(distillctl, monkeypatch):
+    monkeypatch.setenv("DISTILLCTL_DEBUG", "1")
+    assert "Traceback" in distillctl("train")[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.model=./gone", "student.model: ./gone is neither"),
+        ("teacher.model=./gone", "teacher.model: ./gone is neither"),
+        ("student.model=.", "has no config.json"),
+        ("student.model=builtin:gone", "student.model: no model 'gone' is shipped"),
+        ("data.train_batch_size=21", "data.train_batch_size=21, but the data has 20 prompts"),
+    ],
+)
+def test_what_contradicts_model_or_data_starts_and_writes_nothing(distillctl, tmp_path, override, message):
+    assert distillctl("prep", "arith", "--limit", 20)[0] == 0
+    batch = "data.train_batch_size=4"
+    code, out, err = distillctl("train", "--preset", PRESET, "train.device=cpu", batch, override)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_prep_prints_the_data_directory_and_nothing_else(distillctl, tmp_path):
+    assert distillctl("prep", "arith", "--limit", 3) == (0, "data/arith\n", "")
+    assert distillctl("prep", "arith", "--limit", 3, "--out", tmp_path / "x") == (0, f"{tmp_path / 'x'}\n", "")
+
+
+def test_prep_with_json_prints_its_manifest(distillctl, tmp_path):
+    code, out, err = distillctl("prep", "arith", "--limit", 3, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "data/arith/manifest.json").read_text())
+
+
+def test_prep_does_not_overwrite_unasked(distillctl):
+    distillctl("prep", "arith", "--limit", 3)
+    code, out, err = distillctl("prep", "arith", "--limit", 3)
+    assert (code, out) == (2, "")
+    assert "fix: --force" in err
+    assert distillctl("prep", "arith", "--limit", 3, "--force")[0] == 0
+
+
+def test_prep_jsonl_takes_the_users_fields(distillctl, tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"q": "1+1?", "a": 2}\n')
+    fields = ["--prompt-field", "q", "--answer-field", "a"]
+    assert distillctl("prep", "jsonl", "--source", "my.jsonl", *fields) == (0, "data/jsonl\n", "")
+    shown = json.loads(distillctl("inspect", "data", "data/jsonl/train.parquet", "--json")[1])
+    assert "1+1?" in json.dumps(shown)
+
+
+def test_inspect_config_is_a_file_that_train_takes(distillctl, tmp_path):
+    (tmp_path / "mine.yaml").write_text(distillctl("inspect", "config", PRESET)[1])
+    ours = json.loads(distillctl("inspect", "config", "mine.yaml", "--json")[1])
+    assert ours == json.loads(distillctl("inspect", "config", PRESET, "--json")[1])
+
+
+@pytest.mark.parametrize("command", [["presets"], ["schema"], ["config", PRESET], ["runs", "."]])
+def test_inspect_prints_one_document_with_json(distillctl, command):
+    code, out, err = distillctl("inspect", *command, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) is not None
+
+
+def test_a_reader_that_stops_early_is_no_error_with_a_traceback(tmp_path):
+    shell = f"{sys.executable} -m distillctl inspect schema | head -1"
+    done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
