@@ -226,9 +226,7 @@ def _start(plan: Plan, run_dir: RunDir, logs: Path, scratch: Path, checkpoint: P
     return children
 
 
-def _supervise(
-    children: list[Child], run_dir: RunDir, signals: Signals, on_tick: Callable[[], None]
-) -> None:
+def _supervise(children: list[Child], run_dir: RunDir, signals: Signals, on_tick: Callable[[], None]) -> None:
     engine, ranks = children[0], children[1:]
     logs = run_dir.logs(run_dir.attempt)
     asked = False

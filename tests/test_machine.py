@@ -115,9 +115,8 @@ def test_other_architectures_are_refused_by_what_they_lack(model):
 def test_missing_engines_name_the_pip_line(monkeypatch, device, extra):
     """The import system is asked for names that are not there; test_packaging has the real case."""
     found = importlib.util.find_spec
-    monkeypatch.setattr(
-        machine.importlib.util, "find_spec", lambda name: None if name in ("vllm", "deepspeed") else found(name)
-    )
+    gone = ("vllm", "deepspeed")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in gone else found(name))
     with pytest.raises(EnvironmentUnfit, match="vllm and deepspeed not installed") as caught:
         require_packages(device)
     assert caught.value.hint == f"pip install 'distillctl[{extra}]'"

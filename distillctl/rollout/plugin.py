@@ -22,13 +22,15 @@ def _sleep_when_idle() -> None:
     """On a CPU, let readers of vLLM's shared-memory queues block instead of spinning for a second.
 
     By default a worker keeps a core busy for 1 s after each batch, while the trainer needs it, and the engine
-    core spins on the cores its worker computes on. The wait has no setting in vLLM 0.32 but this default.
+    core spins on the cores its worker computes on. vLLM 0.32 has no setting for the wait but this default. A
+    reader that blocks at once can miss a notification and would look again after 5 s, so it looks every ms.
     """
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    from vllm.distributed.device_communicators import shm_broadcast
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        SpinCondition.__init__.__defaults__ = (0.0,)
+        shm_broadcast.SpinCondition.__init__.__defaults__ = (0.0,)
+        shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS = 1
 
 
 class WeightReceiver:

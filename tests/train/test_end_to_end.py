@@ -178,7 +178,9 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(one_rank, 
     overrides = [*SMALL, "eval.every=3", "samples.every=2"]
     command = ["-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "stopped", *overrides]
     run = folder / "stopped"
-    process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 200
     while not any(e["kind"] == "start" for e in read_events(run / "events.jsonl")):
         assert process.poll() is None, process.communicate()[1].decode()[-2000:]
