@@ -2,8 +2,8 @@
 
     python tests/benchmarks/rollout_throughput.py [MODEL] [NUM_PROMPTS] [MAX_TOKENS] [ROUNDS]
 
-Prints tokens/s of both (median over the rounds) and their ratio. The plain engine runs in a process of its own
-with the worker's engine options and environment, but without distillctl's plugin, protocol and pausing.
+Prints tokens/s of both (median over the rounds) and their ratio. The plain engine runs in a process of its
+own with the worker's engine options and environment, but without distillctl's plugin, protocol and pausing.
 """
 
 import os

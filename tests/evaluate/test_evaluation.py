@@ -23,8 +23,8 @@ def test_wilson_interval(successes, total, low, high):
 
 
 def answer(text, truth, finish_reason="stop", length=3, prompt="test/0"):
-    rollout = Rollout(Prompt(prompt, [1], "", truth), 0, np.zeros(length, np.int32), np.zeros(length, np.float32),
-                      finish_reason, 0)  # fmt: skip
+    ids, logp = np.zeros(length, np.int32), np.zeros(length, np.float32)
+    rollout = Rollout(Prompt(prompt, [1], "", truth), 0, ids, logp, finish_reason, 0)
     return Answer(rollout, text, None if truth is None else grade(text, truth))
 
 

@@ -105,8 +105,12 @@ def test_a_batch_is_bit_identical_whenever_it_is_repeated(client, prompts):
 def test_samples_of_a_prompt_and_steps_differ(client, prompts):
     one = client.generate(prompts[:8], 2, SAMPLING, 7, 3)
     other_step = client.generate(prompts[:8], 2, SAMPLING, 7, 4)
-    assert any(a.response_ids.tolist() != b.response_ids.tolist() for a, b in zip(one[::2], one[1::2]))
-    assert any(a.response_ids.tolist() != b.response_ids.tolist() for a, b in zip(one, other_step))
+    assert any(
+        a.response_ids.tolist() != b.response_ids.tolist() for a, b in zip(one[::2], one[1::2], strict=True)
+    )
+    assert any(
+        a.response_ids.tolist() != b.response_ids.tolist() for a, b in zip(one, other_step, strict=True)
+    )
 
 
 def test_finish_reasons_and_lengths(client, prompts):

@@ -22,8 +22,16 @@ from distillctl.samples import sample_schema
 
 PRESET = "tiny-from-small-arith"
 STEPS = 3
-SMALL = ["data.train_batch_size=12", "rollout.n=2", "rollout.max_num_seqs=32", "train.micro_batch_tokens=700",
-         "data.max_response_length=48", f"train.steps={STEPS}", "optim.warmup_steps=2", "eval.limit=16"]  # fmt: skip
+SMALL = [
+    "data.train_batch_size=12",
+    "data.max_response_length=48",
+    "rollout.n=2",
+    "rollout.max_num_seqs=32",
+    "train.micro_batch_tokens=700",
+    f"train.steps={STEPS}",
+    "optim.warmup_steps=2",
+    "eval.limit=16",
+]
 
 
 def distillctl(*arguments, cwd, check=True):
