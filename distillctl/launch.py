@@ -236,7 +236,7 @@ def _supervise(children: list[Child], run_dir: RunDir, signals: Signals, on_tick
             raise Stopped("stopped at once, without a checkpoint", signum=signals.received[0])
         if signals.received and not asked:
             asked = True
-            ranks[0].process.send_signal(signal.SIGTERM)
+            ranks[0].process.send_signal(signals.received[0])
         codes = [rank.process.poll() for rank in ranks]
         if all(code == 0 for code in codes):
             status = read_status(run_dir.status_path)
@@ -244,7 +244,7 @@ def _supervise(children: list[Child], run_dir: RunDir, signals: Signals, on_tick
                 raise Stopped("stopped after writing a checkpoint", signum=signals.received[0])
             return
         for rank, code in zip(ranks, codes, strict=True):
-            if code == -signal.SIGTERM and asked:  # it was still loading and had nothing to save
+            if asked and code is not None and code < 0:  # it was still loading and had nothing to save
                 raise Stopped("stopped before the first step", signum=signals.received[0])
             if code:
                 raise _rank_error(rank, code, logs)

@@ -54,7 +54,8 @@ class Rank:
         self.config: Config = load_config(self.run.config_path)
         self.events = EventLog(self.run.events_path, job.attempt) if rank == 0 else None
         self.stop_signal = 0
-        signal.signal(signal.SIGTERM, self._request_stop)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, self._request_stop)
         self.started = time.time()
         self.ranks = Ranks(rank, job.world_size, job.device, Path(job.scratch) / "rendezvous")
 
