@@ -12,6 +12,8 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _LOSS_BUFFERS = 8
 """Float32 [chunk, vocabulary] tensors alive at the peak of the chunked loss: two logits, two log-softmax, two
 probabilities, their difference, the gradient."""
+_ENGINE_BYTES, _RANK_BYTES = 2 << 30, 1 << 30
+"""Libraries and code: resident memory of a CPU run of the tiny pair (three engine processes, one rank)."""
 _LAYER_ACTIVATIONS = 16
 """Hidden-size vectors kept per token and layer for the backward pass, besides three of the MLP's width."""
 
@@ -41,14 +43,15 @@ def memory_estimate(plan: Plan) -> list[Memory]:
     logits = _LOSS_BUFFERS * min(config.loss.chunk_size, micro) * student.vocab_size * 4
     head_gradient = student.vocab_size * student.hidden_size * 4
     update = _activations(student, plan) + logits + head_gradient
-    engine = Memory("rollout", weights + cache, "weights and KV cache of the engine")
+    base = _RANK_BYTES if plan.device == "cpu" else 0
+    engine = Memory("rollout", _ENGINE_BYTES + weights + cache, "engine: processes, weights, KV cache")
     if plan.device == "cuda":
         share = config.rollout.gpu_memory_utilization
         engine = Memory("rollout", weights, f"weights; vLLM takes {share:.0%} of the GPU in all")
     return [
         engine,
-        Memory("teacher", held_teacher + held_student + forward + hidden, "per rank"),
-        Memory("update", held_teacher + held_student + hidden + update, "per rank"),
+        Memory("teacher", base + held_teacher + held_student + forward + hidden, "per rank"),
+        Memory("update", base + held_teacher + held_student + hidden + update, "per rank"),
         Memory("sync", weights, "weight buckets in /dev/shm"),
     ]
 
