@@ -47,7 +47,7 @@ app.add_typer(inspect_app, name="inspect")
 
 
 def main() -> None:
-    """Entry point of the `distillctl` script. With `--json`, usage errors and bugs are JSON documents too."""
+    """Entry point of the `distillctl` script. With `--json`, usage errors are a JSON document too."""
     if "--json" not in sys.argv:
         app(prog_name="distillctl")
     try:
@@ -57,9 +57,6 @@ def main() -> None:
         hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"
         print(_error_document("usage", error.format_message(), hint))
         sys.exit(error.exit_code)
-    except Exception as error:
-        print(_error_document("internal", f"{type(error).__name__}: {error}", "the traceback is on stderr"))
-        raise
     sys.exit(code or 0)
 
 

@@ -184,20 +184,6 @@ def test_errors_are_one_document_with_json(distillctl, case):
     assert hint in error["hint"]
 
 
-def test_a_bug_is_a_document_too_and_keeps_its_traceback(tmp_path):
-    code = (
-        "import sys\nfrom distillctl import cli\nfrom distillctl.watch import show\n"
-        "show.show_presets = lambda: 1 / 0\n"
-        "sys.argv = ['distillctl', 'inspect', 'presets', '--json']\ncli.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["error"]["kind"] == "internal"
-    assert "ZeroDivisionError" in done.stderr
-
-
 def test_the_traceback_of_an_error_is_there_on_request(distillctl, monkeypatch):
     monkeypatch.setenv("DISTILLCTL_DEBUG", "1")
     assert "Traceback" in distillctl("train")[2]

@@ -153,8 +153,8 @@ class Rank:
             student=config.student.model, teacher=config.teacher.model, device=self.job.device,
             world_size=self.ranks.world_size, num_threads=torch.get_num_threads(),
         )  # fmt: skip
-        saved = self.first_step - 1
-        self._evaluate(saved)
+        if self.first_step == 1:
+            self._evaluate(0)
         for step in range(self.first_step, self.num_steps + 1):
             result = self.trainer.train_step(step)
             self._report(step, result)
@@ -164,9 +164,8 @@ class Rank:
             due = config.checkpoint.every and step % config.checkpoint.every == 0
             if last or stop or due:
                 self._save(step)
-                saved = step
             self._status(step)
-            if stop:
+            if stop and not last:
                 self.emit("stop", step, signal=stop)
                 return
 
