@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ _INHERITED = (
 )
 _INHERITED_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "VLLM_", "NCCL_", "XDG_", "PYTHON")
 _MAX_KV_CACHE_BYTES = 8 << 30
+_MEMORY = Path("/dev/shm")
 
 
 def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
@@ -120,8 +123,12 @@ def start_engine(
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A private directory in memory for sockets and weights, removed at the end."""
-    import tempfile
+    """A private directory in memory for sockets and weights, removed at the end.
 
-    with tempfile.TemporaryDirectory(prefix="distillctl-", dir="/dev/shm") as folder:
+    Those of processes that were killed are removed first; their names hold the pid.
+    """
+    for stale in _MEMORY.glob("distillctl-*"):
+        if not Path("/proc", stale.name.split("-")[1]).exists():
+            shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"distillctl-{os.getpid()}-", dir=_MEMORY) as folder:
         yield Path(folder)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from distillctl.events import read_events
+from distillctl.rollout.process import scratch_directory
 from distillctl.run import METRICS
 from distillctl.samples import sample_schema
 
@@ -64,6 +65,14 @@ def one_rank(folder):
 def two_ranks(folder):
     train(folder, "two", "train.world_size=2", "teacher.shard=true")
     return folder / "two"
+
+
+def workers():
+    """Pids of rollout workers and trainer ranks on this machine."""
+    found = subprocess.run(
+        ["pgrep", "-f", "distillctl[.](rollout|train)[.]worker"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.split()
 
 
 def metrics(run):
@@ -171,8 +180,7 @@ def test_run_directory_is_complete(one_rank):
 
 def test_nothing_is_left_behind(one_rank, two_ranks):
     assert not list(Path("/dev/shm").glob("distillctl-*"))
-    left = subprocess.run(["pgrep", "-f", "distillctl[.](rollout|train)[.]worker"], capture_output=True)
-    assert left.stdout == b""
+    assert workers() == []
 
 
 def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):
@@ -203,6 +211,23 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(one_rank, 
     train(folder, "stopped", "eval.every=3", "samples.every=2")
     ours, theirs = weights(run), weights(one_rank)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_killed_launcher_leaves_no_process_behind(folder):
+    command = ["-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "killed", *SMALL]
+    process = subprocess.Popen([sys.executable, *command], cwd=folder, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(children := workers()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while workers():
+        assert time.monotonic() < deadline, f"left of {children}: {workers()}"
+        time.sleep(0.05)
+    with scratch_directory():  # the next start of anything sweeps what the killed one left in memory
+        assert len(list(Path("/dev/shm").glob("distillctl-*"))) == 1
 
 
 def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(one_rank, folder):
