@@ -6,6 +6,7 @@ import stat
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def worker(student):
 
 @pytest.fixture(scope="module")
 def client(worker):
-    return RolloutClient(worker[1] / "rollout.sock", 120)
+    connected = RolloutClient(worker[1] / "rollout.sock", 120)
+    yield connected
+    connected.close()
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,28 @@ def test_pushed_weights_are_used_including_the_tied_head(client, worker, prompts
     push(client, tensors, worker[1], 0)
     reference.load_state_dict(tensors, strict=False)
     np.testing.assert_allclose(client.score(ids), before, atol=1e-6)
+
+
+def test_the_canary_stops_a_run_whose_engine_has_not_taken_the_weights(
+    client, worker, prompts, student, reference
+):
+    """The pusher on a plain model in the student's place: a push proves itself, a missed one is found."""
+    from distillctl.train.weights import WeightPusher
+
+    trained = SimpleNamespace(
+        model=reference, logprobs=lambda ids: torch.from_numpy(logprobs(reference, ids)).float()
+    )
+    pusher = WeightPusher(trained, client, worker[1], prompts[0].token_ids)
+    with torch.no_grad():
+        reference.lm_head.weight.mul_(1.05)
+    pusher.push(6)
+    with torch.no_grad():
+        reference.lm_head.weight.mul_(1.05)
+    with pytest.raises(RunFailed, match="disagree on the canary"):
+        pusher.prove(6)
+    tensors = load_file(student / "model.safetensors")
+    reference.load_state_dict(tensors, strict=False)
+    push(client, tensors, worker[1], 0)
 
 
 def test_an_answer_from_other_weights_is_refused(client, prompts):
