@@ -22,7 +22,7 @@ from distillctl import errors
 from distillctl.config import Config
 from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFailed, Stopped
 from distillctl.events import EventLog
-from distillctl.machine import cpus, model_path, model_shape, num_gpus
+from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
 from distillctl.rollout.worker import EngineSettings
 from distillctl.run import RunDir, read_status, write_status
@@ -53,7 +53,9 @@ class Plan:
     def rank_environment(self, rank: int) -> dict[str, str]:
         """What a rank's environment adds to ours: its place, its share of the cores."""
         threads = max(1, len(cpus()) // self.world_size)
+        runtime = cpu_runtime() if self.device == "cpu" else {}
         return {
+            **runtime,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(self.world_size),

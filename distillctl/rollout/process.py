@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distillctl.machine import ModelShape, cpus, model_shape
+from distillctl.machine import ModelShape, cpu_runtime, cpus, model_shape
 from distillctl.rollout.plugin import LIFELINE_ENV
 from distillctl.rollout.worker import EngineSettings
 
@@ -37,9 +37,8 @@ def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
     """A clean environment: what the engine needs, and nothing of ours that would mislead it.
 
     A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change how vLLM starts. On a CPU the engine gets
-    every core (its own default keeps one of two for itself) and Intel's OpenMP, whose threads sleep 5 ms
-    after the last parallel region, so that an idle engine leaves the cores to the ranks. torch.compile is off
-    there: what vLLM compiles even in eager mode takes 20 s at the first start and gains nothing.
+    every core (its own default keeps one of two for itself); torch.compile is off there, because what vLLM
+    compiles even in eager mode takes 20 s at the first start and gains nothing.
     """
     kept = {
         name: value
@@ -62,10 +61,7 @@ def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
     kept["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus()))
     kept["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     kept["TORCHDYNAMO_DISABLE"] = "1"
-    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"  # from intel-openmp, which vllm-cpu requires
-    if openmp.is_file():
-        kept["LD_PRELOAD"] = str(openmp)
-    return kept
+    return kept | cpu_runtime()
 
 
 def kv_cache_bytes(shape: ModelShape, max_model_len: int, max_num_seqs: int) -> int:
