@@ -26,7 +26,7 @@ from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_g
 from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
 from distillctl.rollout.worker import EngineSettings
 from distillctl.run import RunDir, read_status, write_status
-from distillctl.train.job import TrainJob
+from distillctl.train.job import STARTING, TrainJob
 
 POLL_S = 0.1
 TERMINATE_GRACE_S = 5.0
@@ -174,6 +174,7 @@ def run(plan: Plan, run_dir: RunDir, checkpoint: Path | None, on_tick: Callable[
     started = time.time()
     events = EventLog(run_dir.events_path, attempt)
     error: DistillError | None = None
+    events.emit("phase", 0, name=STARTING, state="begin")
     with scratch_directory() as scratch:
         children = _start(plan, run_dir, logs, scratch, checkpoint)
         try:

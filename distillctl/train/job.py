@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+STARTING = "starting processes"
+"""Name of the phase that the launcher begins and rank 0 ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainJob:

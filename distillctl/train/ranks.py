@@ -31,6 +31,8 @@ class Ranks:
         self.device = torch.device("cuda", rank) if device == "cuda" else torch.device("cpu")
         if device == "cuda":
             torch.cuda.set_device(self.device)
+        # DeepSpeed would compile this op on a CPU at the first start, for 40 s; only its inference uses it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # A file instead of a TCP store, and the loopback interface: nothing listens on a network.
         os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
         deepspeed.init_distributed(

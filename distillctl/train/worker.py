@@ -35,7 +35,7 @@ from distillctl.samples import Prompt, sample_schema
 from distillctl.teacher.compat import shared_vocab_size, stop_token_ids
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import checkpoint
-from distillctl.train.job import TrainJob
+from distillctl.train.job import STARTING, TrainJob
 from distillctl.train.loop import StepResult, Trainer
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -56,7 +56,6 @@ class Rank:
         self.stop_signal = 0
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, self._request_stop)
-        self.started = time.time()
         self.ranks = Ranks(rank, job.world_size, job.device, Path(job.scratch) / "rendezvous")
 
     def _request_stop(self, signum: int, frame: object) -> None:
@@ -242,6 +241,7 @@ def main() -> None:
     die_with_parent(job.parent_pid)
     try:
         process = Rank(job, rank)
+        process.emit("phase", 0, name=STARTING, state="end", seconds=time.time() - path.stat().st_mtime)
         process.build()
         process.train()
     except DistillError as error:
