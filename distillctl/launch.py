@@ -280,8 +280,8 @@ def _end(children: list[Child]) -> None:
     for rank in ranks:
         rank.signal_group(signal.SIGKILL)
     stop_engine(engine)
-    for child in children:
-        child.process.wait()
+    for rank in ranks:
+        rank.process.wait()
 
 
 def stop_engine(engine: Child) -> None:

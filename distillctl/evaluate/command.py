@@ -92,9 +92,9 @@ def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]
 def _evaluate_one(
     target: _Target, rows: list[PromptRow], temperature: float, max_tokens: int, device: str
 ) -> Evaluation:
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
-    from distillctl.teacher.compat import stop_token_ids
+    from distillctl.teacher.compat import model_stop_token_ids
 
     tokenizer = AutoTokenizer.from_pretrained(target.path)
     room = model_shape(target.path).max_positions - max_tokens
@@ -104,11 +104,9 @@ def _evaluate_one(
     if dropped:
         print(f"{target.label}: {dropped} prompts are too long and left out", file=sys.stderr)
     longest = max(len(prompt.token_ids) for prompt in prompts)
-    has_config = (target.path / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(target.path) if has_config else None
-    sampling = Sampling(temperature, 1.0, max_tokens, stop_token_ids(generation, tokenizer))
+    sampling = Sampling(temperature, 1.0, max_tokens, model_stop_token_ids(target.path, tokenizer))
     with running_engine(target.path, longest + max_tokens, device) as client:
-        return evaluate(client, prompts, tokenizer, sampling)[0]
+        return evaluate(client, prompts, tokenizer, sampling)
 
 
 @contextmanager

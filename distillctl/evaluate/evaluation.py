@@ -70,22 +70,12 @@ def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[Answer]:
     return answers
 
 
-def evaluate(
-    client: RolloutClient,
-    prompts: list[Prompt],
-    tokenizer: Any,
-    sampling: Sampling,
-    *,
-    num_samples: int = 1,
-    seed: int = 0,
-    step: int = 0,
-) -> tuple[Evaluation, list[Answer]]:
-    """Answer every prompt `num_samples` times with the engine's current weights and grade the answers."""
+def evaluate(client: RolloutClient, prompts: list[Prompt], tokenizer: Any, sampling: Sampling) -> Evaluation:
+    """Answer every prompt once with the engine's current weights and grade the answers."""
     start = time.perf_counter()
-    rollouts = client.generate(prompts, num_samples, sampling, seed, step)
+    rollouts = client.generate(prompts, 1, sampling, run_seed=0, step=0)
     seconds = time.perf_counter() - start
-    answers = grade_rollouts(rollouts, tokenizer)
-    return summarise(answers, seconds), answers
+    return summarise(grade_rollouts(rollouts, tokenizer), seconds)
 
 
 def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:

@@ -80,11 +80,6 @@ class RolloutClient:
         """Disconnect; the worker stays up and accepts the next client."""
         self._sock.close()
 
-    def stop(self) -> None:
-        """Ask the worker to end, and disconnect."""
-        wire.send(self._sock, {"request": "stop"})
-        self._sock.close()
-
     def _ask(self, header: wire.Header, arrays: wire.Arrays) -> wire.Arrays:
         try:
             wire.send(self._sock, header, arrays)

@@ -1,7 +1,8 @@
 """The rollout worker: `python -m distillctl.rollout.worker SETTINGS.json`.
 
 Owns one `vllm.LLM` and serves one client at a time over a unix socket: token ids in, token ids and
-log-probabilities out. The socket appears when the engine is ready. Requests: generate, score, push, stop.
+log-probabilities out. The socket appears when the engine is ready. Requests: generate, score, push; SIGTERM
+ends it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +155,7 @@ def _sampled_logprobs(flat: Any) -> list[float]:
 
 
 def serve(engine: Engine) -> None:
-    """Answer requests until `stop`; a client that disconnects may come back."""
+    """Answer requests until SIGTERM; a client that disconnects may come back."""
     path = Path(engine.settings.socket)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -162,21 +164,15 @@ def serve(engine: Engine) -> None:
         listener.listen(1)
         while True:
             connection, _ = listener.accept()
-            with connection:
-                if not _serve_client(engine, connection):
-                    return
+            with connection, suppress(wire.Closed):
+                _serve_client(engine, connection)
 
 
-def _serve_client(engine: Engine, connection: socket.socket) -> bool:
-    """True when the client went away, False after `stop`."""
+def _serve_client(engine: Engine, connection: socket.socket) -> None:
+    """Raises `wire.Closed` when the client goes away."""
     requests = {"generate": engine.generate, "score": engine.score, "push": engine.push}
     while True:
-        try:
-            header, arrays = wire.receive(connection)
-        except wire.Closed:
-            return True
-        if header["request"] == "stop":
-            return False
+        header, arrays = wire.receive(connection)
         wire.send(connection, *requests[header["request"]](header, arrays))
 
 

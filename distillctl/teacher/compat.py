@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
@@ -48,3 +49,11 @@ def stop_token_ids(generation_config: Any, tokenizer: Any) -> list[int]:
     ids = getattr(generation_config, "eos_token_id", None)
     listed = ids if isinstance(ids, list) else [ids]
     return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
+
+
+def model_stop_token_ids(path: Path, tokenizer: Any) -> list[int]:
+    """`stop_token_ids` of a model directory, which may lack a generation config."""
+    from transformers import GenerationConfig
+
+    has_config = (path / "generation_config.json").is_file()
+    return stop_token_ids(GenerationConfig.from_pretrained(path) if has_config else None, tokenizer)

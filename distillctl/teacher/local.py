@@ -20,11 +20,7 @@ class LocalTeacher:
     """A frozen causal language model next to the student."""
 
     def __init__(self, path: str, dtype: torch.dtype, device: torch.device, *, shard: bool) -> None:
-        self._zero_config = None
-        if shard:
-            self._zero_config, model = _load_sharded(path, dtype)
-        else:
-            model = _load(path, dtype).to(device)
+        model = _load_sharded(path, dtype) if shard else load_model(path, dtype).to(device)
         require_plain_head(model.config, "teacher.model")
         self._model = model.eval().requires_grad_(False)
 
@@ -49,27 +45,30 @@ class LocalTeacher:
             yield weight.detach()
 
 
-def _load(path: str, dtype: torch.dtype) -> Any:
+def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None) -> Any:
+    """A causal language model from safetensors; with a DeepSpeed configuration, sharded while it loads."""
     from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    )
-
-
-def _load_sharded(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """ZeRO-3 without an optimizer; the returned HfDeepSpeedConfig must stay alive while loading."""
-    import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
+    holder = HfDeepSpeedConfig(zero3) if zero3 is not None else None
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+    if holder is not None:
+        unset_hf_deepspeed_config()
+    return model
+
+
+def _load_sharded(path: str, dtype: torch.dtype) -> Any:
+    """ZeRO-3 without an optimizer."""
+    import deepspeed
 
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 3},
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
-    holder = HfDeepSpeedConfig(config)
-    model = _load(path, dtype)
-    unset_hf_deepspeed_config()
-    engine, *_ = deepspeed.initialize(model=model, config=config)
-    return holder, engine.module
+    engine, *_ = deepspeed.initialize(model=load_model(path, dtype, config), config=config)
+    return engine.module

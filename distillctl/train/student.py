@@ -20,6 +20,7 @@ from distillctl.config import Config, OptimConfig
 from distillctl.objective.reverse_kl import Objective, TokenStats, reverse_kl_loss
 from distillctl.samples import Scored
 from distillctl.teacher.compat import require_plain_head
+from distillctl.teacher.local import load_model
 
 
 class Student:
@@ -37,7 +38,7 @@ class Student:
 
         self._objective = objective
         settings = deepspeed_settings(config, dtype)
-        self.model = _load(path, dtype, settings, sharded=config.zero.stage == 3)
+        self.model = load_model(path, dtype, settings if config.zero.stage == 3 else None)
         require_plain_head(self.model.config, "student.model")
         if config.student.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -115,21 +116,6 @@ def _head_forward(self: Any, hidden_NH: Tensor, *loss_inputs: Any) -> Any:
         loss,
         *stats,
     )  # a plain tuple: DeepSpeed's hooks rebuild containers and cannot rebuild named ones
-
-
-def _load(path: str, dtype: torch.dtype, settings: dict[str, Any], *, sharded: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
-    holder = HfDeepSpeedConfig(settings) if sharded else None
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    )
-    if holder is not None:
-        unset_hf_deepspeed_config()
-    return model
 
 
 def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S
 from distillctl.run import RunDir, write_status
 from distillctl.samples import Prompt, sample_schema
-from distillctl.teacher.compat import shared_vocab_size, stop_token_ids
+from distillctl.teacher.compat import model_stop_token_ids, shared_vocab_size
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import checkpoint
 from distillctl.train.job import STARTING, TrainJob
@@ -86,7 +86,7 @@ class Rank:
 
     def build(self) -> None:
         """Load data and models, connect to the engine, resume, prove the first weights."""
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer
 
         config, job = self.config, self.job
         with self.phase("loading data"):
@@ -120,7 +120,7 @@ class Rank:
             pusher.push(first)
         else:
             pusher.prove(0)
-        stops = stop_token_ids(_generation_config(GenerationConfig, job.student), self.tokenizer)
+        stops = model_stop_token_ids(Path(job.student), self.tokenizer)
         sampling = Sampling(
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
         )
@@ -183,7 +183,7 @@ class Rank:
         every, client = self.config.eval.every, self.trainer.client
         if not every or (step % every and not last) or client is None:
             return
-        result, _ = evaluate(client, self.val, self.tokenizer, self.greedy, step=step)
+        result = evaluate(client, self.val, self.tokenizer, self.greedy)
         self.run.eval_dir.mkdir(exist_ok=True)
         path = self.run.eval_dir / f"{checkpoint.step_dir(step)}.json"
         path.write_text(json.dumps({"step": step, **asdict(result)}, indent=1))
@@ -200,10 +200,6 @@ class Rank:
             fields = {"step": step, "steps": self.num_steps, "attempt": self.job.attempt}
             pid = self.job.parent_pid
             write_status(self.run.status_path, {"state": "running", **fields, "pid": pid})
-
-
-def _generation_config(cls: Any, path: str) -> Any:
-    return cls.from_pretrained(path) if (Path(path) / "generation_config.json").is_file() else None
 
 
 def _write_samples(path: Path, result: StepResult, tokenizer: Any) -> None:
