@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import typing
 from typing import Any
 
-from distillctl.config import Config
+from distillctl.config import Config, TeacherConfig
 from distillctl.presets import preset_names
 
 _HEAD = """\
 # Configuration
 
-<!-- Made from distillctl/config.py by: python -m distillctl.config_doc > docs/config.md -->
+<!-- Made from distillctl/config/ by: python -m distillctl.config_doc > docs/config.md -->
 
 A run is described by one YAML file with the sections below. A preset is such a file, shipped with distillctl;
 `distillctl inspect presets` lists them, `distillctl inspect config NAME > mine.yaml` writes one out, defaults
@@ -41,16 +42,21 @@ def config_markdown() -> str:
     presets = "\n".join(f"- `{name}`" for name in preset_names())
     parts = [_HEAD.format(presets=presets)]
     for name in schema["properties"]:
-        section = Config.model_fields[name].annotation
+        section, about, known = Config.model_fields[name].annotation, "", set[str]()
         assert section is not None
+        if typing.get_origin(section) is dict:
+            about = schema["properties"][name]["description"].replace("\n", " ")
+            section, known = typing.get_args(section)[1], set(TeacherConfig.model_fields)
+            name = f"{name}.NAME"
         definition = schema["$defs"][section.__name__]
         required = definition.get("required", [])
         rows = [
             f"| `{name}.{key}` | {_cell(_type(field))} | {_default(field, key in required)} "
             f"| {_cell(' '.join(field['description'].split()))} |"
             for key, field in definition["properties"].items()
+            if key not in known
         ]
-        about = inspect.cleandoc(section.__doc__ or "")
+        about = about or inspect.cleandoc(section.__doc__ or "")
         head = [f"## {name}", about, "", "| key | type | default | meaning |", "|---|---|---|---|"]
         parts.append("\n".join([*head, *rows, ""]))
     return "\n".join(parts)

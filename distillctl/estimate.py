@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from distillctl.launch import Plan
 from distillctl.machine import ModelShape, model_shape
+from distillctl.plan import Plan
 from distillctl.rollout.process import kv_cache_bytes
+from distillctl.teacher.server import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
 
 _BYTES = {"float32": 4, "bfloat16": 2}
+_QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 _LOSS_BUFFERS = 8
 """Float32 [chunk, vocabulary] tensors alive at the peak of the chunked loss: two logits, two log-softmax, two
 probabilities, their difference, the gradient."""
+_CHUNK_BYTES = 128 << 20
+"""One float32 [chunk, vocabulary] tensor where `loss.chunk_size` is null."""
 _ENGINE_BYTES, _RANK_BYTES = 2 << 30, 1 << 30
 """Libraries and code: resident memory of a CPU run of the tiny pair (three engine processes, one rank)."""
 _LAYER_ACTIVATIONS = 16
@@ -27,22 +32,28 @@ class Memory:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Teachers:
+    """Bytes that the teachers in the ranks take of each rank."""
+
+    scoring: int
+    """Weights while one of them scores, and what its forward pass needs."""
+    held: int
+    """Weights that stay during the update."""
+    hidden: int
+    """Hidden states of the rank's share of the batch."""
+
+
 def memory_estimate(plan: Plan) -> list[Memory]:
-    """Peak memory of the rollout engine, of the teacher's forward and the update (per rank), of the push."""
-    config, ranks = plan.config, plan.world_size
-    student, teacher = model_shape(plan.student), model_shape(plan.teacher)
-    size, teacher_size = _BYTES[plan.student_dtype], _BYTES[plan.teacher_dtype]
-    weights = student.num_parameters * size
+    """Peak memory of the rollout engine, of teacher servers on this CPU, of the teachers' forward and the
+    update (per rank), of the push."""
+    config = plan.config
+    student = model_shape(plan.student)
+    weights = student.num_parameters * _BYTES[plan.student_dtype]
     cache = kv_cache_bytes(student, plan.max_model_len, config.rollout.max_num_seqs)
-    held_teacher = teacher.num_parameters * teacher_size // (ranks if config.teacher.shard else 1)
-    held_student = _student_state(student, plan)
-    micro = config.train.micro_batch_tokens
-    per_rank = config.data.train_batch_size * config.rollout.n / ranks
-    hidden = int(per_rank * config.data.max_response_length * teacher.hidden_size * teacher_size)
-    forward = micro * (2 * teacher.hidden_size + 3 * teacher.intermediate_size) * teacher_size
-    logits = _LOSS_BUFFERS * min(config.loss.chunk_size, micro) * student.vocab_size * 4
+    teachers, student_state = _local_teachers(plan), _student_state(student, plan)
     head_gradient = student.vocab_size * student.hidden_size * 4
-    update = _activations(student, plan) + logits + head_gradient
+    update = _activations(student, plan) + _loss_buffers(student, plan) + head_gradient
     base = _RANK_BYTES if plan.device == "cpu" else 0
     engine = Memory("rollout", _ENGINE_BYTES + weights + cache, "engine: processes, weights, KV cache")
     if plan.device == "cuda":
@@ -50,10 +61,55 @@ def memory_estimate(plan: Plan) -> list[Memory]:
         engine = Memory("rollout", weights, f"weights; vLLM takes {share:.0%} of the GPU in all")
     return [
         engine,
-        Memory("teacher", base + held_teacher + held_student + forward + hidden, "per rank"),
-        Memory("update", base + held_teacher + held_student + hidden + update, "per rank"),
+        *_servers(plan),
+        Memory("teacher", base + student_state + teachers.scoring + teachers.hidden, "per rank"),
+        Memory("update", base + student_state + teachers.held + teachers.hidden + update, "per rank"),
         Memory("sync", weights, "weight buckets in /dev/shm"),
     ]
+
+
+def _local_teachers(plan: Plan) -> _Teachers:
+    """All weights stay on the rank, but of an offloaded teacher only its head while it does not score."""
+    config, ranks = plan.config, plan.world_size
+    rows = int(config.data.train_batch_size * config.rollout.n / ranks * config.data.max_response_length)
+    held, extra, hidden = 0, [0], [0]
+    for name, teacher in config.all_teachers.items():
+        if teacher.is_served:
+            continue
+        job = plan.teachers[name]
+        shape, size = model_shape(Path(job.model)), _BYTES[job.dtype]
+        per_parameter = _QUANTIZED_BYTES.get(teacher.quantization, size)
+        weights = int(shape.num_parameters * per_parameter) // (ranks if teacher.shard else 1)
+        head = shape.vocab_size * shape.hidden_size * size
+        resident = head if teacher.offload == "cpu" else weights
+        forward = (
+            config.train.micro_batch_tokens * (2 * shape.hidden_size + 3 * shape.intermediate_size) * size
+        )
+        held += resident
+        extra.append(max(0, weights - resident) + forward)
+        hidden.append(rows * shape.hidden_size * size)
+    return _Teachers(scoring=held + max(extra), held=held, hidden=max(hidden))
+
+
+def _servers(plan: Plan) -> list[Memory]:
+    """Teacher servers of the run, all together; those on GPUs have these to themselves."""
+    if plan.device == "cuda" or not plan.served:
+        return []
+    total, length = 0, plan.config.max_length + 1
+    for name in plan.served:
+        job = plan.teachers[name]
+        shape = model_shape(Path(job.model))
+        logits = min(length, MAX_BATCHED_TOKENS) * shape.vocab_size * (_BYTES[job.dtype] + 4)
+        total += _ENGINE_BYTES + shape.num_parameters * _BYTES[job.dtype] + logits
+        total += kv_cache_bytes(shape, length, MAX_NUM_SEQS)
+    return [Memory("teacher server", total, f"{len(plan.served)}: processes, weights, KV cache, logits")]
+
+
+def _loss_buffers(student: ModelShape, plan: Plan) -> int:
+    """Tensors of one chunk of the loss."""
+    tokens, chunk = plan.config.train.micro_batch_tokens, plan.config.loss.chunk_size
+    row = student.vocab_size * 4
+    return _LOSS_BUFFERS * min(_CHUNK_BYTES if chunk is None else chunk * row, tokens * row)
 
 
 def _student_state(student: ModelShape, plan: Plan) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-KINDS = ("start", "phase", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
+KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
 """Everything `EventLog` writes; readers meet other kinds in files of other versions."""
 
 

@@ -17,6 +17,11 @@ BUILTIN = "builtin:"
 _MODELS = Path(__file__).parent / "models"
 _WEIGHTS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 """What is fetched of a hub repository: safetensors only, never pickled weights or code."""
+_DESCRIPTION = [
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja",
+]  # fmt: skip
+"""What is fetched to look at a model before its weights are."""
 
 
 def cpus() -> list[int]:
@@ -90,8 +95,9 @@ def builtin_models() -> list[str]:
 def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
 
-    `key` names the setting in errors. With `weights=False` only the configuration of a hub model is
-    fetched. Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
+    `key` names the setting in errors. With `weights=False` only the configuration and the tokenizer of a hub
+    model are fetched (without network, what the cache has of them). Raises ConfigError for an unusable
+    directory and EnvironmentUnfit when it cannot be had.
     """
     if spec.startswith(BUILTIN):
         name = spec.removeprefix(BUILTIN)
@@ -121,7 +127,7 @@ def _checked(path: Path, key: str) -> Path:
             f"{key}: {path} has no .safetensors weights",
             "convert them with model.save_pretrained(); pickled weights are not loaded",
         )
-    if "auto_map" in _read_config(path):
+    if "auto_map" in read_json(path / "config.json"):
         raise ConfigError(
             f"{key}: {path} needs code from its repository (auto_map), which is never run",
             "use a model whose architecture transformers has",
@@ -129,16 +135,15 @@ def _checked(path: Path, key: str) -> Path:
     return path
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """A model's config.json; raises ConfigError when it is no JSON object."""
-    file = path / "config.json"
+def read_json(file: Path) -> dict[str, Any]:
+    """One of a model's JSON files; raises ConfigError when it is missing or no JSON object."""
     try:
-        config = json.loads(file.read_text())
+        tree = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    if not isinstance(config, dict):
+    if not isinstance(tree, dict):
         raise ConfigError(f"{file} is not a JSON object")
-    return config
+    return tree
 
 
 def _from_hub(spec: str, key: str, *, weights: bool) -> Path:
@@ -146,7 +151,7 @@ def _from_hub(spec: str, key: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = _WEIGHTS if weights else ["config.json"]
+        patterns = _WEIGHTS if weights else _DESCRIPTION
         path = Path(huggingface_hub.snapshot_download(spec, allow_patterns=patterns))
     except HFValidationError:
         raise _no_model(spec, key) from None
@@ -185,7 +190,7 @@ def model_shape(path: Path) -> ModelShape:
 
     Raises ConfigError for other architectures.
     """
-    config = _read_config(path)
+    config = read_json(path / "config.json")
     missing = [name for name in _DIMENSIONS if name not in config]
     if missing:
         raise ConfigError(

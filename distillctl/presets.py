@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from distillctl.config import Config
+from distillctl.config import Config, RoutedTeacher
 from distillctl.errors import ConfigError
 
 _PACKAGED = Path(__file__).parent / "presets_data"
@@ -79,7 +79,7 @@ def to_yaml(config: Config) -> str:
 
 
 def all_keys() -> list[str]:
-    """Every dotted key of the schema."""
+    """Every dotted key of the schema but those of `teachers`, which have names that users choose."""
     return [key for key, _ in _leaves(Config, "")]
 
 
@@ -87,7 +87,7 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _leaves(field.annotation, f"{prefix}{name}.")
-        else:
+        elif typing.get_origin(field.annotation) is not dict:
             yield f"{prefix}{name}", field.annotation
 
 
@@ -97,6 +97,11 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
     if not equals:
         raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", "e.g. optim.lr=1e-5")
     annotations = dict(_leaves(Config, ""))
+    *path, leaf = key.split(".")
+    if path[:1] == ["teachers"] and len(path) > 1:
+        name = ".".join(path[1:])
+        path = ["teachers", name]
+        annotations |= _leaves(RoutedTeacher, f"teachers.{name}.")
     if key not in annotations:
         hint = _nearest(key, list(annotations)) or "distillctl inspect config PRESET shows them all"
         raise ConfigError(f"{key!r} (command line) is not a configuration key", hint)
@@ -106,7 +111,6 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
         value = text
     if _is_list(annotations[key]) and not isinstance(value, list | None):
         value = [value]  # data.train_files=my.parquet
-    *path, leaf = key.split(".")
     for part in path:
         tree = tree.setdefault(part, {})
     tree[leaf] = value

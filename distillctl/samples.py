@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import pyarrow as pa
     import torch
+
+    from distillctl.objective.views import TopK
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,13 @@ class Prompt:
     """The user's question as it stands in the data (not rendered)."""
     ground_truth: str | None
     """Expected final answer, or None when the data has none (it can be distilled, not scored)."""
+    teacher: str = "default"
+    """Name of the teacher that scores its rollouts."""
+    reference_ids: list[int] | None = None
+    """The data's own answer with an end-of-sequence token; only where `loss.sft_coef` wants it."""
+    data_source: str | None = None
+    """`data_source` and `extra_info` of the row, for a reward function."""
+    extra_info: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,9 @@ class Rollout:
     """`stop` (end-of-sequence token) or `length` (cut at `data.max_response_length`)."""
     weight_version: int
     """Optimizer steps done by the weights that wrote it."""
+    topk_ids: np.ndarray | None = None
+    """int32 [T, K]: the student's most likely tokens at each position; only where a served teacher is to
+    score them (`loss.kind=student_topk`)."""
 
     @property
     def length(self) -> int:
@@ -66,10 +80,14 @@ class MicroBatch:
     """int64, the response token that follows each row."""
     rollout_logp_N: torch.Tensor
     """float32, nats: the engine's log-probability of each target."""
+    spans: tuple[tuple[int, int], ...]
+    """Of each sequence: where its response begins, and where the part that is trained on ends."""
     members: tuple[int, ...]
     """Indices into the step's rollouts, in the order of N; empty for a filler."""
     weight: float
     """1.0, or 0.0 for a filler that only keeps the ranks' collectives aligned."""
+    topk_ids_NK: torch.Tensor | None = None
+    """int64: `Rollout.topk_ids` at `rows_N`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +95,9 @@ class Scored:
     """A micro-batch with the teacher's view of it."""
 
     batch: MicroBatch
-    teacher_hidden_NG: torch.Tensor
-    """Teacher's last hidden states (after its final norm) at `rows_N`, in the teacher's dtype."""
+    teacher: torch.Tensor | TopK | None
+    """[N, G]: a local teacher's last hidden states (after its final norm) at `rows_N`, in its dtype; or some
+    of a served teacher's log-probabilities; or None for reference answers, which no teacher scores."""
 
 
 def sample_schema() -> pa.Schema:

@@ -8,19 +8,25 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillctl import __version__, launch
+from distillctl import __version__, launch, preflight
 from distillctl.config import Config
 from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
+from distillctl.events import EventLog, read_events
 from distillctl.machine import cpus, memory_bytes, require_packages
+from distillctl.plan import Plan, resolve
+from distillctl.preflight import Check
 from distillctl.presets import load_config, to_yaml
 from distillctl.run import RunDir, latest_checkpoint, read_status, write_status
+from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Follower
 from distillctl.watch.plain import PlainDisplay
 
@@ -37,9 +43,14 @@ _PACKAGES = (
 
 
 def dry_run(config: Config) -> tuple[dict[str, Any], str]:
-    """What `train` would do: resolved configuration, commands, steps, memory per phase. Starts nothing."""
+    """What `train` would do: resolved configuration, commands, steps, memory per phase, and its preflight.
+
+    Where weights and engines are on this machine everything is put together once to measure the rest of the
+    preflight; no step is made and nothing is kept.
+    """
     num_prompts = _count_prompts(config)
-    plan = launch.resolve(config, download=False)
+    plan = resolve(config, download=False)
+    checks = [*_static_checks(plan), *measured_checks(plan)]
     steps = _num_steps(config, num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
@@ -52,11 +63,12 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
         "device": plan.device,
         "world_size": plan.world_size,
         "student": str(plan.student),
-        "teacher": str(plan.teacher),
+        "teachers": {name: teacher.model for name, teacher in plan.teachers.items()},
         "num_prompts": num_prompts,
         "steps": steps,
         "commands": commands,
         "memory": [{"phase": m.phase, "bytes": m.num_bytes, "what": m.what} for m in memory],
+        "checks": [asdict(check) for check in checks],
     }
     lines = [
         to_yaml(config).rstrip(),
@@ -66,6 +78,7 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
         f"{plan.world_size} rank(s) on {plan.device}",
         *(f"# $ {command}" for command in commands),
         *(f"# memory, {m.phase}: about {m.num_bytes / 2**30:.2f} GiB ({m.what})" for m in memory),
+        *(f"# {line}" for line in preflight.lines(checks)),
     ]
     return result, "\n".join(lines)
 
@@ -75,10 +88,12 @@ def train(
 ) -> tuple[dict[str, Any], str]:
     """Run to the end; returns the run directory. Raises before anything is started or written when unfit."""
     _count_prompts(config)
-    plan = launch.resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
+    plan = resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
+    _static_checks(plan)
     require_packages(plan.device)
     _require_memory(plan)
-    plan = launch.resolve(config)
+    plan = resolve(config)
+    checks = _static_checks(plan)
     run_dir, checkpoint = _open_run(config, name, path, resume)
     with run_dir.lock():
         if read_status(run_dir.status_path).get("state") == "done":
@@ -91,9 +106,39 @@ def train(
             run_dir.config_path.write_text(to_yaml(config))
         _write_provenance(run_dir, config)
         follower = Follower(run_dir.events_path, PlainDisplay(sys.stderr))
+        events = EventLog(run_dir.events_path, attempt)
+        for check in checks:
+            events.emit("check", 0, **asdict(check))
         on_tick = follower.poll if display != "quiet" else lambda: None
         launch.run(plan, run_dir, checkpoint, on_tick)
     return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+
+
+def _static_checks(plan: Plan) -> list[Check]:
+    models = {name: Path(teacher.model) for name, teacher in plan.teachers.items()}
+    if plan.config.reward.path is not None:
+        load_reward(plan.config.reward.path, plan.config.reward.name)
+    return preflight.static_checks(plan.config, plan.student, models)
+
+
+def measured_checks(plan: Plan) -> list[Check]:
+    """What the preflight measures on running engines, from an attempt that ends before its first step."""
+    models = [plan.student, *(Path(job.model) for job in plan.teachers.values() if not job.endpoints)]
+    missing = [model for model in models if not list(model.glob("*.safetensors"))]
+    if missing:
+        return [Check("measured", "warn", f"nothing measured: the weights of {missing[0]} are not here")]
+    try:
+        require_packages(plan.device)
+        _require_memory(plan)
+    except EnvironmentUnfit as unfit:
+        return [Check("measured", "warn", f"nothing measured: {unfit.message}", unfit.hint)]
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = RunDir(Path(folder))
+        run_dir.begin_attempt()
+        run_dir.config_path.write_text(to_yaml(plan.config))
+        launch.run(plan, run_dir, None, lambda: None, preflight_only=True)
+        found = [event for event in read_events(run_dir.events_path) if event["kind"] == "check"]
+    return [Check(event["name"], event["level"], event["detail"], event["hint"]) for event in found]
 
 
 def _open_run(config: Config, name: str, path: Path | None, resume: str) -> tuple[RunDir, Path | None]:
@@ -122,7 +167,8 @@ def _open_run(config: Config, name: str, path: Path | None, resume: str) -> tupl
 
 def _require_same(old: Config, new: Config, path: Path) -> None:
     before, after = _flat(old), _flat(new)
-    changed = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    changed = [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
     if changed:
         raise ConfigError(
             f"{path} differs from this configuration: {'; '.join(changed)}",
@@ -154,7 +200,7 @@ def _num_steps(config: Config, num_prompts: int) -> int:
     return max(1, config.train.epochs * num_prompts // config.data.train_batch_size)
 
 
-def _require_memory(plan: launch.Plan) -> None:
+def _require_memory(plan: Plan) -> None:
     """On a CPU all processes share the memory: refuse a run that cannot fit before it starts."""
     if plan.device != "cpu":
         return

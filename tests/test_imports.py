@@ -23,7 +23,7 @@ LAYERS = {
     "distillctl": set(),
     "errors": set(),
     "lifeline": set(),
-    "samples": set(),
+    "samples": {"objective"},
     "config": {"errors"},
     "events": {"errors"},
     "lock": {"errors"},
@@ -33,17 +33,19 @@ LAYERS = {
     "run": {"errors", "events", "lock"},
     "data": {"distillctl", "errors", "samples"},
     "objective": set(),
-    "teacher": {"config", "errors", "machine", "samples"},
+    "teacher": {"config", "errors", "lifeline", "machine", "objective", "rollout.process", "samples"},
+    "preflight": {"config", "errors", "machine", "teacher"},
     "rollout": {"config", "errors", "lifeline", "machine", "samples"},
     "models": {"data", "distillctl", "errors"},
     "watch": {"config", "data", "errors", "events", "presets", "run", "samples"},
     "train": BASE | {"data", "distillctl", "evaluate.evaluation", "evaluate.grading", "machine", "objective",
-                     "presets", "rollout", "run", "teacher"},
-    "launch": BASE | {"machine", "rollout.process", "rollout.worker", "run", "train.job"},
+                     "preflight", "presets", "rollout", "run", "teacher"},
+    "plan": BASE | {"machine", "rollout.process", "rollout.worker", "teacher.server", "train.job"},
+    "launch": BASE | {"machine", "plan", "rollout.process", "rollout.worker", "run", "teacher.server", "train.job"},
     "evaluate": BASE | {"data", "launch", "machine", "presets", "rollout", "run", "teacher"},
-    "estimate": {"config", "errors", "launch", "machine", "rollout.process"},
-    "training": BASE | {"data", "distillctl", "estimate", "launch", "machine", "presets", "rollout.process",
-                        "run", "watch"},
+    "estimate": {"config", "errors", "machine", "plan", "rollout.process", "teacher.server"},
+    "training": BASE | {"data", "distillctl", "estimate", "launch", "machine", "plan", "preflight", "presets",
+                        "rollout.process", "run", "train.reward", "watch"},
     "cli": {"data", "distillctl", "errors", "evaluate", "presets", "training", "watch"},
     "__main__": {"cli"},
 }  # fmt: skip
@@ -148,7 +150,17 @@ def test_the_command_line_loads_nothing_heavy(code):
 
 @pytest.mark.parametrize(
     "module",
-    ["launch", "training", "rollout.process", "estimate", "evaluate.command", "watch.show", "data.prep"],
+    [
+        "launch",
+        "training",
+        "preflight",
+        "rollout.process",
+        "estimate",
+        "evaluate.command",
+        "watch.show",
+        "data.prep",
+        "train.reward",
+    ],
 )
 def test_what_runs_without_engines_loads_none(module):
     assert not loaded(f"import distillctl.{module}") & ENGINES

@@ -116,3 +116,57 @@ def test_the_schema_is_json_and_describes_every_key():
     for section in schema["$defs"].values():
         for name, field in section["properties"].items():
             assert field.get("description"), name
+
+
+def test_overrides_reach_named_teachers():
+    overrides = ["loss.kind=topk", "teachers.code.model=builtin:tiny-student", "teachers.a/b.c.model=x",
+                 "teachers.a/b.c.url=http://h:1"]  # fmt: skip
+    config = presets.load_preset("tiny-from-small-arith", overrides)
+    assert config.teachers["code"].model == "builtin:tiny-student"
+    assert config.teachers["a/b.c"].url == ["http://h:1"]  # one value for a list is a list of one
+    assert list(config.all_teachers) == ["default", "code", "a/b.c"]
+
+
+def test_an_unknown_key_of_a_named_teacher_names_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        presets.load_preset("tiny-from-small-arith", ["teachers.code.modle=x"])
+    assert "did you mean teachers.code.model?" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.kind=sampled", "loss.kl_loss_type=k1"], "k1 as a loss trains nothing"),
+        (["loss.kind=sampled", "loss.kl_loss_type=kl"], "kl as a loss trains nothing"),
+        (["loss.kind=sampled", "loss.update=policy_gradient", "loss.kl_loss_type=k3"], "use kl_loss_type=k1"),
+        (["loss.update=policy_gradient"], "needs kind=sampled"),
+        (["teacher.serve=true"], "loss.kind=reverse_kl needs the teacher's whole distribution"),
+        (["teacher.serve=true", "loss.kind=topk", "loss.temperature=0.5"], "set loss.temperature=1"),
+        (["teacher.serve=true", "teacher.url=http://h:1", "loss.kind=topk"], "not both"),
+        (
+            ["teacher.serve=true", "teacher.shard=true", "loss.kind=topk"],
+            "shard is for a teacher in the ranks",
+        ),
+        (["teacher.quantization=int8", "teacher.shard=true"], "shard does not go together with quantization"),
+        (["reward.path=reward.py"], "reward.path needs rollout.n of 2 or more"),
+        (["teachers.default.model=x"], "that name stands for `teacher` itself"),
+        (["teachers.a.model=x", "teachers.b.model=y", "teachers.b.key=a"], "two of them claim the same rows"),
+        (["loss.beta=1.1"], "loss.beta"),
+        (["loss.token_fraction=0"], "loss.token_fraction"),
+    ],
+)
+def test_objectives_and_teachers_that_contradict_themselves_are_refused(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        presets.load_preset("tiny-from-small-arith", overrides)
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "estimator"),
+    [([], "k3+"), (["loss.update=policy_gradient"], "k1"), (["loss.kl_loss_type=low_var_kl"], "low_var_kl")],
+)
+def test_the_estimator_has_a_default_that_fits_the_update(overrides, estimator):
+    assert (
+        presets.load_preset("tiny-from-small-arith", ["loss.kind=sampled", *overrides]).loss.estimator
+        == estimator
+    )

@@ -7,12 +7,13 @@ its step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillctl.data.read import PromptRow
+from distillctl.data.read import PromptRow, require_text
 from distillctl.errors import ConfigError
 from distillctl.samples import Prompt
 
@@ -20,35 +21,100 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_UNROUTED = "default"
+"""Teacher of rows that no route claims; the default of `Prompt.teacher`."""
+# GSM8K's calculator marks, `<<48/2=24>>`: an equation without blanks, which shifts in program code are not.
+_CALCULATOR_MARK = re.compile(r"<<[^<>\s=]+=[^<>\s]+>>")
+
+
 def render(
-    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, max_prompt_length: int
+    rows: Sequence[PromptRow],
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_length: int,
+    *,
+    routes: Mapping[str, str] | None = None,
+    max_reference_length: int | None = None,
 ) -> tuple[list[Prompt], int]:
     """Prompts of at most `max_prompt_length` tokens in row order, and how many rows were longer.
 
-    A prompt ends where the assistant's answer begins. Raises ConfigError when the tokenizer has no
-    chat template, the template refuses a row, or no row is short enough.
+    A prompt ends where the assistant's answer begins. `routes` maps a row's `route` to the name of its
+    teacher; other rows keep the teacher `default`. With `max_reference_length`, tokens, `reference_ids` is
+    the row's reference answer without GSM8K's calculator marks (`<<48/2=24>>`), then the end-of-sequence
+    token, cut to that length; None for a row without one. Raises ConfigError when the tokenizer has no chat
+    template, the template refuses a row, no row is short enough, or references are wanted and the tokenizer
+    has no end-of-sequence token or no prompt has a reference.
     """
     if not tokenizer.chat_template:
-        name = tokenizer.name_or_path or "the tokenizer"
         hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
-        raise ConfigError(f"{name}: has no chat template, so prompts cannot be rendered", hint)
+        raise ConfigError(f"{_name(tokenizer)}: has no chat template, so prompts cannot be rendered", hint)
     rendered = [(row, _token_ids(row, tokenizer)) for row in rows]
-    prompts = [
-        Prompt(
-            prompt_id=f"{row.split}/{row.index}",
-            token_ids=ids,
-            text=row.question,
-            ground_truth=row.ground_truth,
-        )
-        for row, ids in rendered
-        if len(ids) <= max_prompt_length
-    ]
-    if not prompts:
+    kept = [(row, ids) for row, ids in rendered if len(ids) <= max_prompt_length]
+    if not kept:
         shortest = min((len(ids) for _, ids in rendered), default=0)
         message = f"none of {len(rows)} prompts has at most {max_prompt_length} tokens"
         hint = f"raise data.max_prompt_length: the shortest prompt has {shortest} tokens"
         raise ConfigError(message, hint)
-    return prompts, len(rendered) - len(prompts)
+    references: list[list[int] | None] = [None] * len(kept)
+    if max_reference_length is not None:
+        references = _references([row for row, _ in kept], tokenizer, max_reference_length)
+    prompts = [
+        _prompt(row, ids, reference, routes or {})
+        for (row, ids), reference in zip(kept, references, strict=True)
+    ]
+    return prompts, len(rendered) - len(kept)
+
+
+def unused_teachers(prompts: Iterable[Prompt], names: Iterable[str]) -> list[str]:
+    """Those of `names`, in their order, that are the teacher of none of `prompts`."""
+    used = {prompt.teacher for prompt in prompts}
+    return [name for name in names if name not in used]
+
+
+def _prompt(row: PromptRow, ids: list[int], reference: list[int] | None, routes: Mapping[str, str]) -> Prompt:
+    return Prompt(
+        prompt_id=_prompt_id(row),
+        token_ids=ids,
+        text=row.question,
+        ground_truth=row.ground_truth,
+        teacher=_UNROUTED if row.route is None else routes.get(row.route, _UNROUTED),
+        reference_ids=reference,
+        data_source=row.data_source,
+        extra_info=row.extra_info,
+    )
+
+
+def _references(
+    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[list[int] | None]:
+    """Token ids of each row's reference answer; see `render`."""
+    if tokenizer.eos_token_id is None:
+        hint = "set eos_token in its tokenizer_config.json, or train without references: loss.sft_coef=0"
+        raise ConfigError(f"{_name(tokenizer)}: has no end-of-sequence token to end references with", hint)
+    references = [_reference_ids(row, tokenizer, max_length) for row in rows]
+    if all(ids is None for ids in references):
+        span = f"{_prompt_id(rows[0])} to {_prompt_id(rows[-1])}"
+        hint = "put answers into `extra_info.answer`, as `distillctl prep` does, or set loss.sft_coef=0"
+        raise ConfigError(f"none of {len(rows)} prompts ({span}) has a reference answer", hint)
+    return references
+
+
+def _reference_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
+    if row.reference is None:
+        return None
+    text = _CALCULATOR_MARK.sub("", require_text(row.reference, _prompt_id(row), "extra_info.answer"))
+    if not text.strip():
+        return None
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # The end-of-sequence token is cut off a long answer like any other: the model is not to stop there.
+    return [int(token) for token in (*ids, tokenizer.eos_token_id)][:max_length]
+
+
+def _prompt_id(row: PromptRow) -> str:
+    return f"{row.split}/{row.index}"
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "the tokenizer"
 
 
 def _token_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -60,7 +126,7 @@ def _token_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase) -> list[int]:
             row.messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except TemplateError as error:
-        message = f"{row.split}/{row.index}: the chat template refuses the messages: {error}"
+        message = f"{_prompt_id(row)}: the chat template refuses the messages: {error}"
         raise ConfigError(message, "change the roles of the row, or choose another model") from error
     return [int(token) for token in ids]
 

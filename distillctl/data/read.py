@@ -41,19 +41,26 @@ class PromptRow:
     data_source: str | None
     split: str
     """`extra_info.split`, or else the file's name without its suffix."""
+    extra_info: dict[str, Any] | None = None
+    """The whole struct as plain Python values, or None when the data has none."""
+    reference: str | None = None
+    """The data's own answer, `extra_info.answer`, or None when that is no text or blank."""
+    route: str | None = None
+    """Value of the column that chooses the teacher, as text; None when it is null or not there."""
 
 
-def read_rows(path: Path) -> list[PromptRow]:
-    """All prompts of a file, in its order.
+def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
+    """All prompts of a file, in its order. `teacher_key` names the top-level column of `route`.
 
     Only `prompt` is required: a list of messages, or a string that becomes one user message. Raises
     ConfigError when the file is missing, empty or not readable, or a row is of a wrong type.
     """
     if not path.exists():
         raise ConfigError(f"{path}: no such file", _missing_file_hint(path))
+    columns = dict.fromkeys((*_COLUMNS, teacher_key))  # each once
     return [
-        _prompt_row(where, row, index, path.stem)
-        for index, (where, row) in enumerate(records(path, _COLUMNS))
+        _prompt_row(where, row, index, path.stem, teacher_key)
+        for index, (where, row) in enumerate(records(path, tuple(columns)))
     ]
 
 
@@ -148,11 +155,11 @@ def answer_text(value: object) -> str | None:
     return str(value) if isinstance(value, Number) else None
 
 
-def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str) -> PromptRow:
+def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_key: str) -> PromptRow:
     messages = parse_messages(row["prompt"], where, "prompt")
     truth = answer_text(_struct(row["reward_model"], where, "reward_model").get("ground_truth"))
-    split = _struct(row["extra_info"], where, "extra_info").get("split")
-    source = row["data_source"]
+    extra = _struct(row["extra_info"], where, "extra_info")
+    split, reference, source = extra.get("split"), extra.get("answer"), row["data_source"]
     return PromptRow(
         index=index,
         messages=messages,
@@ -160,7 +167,17 @@ def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str) -> Promp
         ground_truth=None if truth is None else require_text(truth, where, "ground_truth"),
         data_source=source if isinstance(source, str) else None,
         split=split if isinstance(split, str) and split else stem,
+        extra_info=extra or None,
+        reference=reference if isinstance(reference, str) and reference.strip() else None,
+        route=_route(row[teacher_key]),
     )
+
+
+def _route(value: object) -> str | None:
+    """A routing column's value as text. As in `answer_text`, NaN is a null and 3.0 the integer it was."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _struct(value: object, where: str, name: str) -> dict[str, Any]:

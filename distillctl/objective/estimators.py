@@ -1,8 +1,13 @@
-"""Metrics from per-token statistics, each a mean over the response tokens of the global batch.
+"""Estimators of KL(student || teacher) from the sampled token alone, under verl's names and with its clamps.
 
-Estimators of KL(student || teacher) from one sampled token (J. Schulman, "Approximating KL divergence",
-2020), with d = log q - log p on the sampled token: k1 = d, k3 = exp(-d) - 1 + d. Both have the reverse KL as
-their mean; they are logged, never minimised here.
+With d = log q - log p on the sampled token (J. Schulman, "Approximating KL divergence", 2020; verl's
+`kl_penalty`):
+
+    k1, kl           d                         k2, mse          d^2 / 2
+    abs              |d|                       k3, low_var_kl   exp(-d) - 1 + d
+    X+               the value of X with the gradient of k2 (straight through)
+
+What a value estimates and where its gradient leads are two questions; `docs/objectives.md` answers both.
 """
 
 from __future__ import annotations
@@ -10,10 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillctl.objective.reverse_kl import TokenStats
-
 MAX_LOG_RATIO = 20.0
 """Bound on |d| before exponentiating, as verl's k3 has it (e^20 is 5e8)."""
+MAX_K3 = 10.0
+"""verl's bound on k3 as a loss; where it holds, the token has no gradient."""
+_ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 
 
 def k3(log_ratio_N: Tensor) -> Tensor:
@@ -22,20 +28,21 @@ def k3(log_ratio_N: Tensor) -> Tensor:
     return torch.expm1(-bounded) + bounded
 
 
-def token_sums(stats: TokenStats, rollout_logp_N: Tensor) -> dict[str, Tensor]:
-    """Sums over the tokens of a micro-batch, keyed by metric name (float64 scalars).
+def estimate(name: str, log_ratio_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and derivative with respect to log q of an estimator, both [N], from d = `log_ratio_N`."""
+    plain = name.removesuffix("+")
+    value_N, slope_N = _estimate(_ALIASES.get(plain, plain), log_ratio_N)
+    return value_N, log_ratio_N if name.endswith("+") else slope_N
 
-    `rollout/mismatch_kl` is k3 between the engine's log-probability of a sampled token and the trainer's: an
-    estimate of KL(engine || trainer), zero when both have the same weights and arithmetic.
-    """
-    d_N = stats.student_logp_N - stats.teacher_logp_N
-    values = {
-        "kl/reverse": stats.kl_N,
-        "kl/forward": stats.forward_kl_N,
-        "kl/k1": d_N,
-        "kl/k3": k3(d_N),
-        "actor/entropy": stats.student_entropy_N,
-        "teacher/entropy": stats.teacher_entropy_N,
-        "rollout/mismatch_kl": k3(rollout_logp_N - stats.student_logp_N),
-    }
-    return {name: value.sum(dtype=torch.float64) for name, value in values.items()}
+
+def _estimate(name: str, d_N: Tensor) -> tuple[Tensor, Tensor]:
+    if name == "k1":
+        return d_N, torch.ones_like(d_N)
+    if name == "abs":
+        return d_N.abs(), d_N.sign()
+    if name == "k2":
+        return d_N.square() / 2, d_N
+    assert name == "k3", name
+    value_N = k3(d_N)
+    free_N = (d_N.abs() < MAX_LOG_RATIO) & (value_N < MAX_K3)
+    return value_N.clamp(-MAX_K3, MAX_K3), torch.where(free_N, -torch.expm1(-d_N), 0.0)

@@ -40,11 +40,19 @@ class RolloutClient:
         self.version = 0
 
     def generate(
-        self, prompts: list[Prompt], num_samples: int, sampling: Sampling, run_seed: int, step: int
+        self,
+        prompts: list[Prompt],
+        num_samples: int,
+        sampling: Sampling,
+        run_seed: int,
+        step: int,
+        num_topk: int = 0,
     ) -> list[Rollout]:
         """`num_samples` answers to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
-        Raises `RunFailed` when the worker is gone or answers with other weights than the last pushed.
+        `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
+        the distribution that is sampled from; 0 leaves it None. Raises `RunFailed` when the worker is gone or
+        answers with other weights than the last pushed.
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
         flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
@@ -55,15 +63,17 @@ class RolloutClient:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": sampling.stop_token_ids,
+            "num_topk": num_topk,
         }
         arrays = {"prompts": flat, "prompt_lengths": lengths, "seeds": np.array(seeds, np.int64)}
         got = self._ask(header, arrays)
         tokens = wire.unpack(got["tokens"], got["lengths"])
         logprobs = wire.unpack(got["logprobs"], got["lengths"])
+        topk = wire.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * len(jobs)
         return [
-            Rollout(prompt, sample, ids, logp, "stop" if stopped else "length", self.version)
-            for (prompt, sample), ids, logp, stopped in zip(
-                jobs, tokens, logprobs, got["stopped"], strict=True
+            Rollout(prompt, sample, ids, logp, "stop" if stopped else "length", self.version, topk_ids)
+            for (prompt, sample), ids, logp, stopped, topk_ids in zip(
+                jobs, tokens, logprobs, got["stopped"], topk, strict=True
             )
         ]
 

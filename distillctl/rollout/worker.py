@@ -42,6 +42,8 @@ class EngineSettings:
     """Size of the KV cache on a CPU; None on a GPU, where vLLM takes what the utilization allows."""
     enforce_eager: bool
     parent_pid: int
+    max_logprobs: int = 0
+    """Most likely tokens that a request may ask for."""
 
     def save(self, path: Path) -> None:
         """Write the JSON file whose path is the worker's argument."""
@@ -71,6 +73,7 @@ def build_engine(settings: EngineSettings) -> LLM:
         enable_chunked_prefill=False,
         enforce_eager=settings.enforce_eager,
         logprobs_mode="processed_logprobs",
+        max_logprobs=settings.max_logprobs,
         worker_extension_cls="distillctl.rollout.plugin.WeightReceiver",
         seed=0,
         disable_log_stats=True,
@@ -90,7 +93,8 @@ class Engine:
         """Sample one answer per prompt: pause, enqueue all, resume, wait.
 
         Scheduling starts when every request is queued, so that the same requests are batched the same way
-        and give bit-identical tokens and log-probabilities whenever they are repeated.
+        and give bit-identical tokens and log-probabilities whenever they are repeated. With `num_topk` in
+        the header the reply also has `topk_ids`, int32 [all tokens, num_topk].
         """
         prompts = wire.unpack(arrays["prompts"], arrays["prompt_lengths"])
         seeds = [int(seed) for seed in arrays["seeds"]]
@@ -103,6 +107,8 @@ class Engine:
         logprobs, _ = wire.pack([_sampled_logprobs(c.logprobs) for c in completions], "float32")
         stopped = np.array([c.finish_reason == "stop" for c in completions], dtype=np.uint8)
         reply = {"tokens": tokens, "lengths": lengths, "logprobs": logprobs, "stopped": stopped}
+        if num_topk := header["num_topk"]:
+            reply["topk_ids"] = np.concatenate([_topk_ids(c.logprobs, num_topk) for c in completions])
         return {"version": self.version}, reply
 
     def score(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
@@ -133,7 +139,7 @@ class Engine:
             max_tokens=header["max_tokens"],
             stop_token_ids=header["stop_token_ids"],
             seed=seed,
-            logprobs=0,
+            logprobs=header["num_topk"],
             detokenize=False,
             flat_logprobs=True,
         )
@@ -152,6 +158,11 @@ def _sampled_logprobs(flat: Any) -> list[float]:
     """First log-probability of each position: vLLM lists the sampled (or prompt) token first."""
     pairs = zip(flat.start_indices, flat.end_indices, strict=True)
     return [flat.logprobs[start] for start, end in pairs if end > start]
+
+
+def _topk_ids(flat: Any, num_topk: int) -> np.ndarray:
+    """int32 [T, num_topk]: what vLLM lists after the sampled token, most likely first."""
+    return np.array(flat.token_ids, np.int32).reshape(-1, 1 + num_topk)[:, 1:]
 
 
 def serve(engine: Engine) -> None:

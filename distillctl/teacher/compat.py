@@ -1,36 +1,74 @@
-"""Do the two models belong together? Tokenizers id by id, and heads that are plain linear maps."""
+"""Do the two models belong together? Tokenizers id by id, stop ids, and heads that are plain linear maps.
+
+Works on files and plain values, so that the preflight and the ranks decide by the same rules. No torch here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
+from distillctl.machine import read_json
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config keys of architectures (Gemma 2, Cohere, Granite) that change logits after the head."""
 
 
-def shared_vocab_size(student: Any, teacher: Any, padded_sizes: tuple[int, int]) -> int:
-    """Number of token ids both models share: every tokenizer entry, no padding row.
+def tokenizer_vocab(path: Path) -> dict[str, int]:
+    """Every token of a model directory's tokenizer.json, added ones included, and its id.
 
-    `student`, `teacher`: tokenizers; `padded_sizes`: rows of the two heads. Raises ConfigError when the
-    tokenizers differ in any id, naming the first few.
+    Raises ConfigError when the file is missing or is no tokenizer.
     """
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours != theirs:
-        tokens = sorted(
-            (t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)),
-            key=lambda t: (ours.get(t, -1), theirs.get(t, -1)),
-        )
-        shown = ", ".join(f"{t!r}: {ours.get(t)} / {theirs.get(t)}" for t in tokens[:5])
+    file = path / "tokenizer.json"
+    if not file.is_file():
         raise ConfigError(
-            f"student.model and teacher.model have different tokenizers: {len(tokens)} tokens differ "
+            f"{path} has no tokenizer.json",
+            "load its tokenizer once with transformers.AutoTokenizer and write it with save_pretrained",
+        )
+    # The package raises a bare Exception for anything wrong; what a broken download leaves is found first.
+    if "model" not in read_json(file):
+        raise ConfigError(f"{file} is not a tokenizer: it has no 'model'")
+    from tokenizers import Tokenizer
+
+    vocab: dict[str, int] = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    return vocab
+
+
+def shared_vocab(
+    ours: Mapping[str, int], theirs: Mapping[str, int], padded_sizes: tuple[int, int], key: str
+) -> tuple[int, list[str]]:
+    """Number of token ids that student and teacher share, and the tokens beyond them in readable form.
+
+    `ours`, `theirs`: ids by token, of the student and of the teacher under the dotted `key`; `padded_sizes`:
+    rows of the two heads. Releases of one family differ in special tokens at the end (Qwen3 has `<think>`
+    after all ids of Qwen2.5), so a token that only one of the two knows is tolerated when its id lies above
+    all shared ones and is nothing to the other; the shared ids end below it. Any other difference raises
+    ConfigError with the first few tokens.
+    """
+    agreed = [i for token, i in ours.items() if theirs.get(token) == i]
+    end = max(agreed, default=-1) + 1
+    our_ids, their_ids = set(ours.values()), set(theirs.values())
+    tail = {t: i for t, i in ours.items() if t not in theirs and i >= end > 0 and i not in their_ids}
+    tail |= {t: i for t, i in theirs.items() if t not in ours and i >= end > 0 and i not in our_ids}
+    differing = [token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)]
+    wrong = sorted(
+        (token for token in differing if token not in tail),
+        key=lambda token: (ours.get(token, -1), theirs.get(token, -1)),
+    )
+    if wrong:
+        shown = ", ".join(f"{token!r}: {ours.get(token)} / {theirs.get(token)}" for token in wrong[:5])
+        raise ConfigError(
+            f"student.model and {key}.model have different tokenizers: {len(differing)} tokens differ "
             f"(token: student id / teacher id): {shown}",
             "choose a teacher of the student's family; distillation compares probabilities id by id",
         )
-    highest: int = max(ours.values())
-    return min(highest + 1, *padded_sizes)
+    beyond = [
+        f"{token!r} {tail[token]} ({'student' if token in ours else key} only)"
+        for token in sorted(tail, key=tail.__getitem__)
+    ]
+    return min(end, *padded_sizes), beyond
 
 
 def require_plain_head(config: Any, key: str) -> None:
@@ -44,16 +82,19 @@ def require_plain_head(config: Any, key: str) -> None:
             )
 
 
-def stop_token_ids(generation_config: Any, tokenizer: Any) -> list[int]:
-    """Ids that end a response: the generation config's and the tokenizer's."""
-    ids = getattr(generation_config, "eos_token_id", None)
+def stop_token_ids(generation: Mapping[str, Any], eos_token_id: int | None) -> list[int]:
+    """Ids that end a response: those of `generation` (a generation_config.json) and the tokenizer's."""
+    ids = generation.get("eos_token_id")
     listed = ids if isinstance(ids, list) else [ids]
-    return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
+    return sorted({i for i in [*listed, eos_token_id] if i is not None})
 
 
 def model_stop_token_ids(path: Path, tokenizer: Any) -> list[int]:
-    """`stop_token_ids` of a model directory, which may lack a generation config."""
-    from transformers import GenerationConfig
+    """`stop_token_ids` of a model directory and its transformers tokenizer."""
+    return stop_token_ids(generation_config(path), tokenizer.eos_token_id)
 
-    has_config = (path / "generation_config.json").is_file()
-    return stop_token_ids(GenerationConfig.from_pretrained(path) if has_config else None, tokenizer)
+
+def generation_config(path: Path) -> dict[str, Any]:
+    """A model directory's generation_config.json; empty where it has none."""
+    file = path / "generation_config.json"
+    return read_json(file) if file.is_file() else {}

@@ -5,6 +5,8 @@ Dimensions: N response tokens, G the teacher's hidden size, V its (padded) vocab
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,41 +14,97 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillctl.errors import EnvironmentUnfit
 from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.compat import require_plain_head
 
 
 class LocalTeacher:
-    """A frozen causal language model next to the student."""
+    """A frozen causal language model next to the student.
 
-    def __init__(self, path: str, dtype: torch.dtype, device: torch.device, *, shard: bool) -> None:
-        model = _load_sharded(path, dtype) if shard else load_model(path, dtype).to(device)
+    With `offload` its backbone is on `device` only while it scores; the head is always there. `quantization`
+    is `none`, `int8` or `int4`, of the backbone's linear layers (see `load_quantized`). Neither goes together
+    with `shard`, which makes every method a collective.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        shard: bool = False,
+        offload: bool = False,
+        quantization: str = "none",
+    ) -> None:
+        if shard:
+            model = _load_sharded(path, dtype)
+        elif quantization != "none":
+            model = load_quantized(path, dtype, device, quantization)
+        else:
+            model = load_model(path, dtype)
         require_plain_head(model.config, "teacher.model")
-        self._model = model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        self._backbone, self._head = model.base_model, model.get_output_embeddings().weight
+        self._device, self._shard, self._offload = device, shard, offload
+        if not shard:
+            _move(self._backbone, torch.device("cpu") if offload else device)
+            # After the backbone: a tied head shares its embeddings' memory unless they are offloaded.
+            self._head = self._head.detach().to(device)
 
     @property
     def config(self) -> Any:
         """The teacher's transformers configuration."""
-        return self._model.config
+        return self._backbone.config
+
+    def score(self, batches: list[MicroBatch]) -> list[Scored]:
+        """Run the teacher over all micro-batches of a step; it keeps its hidden states at their rows."""
+        hidden = self.hidden_states([(batch.input_ids_BT, batch.rows_N) for batch in batches])
+        return [Scored(batch, hidden_NG) for batch, hidden_NG in zip(batches, hidden, strict=True)]
 
     @torch.no_grad()
-    def score(self, batch: MicroBatch) -> Scored:
-        """Run the teacher over a micro-batch and keep its hidden states at the response rows."""
-        hidden_BTG = self._model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
-        return Scored(batch, hidden_BTG.flatten(0, 1)[batch.rows_N])
+    def hidden_states(self, inputs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Last hidden states [N, G] for pairs of token ids [B, T] and rows [N] of the flattened [B*T].
+
+        With `offload` the backbone is brought to the device before the first and taken away after the last.
+        """
+        if self._offload:
+            _move(self._backbone, self._device)
+        hidden = []
+        for input_ids_BT, rows_N in inputs:
+            hidden_BTG = self._backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+            hidden.append(hidden_BTG.flatten(0, 1)[rows_N])
+        if self._offload:
+            _move(self._backbone, torch.device("cpu"))
+        return hidden
 
     @contextmanager
     def head(self) -> Iterator[Tensor]:
-        """The head's weight [V, G], gathered while the context lasts (a collective when sharded)."""
+        """The head's weight [V, G] on the device, gathered while the context lasts when it is sharded."""
+        if not self._shard:
+            yield self._head
+            return
         from deepspeed import zero
 
-        weight = self._model.get_output_embeddings().weight
-        with zero.GatheredParameters([weight]):
-            yield weight.detach()
+        with zero.GatheredParameters([self._head]):
+            yield self._head.detach()
 
 
-def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None) -> Any:
-    """A causal language model from safetensors; with a DeepSpeed configuration, sharded while it loads."""
+def _move(model: Any, device: torch.device) -> None:
+    """Move every module by its own `to`.
+
+    bitsandbytes' 8-bit layers keep a second reference to their weight, which only their own `to` moves: left
+    to the model's `to`, it would hold on to the device's memory.
+    """
+    for module in model.modules():
+        module.to(device)
+
+
+def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None, **options: Any) -> Any:
+    """A causal language model from safetensors; with a DeepSpeed configuration, sharded while it loads.
+
+    `options` are further arguments of transformers' `from_pretrained`.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -54,11 +112,36 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
     # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
     holder = HfDeepSpeedConfig(zero3) if zero3 is not None else None
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
     )
     if holder is not None:
         unset_hf_deepspeed_config()
     return model
+
+
+def load_quantized(path: str, dtype: torch.dtype, device: torch.device, quantization: str) -> Any:
+    """A causal language model on `device`, its linear layers except the head quantised by bitsandbytes.
+
+    `int8` is LLM.int8(): weights in 8 bits and activations too, but for outliers, so that a score depends a
+    little on the sequences beside it. `int4` is NF4, weights only. Everything else has `dtype`. Raises
+    EnvironmentUnfit without bitsandbytes.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise EnvironmentUnfit(
+            f"teacher.quantization={quantization} needs the package bitsandbytes, which is not installed",
+            "pip install 'distillctl[quant]', or set teacher.quantization=none",
+        )
+    from transformers import BitsAndBytesConfig
+
+    # Its 8-bit layers log at every call that they compute in float16, its import that a kernel is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if quantization == "int8":
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    return load_model(path, dtype, quantization_config=settings, device_map={"": str(device)})
 
 
 def _load_sharded(path: str, dtype: torch.dtype) -> Any:

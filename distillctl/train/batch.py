@@ -6,13 +6,18 @@ Dimensions: B sequences of a micro-batch, T its longest, N its response tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from distillctl.config import Config
+from distillctl.objective.views import Tokens
 from distillctl.samples import MicroBatch, Rollout
+from distillctl.train.ranks import Ranks
 
 
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:
@@ -39,30 +44,86 @@ def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> lis
     return [batches[rank::num_ranks] for rank in range(num_ranks)]
 
 
-def collate(rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device) -> MicroBatch:
+def trained_length(rollout: Rollout, token_fraction: float) -> int:
+    """Response tokens that are trained on: the first `token_fraction` of them, rounded up."""
+    return math.ceil(token_fraction * len(rollout.response_ids))
+
+
+def micro_batches(
+    rollouts: Sequence[Rollout], members: Sequence[int], config: Config, ranks: Ranks, token_fraction: float
+) -> list[MicroBatch]:
+    """This rank's micro-batches of some of the rollouts; as many on every rank, none when there are none."""
+    if not members:
+        return []
+    lengths = [
+        len(rollouts[i].prompt.token_ids) + trained_length(rollouts[i], token_fraction) for i in members
+    ]
+    shares = plan(lengths, config.train.micro_batch_tokens, ranks.world_size)
+    return [
+        collate(rollouts, [members[i] for i in share], ranks.device, token_fraction)
+        for share in shares[ranks.rank]
+    ]
+
+
+def references(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The data's own answers to the prompts of a batch, in the form of rollouts; one for each prompt."""
+    prompts = {id(rollout.prompt): rollout.prompt for rollout in rollouts}
+    return [
+        Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), "stop", rollouts[0].weight_version)
+        for prompt in prompts.values()
+        if prompt.reference_ids
+        for ids in [np.array(prompt.reference_ids, np.int32)]
+    ]
+
+
+def collate(
+    rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device, token_fraction: float = 1.0
+) -> MicroBatch:
     """Tensors of one micro-batch on `device`. No members makes a filler of one short sequence."""
     if not members:
         shortest = min(range(len(rollouts)), key=lambda i: rollouts[i].length)
-        return replace(collate(rollouts, [shortest], device), members=(), weight=0.0)
+        filler = collate(rollouts, [shortest], device, token_fraction)
+        return replace(filler, members=(), weight=0.0)
     chosen = [rollouts[i] for i in members]
-    width = max(rollout.length for rollout in chosen)
+    starts = [len(rollout.prompt.token_ids) for rollout in chosen]
+    kept = [trained_length(rollout, token_fraction) for rollout in chosen]
+    width = max(start + length for start, length in zip(starts, kept, strict=True))
     input_ids_BT = torch.zeros(len(chosen), width, dtype=torch.int64)
     rows: list[Tensor] = []
-    for b, rollout in enumerate(chosen):
-        start = len(rollout.prompt.token_ids)
+    for b, (rollout, start, length) in enumerate(zip(chosen, starts, kept, strict=True)):
         input_ids_BT[b, :start] = torch.tensor(rollout.prompt.token_ids)
-        input_ids_BT[b, start : rollout.length] = torch.as_tensor(rollout.response_ids)
+        input_ids_BT[b, start : start + length] = torch.as_tensor(rollout.response_ids[:length])
         # Position t predicts token t + 1: the last prompt token predicts the first response token.
-        rows.append(torch.arange(start - 1, rollout.length - 1) + b * width)
+        rows.append(torch.arange(start - 1, start + length - 1) + b * width)
     rows_N = torch.cat(rows)
-    logprobs = [torch.as_tensor(rollout.response_logprobs) for rollout in chosen]
+    parts = list(zip(chosen, kept, strict=True))
+    logprobs = [torch.as_tensor(rollout.response_logprobs[:length]) for rollout, length in parts]
+    topk = [torch.as_tensor(r.topk_ids[:n]).long() for r, n in parts if r.topk_ids is not None]
     return MicroBatch(
         input_ids_BT=input_ids_BT.to(device),
         rows_N=rows_N.to(device),
         target_ids_N=input_ids_BT.flatten()[rows_N + 1].to(device),
         rollout_logp_N=torch.cat(logprobs).to(device),
+        spans=tuple((start, start + length) for start, length in zip(starts, kept, strict=True)),
         members=tuple(members),
         weight=1.0,
+        topk_ids_NK=torch.cat(topk).to(device) if topk else None,
+    )
+
+
+def tokens(batch: MicroBatch, weights: Sequence[float], advantages: Sequence[float] | None) -> Tokens:
+    """The loss's view of a micro-batch, from a weight and an advantage for each of the step's rollouts."""
+    lengths = torch.tensor([end - start for start, end in batch.spans])
+
+    def per_token(values: Sequence[float]) -> Tensor:
+        chosen = [values[member] for member in batch.members] if batch.members else [0.0]
+        return torch.tensor(chosen).repeat_interleave(lengths).to(batch.rows_N.device)
+
+    return Tokens(
+        target_ids_N=batch.target_ids_N,
+        weights_N=per_token(weights),
+        rollout_logp_N=batch.rollout_logp_N,
+        advantages_N=None if advantages is None else per_token(advantages),
     )
 
 
@@ -81,6 +142,7 @@ def within_vocabulary(rollouts: Sequence[Rollout], vocab_size: int) -> list[Roll
                 rollout,
                 response_ids=rollout.response_ids[:end],
                 response_logprobs=rollout.response_logprobs[:end],
+                topk_ids=None if rollout.topk_ids is None else rollout.topk_ids[:end],
                 finish_reason="length",
             )
         if len(rollout.response_ids):

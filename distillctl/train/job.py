@@ -11,6 +11,17 @@ STARTING = "starting processes"
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherJob:
+    """One teacher, found."""
+
+    model: str
+    """Local model directory; of a teacher behind a URL perhaps without weights."""
+    dtype: str
+    endpoints: list[str]
+    """`http://HOST:PORT` or `unix:/PATH` of the servers that score; empty for a teacher in the ranks."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainJob:
     """One attempt at a run, as written to `logs/attempt_N/job.json`."""
 
@@ -18,13 +29,12 @@ class TrainJob:
     attempt: int
     student: str
     """Local model directory."""
-    teacher: str
-    """Local model directory."""
+    teachers: dict[str, TeacherJob]
+    """By name; `default` is the configuration's `teacher`."""
     device: str
     """`cpu` or `cuda`."""
     world_size: int
     student_dtype: str
-    teacher_dtype: str
     socket: str
     """The rollout worker's unix socket."""
     scratch: str
@@ -32,6 +42,8 @@ class TrainJob:
     checkpoint: str | None
     """Checkpoint directory to resume from."""
     parent_pid: int
+    preflight_only: bool = False
+    """Put everything together, measure what can be measured before the first step, and end."""
 
     def save(self, path: Path) -> None:
         """Write the file whose path is the rank's argument."""
@@ -40,4 +52,6 @@ class TrainJob:
     @classmethod
     def load(cls, path: Path) -> TrainJob:
         """Read what `save` wrote."""
-        return cls(**json.loads(path.read_text()))
+        tree = json.loads(path.read_text())
+        teachers = {name: TeacherJob(**job) for name, job in tree.pop("teachers").items()}
+        return cls(**tree, teachers=teachers)

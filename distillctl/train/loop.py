@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from distillctl.config import Config
 from distillctl.data.prompts import PromptStream
-from distillctl.objective.estimators import token_sums
-from distillctl.objective.reverse_kl import TokenStats
+from distillctl.objective.aggregate import token_weights
+from distillctl.objective.views import Dense, Objective, Teacher
 from distillctl.rollout.client import RolloutClient, Sampling
-from distillctl.samples import MicroBatch, Rollout
+from distillctl.samples import Rollout, Scored
 from distillctl.teacher.local import LocalTeacher
-from distillctl.train.batch import collate, plan, within_vocabulary
+from distillctl.teacher.served import ServedTeacher
+from distillctl.train.batch import micro_batches, references, tokens, trained_length, within_vocabulary
 from distillctl.train.ranks import Ranks
+from distillctl.train.reward import group_advantages
 from distillctl.train.student import Student
+from distillctl.train.tally import Item, Tally, Timer, throughput
 from distillctl.train.weights import WeightPusher
-
-
-class Timer:
-    """Seconds of the phases of one step."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[phase] = time.perf_counter() - start
-
-    def metrics(self) -> dict[str, float]:
-        """`timing_s/<phase>` and `timing_s/step`, everything since construction."""
-        phases = {f"timing_s/{phase}": seconds for phase, seconds in self.seconds.items()}
-        return {**phases, "timing_s/step": time.perf_counter() - self._start}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +32,8 @@ class StepResult:
     metrics: dict[str, float]
     rollouts: list[Rollout]
     kl: list[np.ndarray]
-    """float32 [T] per rollout: reverse KL of each response token, nats; the same on every rank."""
+    """float32 [T] per rollout: reverse KL of each response token, nats, NaN where the token was not trained
+    on; the same on every rank."""
     skipped: bool
     """The gradient was not finite and the optimizer step was left out."""
 
@@ -65,96 +47,99 @@ class Trainer:
     stream: PromptStream
     client: RolloutClient | None
     sampling: Sampling
-    teacher: LocalTeacher
+    teachers: Mapping[str, LocalTeacher | ServedTeacher]
     student: Student
+    objective: Objective
+    reward: Callable[[list[Rollout]], np.ndarray] | None
+    """Task reward of each rollout, float32; called on rank 0."""
     pusher: WeightPusher
-    vocab_size: int
 
     def train_step(self, step: int) -> StepResult:
         """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`."""
         timer = Timer()
         with timer("rollout"):
             rollouts = self._rollout(step)
-        num_tokens = sum(len(rollout.response_ids) for rollout in rollouts)
-        tally = Tally(rollouts)
+            advantages, rewards = self._advantages(rollouts)
+        lengths = [trained_length(rollout, self.config.loss.token_fraction) for rollout in rollouts]
+        tally = Tally(rollouts, lengths, list(self.teachers))
         with timer("teacher"):
-            batches = self._micro_batches(rollouts)
-            scored = [self.teacher.score(batch) for batch in batches]
+            items = [*self._score(rollouts, lengths, advantages), *self._reference_answers(rollouts)]
         with timer("update"):
-            scale = self.ranks.world_size / num_tokens
-            for micro_batch in scored:
-                last = micro_batch is scored[-1]
-                with self.teacher.head() as head:
-                    loss, stats = self.student.forward_backward(micro_batch, head, scale, last=last)
-                tally.add(micro_batch.batch, loss, stats)
+            for item in items:
+                with self._teacher(item) as teacher:
+                    stats = self.student.forward_backward(
+                        item.batch, teacher, item.tokens, item.objective, last=item is items[-1]
+                    )
+                tally.add(item, teacher, stats)
             update = self.student.step()
         with timer("sync"):
             self.pusher.push(version=step)
         skipped = bool(update.pop("skipped"))
-        metrics = {**tally.reduce(self.ranks, num_tokens), **update, **timer.metrics()}
-        return StepResult(
-            {**metrics, **_throughput(rollouts, timer)}, rollouts, tally.kl(self.ranks), skipped
-        )
+        metrics = {**tally.reduce(self.ranks), **rewards, **update, **timer.metrics()}
+        return StepResult({**metrics, **throughput(rollouts, timer)}, rollouts, tally.kl(self.ranks), skipped)
 
     def _rollout(self, step: int) -> list[Rollout]:
         prompts = self.stream.batch(step)
         count, seed = self.config.rollout.n, self.config.data.seed
         rollouts = None
         if self.client is not None:
-            rollouts = self.client.generate(prompts, count, self.sampling, seed, step)
+            num_topk = self.objective.topk if self.asks_for_student_tokens else 0
+            rollouts = self.client.generate(prompts, count, self.sampling, seed, step, num_topk)
         shared = self.ranks.share_rollouts(prompts, count, rollouts)
         assert all(rollout.weight_version == step - 1 for rollout in shared), "stale rollouts"
-        return within_vocabulary(shared, self.vocab_size)
+        return within_vocabulary(shared, self.objective.vocab_size)
 
-    def _micro_batches(self, rollouts: list[Rollout]) -> list[MicroBatch]:
-        lengths = [rollout.length for rollout in rollouts]
-        shares = plan(lengths, self.config.train.micro_batch_tokens, self.ranks.world_size)
-        mine = shares[self.ranks.rank]
-        return [collate(rollouts, members, self.ranks.device) for members in mine]
+    @property
+    def asks_for_student_tokens(self) -> bool:
+        """Whether a served teacher is to score the student's most likely tokens."""
+        served = any(isinstance(teacher, ServedTeacher) for teacher in self.teachers.values())
+        return served and self.objective.kind == "student_topk"
 
+    def _advantages(self, rollouts: list[Rollout]) -> tuple[list[float] | None, dict[str, float]]:
+        """Group-relative advantage of each rollout, and the reward's metrics; none without a reward."""
+        if self.reward is None:
+            return None, {}
+        values = torch.zeros(len(rollouts))
+        if self.ranks.is_main:
+            values = torch.from_numpy(self.reward(rollouts))
+        rewards = self.ranks.sum(values).numpy()
+        groups = [str(id(rollout.prompt)) for rollout in rollouts]
+        return group_advantages(rewards, groups).tolist(), {"reward/mean": float(rewards.mean())}
 
-class Tally:
-    """Sums over the tokens this rank has seen, to be added up over the ranks at the end of a step."""
+    def _score(
+        self, rollouts: list[Rollout], lengths: list[int], advantages: list[float] | None
+    ) -> list[Item]:
+        """Micro-batches of this rank, teacher by teacher, with what their teacher says."""
+        loss = self.config.loss
+        divisor = loss.loss_scale_factor or self.config.data.max_response_length
+        weights = token_weights(loss.aggregate, lengths, divisor)
+        items = []
+        for name, teacher in self.teachers.items():
+            members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
+            batches = micro_batches(rollouts, members, self.config, self.ranks, loss.token_fraction)
+            for scored in teacher.score(batches):
+                inputs = tokens(scored.batch, weights, advantages)
+                items.append(Item(name, scored, inputs, self.objective))
+        return items
 
-    def __init__(self, rollouts: list[Rollout]) -> None:
-        self._offsets = np.cumsum([0, *(len(rollout.response_ids) for rollout in rollouts)])
-        self._kl = torch.zeros(int(self._offsets[-1]))
-        self._sums: dict[str, torch.Tensor] = {}
+    def _reference_answers(self, rollouts: list[Rollout]) -> list[Item]:
+        """Micro-batches of the data's own answers for the cross-entropy term, which has no teacher."""
+        if not self.config.loss.sft_coef:
+            return []
+        answers = references(rollouts)
+        num_tokens = sum(len(answer.response_ids) for answer in answers)
+        weights = [self.config.loss.sft_coef / num_tokens] * len(answers)
+        objective = replace(self.objective, temperature=1.0)
+        batches = micro_batches(answers, range(len(answers)), self.config, self.ranks, 1.0)
+        return [Item(None, Scored(b, None), tokens(b, weights, None), objective) for b in batches]
 
-    def add(self, batch: MicroBatch, loss: float, stats: TokenStats) -> None:
-        """Count one micro-batch; fillers count for nothing but keep the keys the same on every rank."""
-        sums = {"loss": torch.tensor(loss, dtype=torch.float64)}
-        sums |= token_sums(stats, batch.rollout_logp_N)
-        for name, value in sums.items():
-            previous = self._sums.get(name, torch.zeros((), dtype=torch.float64))
-            self._sums[name] = previous + value.cpu() * batch.weight
-        start, kl = 0, stats.kl_N.float().cpu()
-        for member in batch.members:
-            low, high = self._offsets[member], self._offsets[member + 1]
-            self._kl[low:high] = kl[start : start + high - low]
-            start += high - low
-
-    def reduce(self, ranks: Ranks, num_tokens: int) -> dict[str, float]:
-        """Means over the `num_tokens` response tokens of the global batch."""
-        totals = ranks.sum(torch.stack(list(self._sums.values()))) / num_tokens
-        means = dict(zip(self._sums, totals.tolist(), strict=True))
-        loss = means.pop("loss")
-        fixed = {"actor/pg_loss": 0.0, "actor/distillation_mode": 1.0}
-        return {"actor/loss": loss, "actor/kl_loss": means["kl/reverse"], **fixed, **means}
-
-    def kl(self, ranks: Ranks) -> list[np.ndarray]:
-        """Reverse KL per token of every rollout of the step."""
-        flat = ranks.sum(self._kl).numpy()
-        return np.split(flat, self._offsets[1:-1])
-
-
-def _throughput(rollouts: list[Rollout], timer: Timer) -> dict[str, float]:
-    responses = [len(rollout.response_ids) for rollout in rollouts]
-    total = sum(rollout.length for rollout in rollouts)
-    cut = sum(rollout.finish_reason == "length" for rollout in rollouts)
-    return {
-        "response_length/mean": sum(responses) / len(rollouts),
-        "response_length/clip_ratio": cut / len(rollouts),
-        "perf/tokens_per_s": total / timer.metrics()["timing_s/step"],
-        "perf/rollout_tokens_per_s": sum(responses) / timer.seconds["rollout"],
-    }
+    @contextmanager
+    def _teacher(self, item: Item) -> Iterator[Teacher]:
+        """The teacher's view in the form that the loss takes."""
+        if not isinstance(item.scored.teacher, torch.Tensor):
+            yield item.scored.teacher
+            return
+        teacher = self.teachers[item.teacher or ""]
+        assert isinstance(teacher, LocalTeacher)
+        with teacher.head() as head_VG:
+            yield Dense(item.scored.teacher, head_VG)

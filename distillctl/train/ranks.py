@@ -69,26 +69,33 @@ class Ranks:
         self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
     ) -> list[Rollout]:
         """Rank 0's rollouts on every rank; the other ranks pass None. Prompts are known to all."""
-        count = len(prompts) * num_samples
-        table = torch.zeros(count, 3, dtype=torch.int64)
-        if rollouts is not None:
-            tokens, lengths = wire.pack([r.response_ids for r in rollouts], "int32")
-            logprobs, _ = wire.pack([r.response_logprobs for r in rollouts], "float32")
-            table[:, 0] = torch.from_numpy(lengths)
-            table[:, 1] = torch.tensor([r.finish_reason == "stop" for r in rollouts])
-            table[:, 2] = torch.tensor([r.weight_version for r in rollouts])
+        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+        table = torch.zeros(len(jobs), 4, dtype=torch.int64) if rollouts is None else _table(rollouts)
         dist.broadcast(table, 0, group=self._control)
-        lengths, total = table[:, 0].numpy(), int(table[:, 0].sum())
-        values = torch.zeros(2, total, dtype=torch.float64)  # holds int32 ids and float32 exactly
+        lengths, num_topk = table[:, 0].numpy(), int(table[0, 3])
+        values = torch.zeros(2, int(lengths.sum()), dtype=torch.float64)  # holds int32 and float32 exactly
+        topk = torch.zeros(values.shape[1], num_topk, dtype=torch.int32)
         if rollouts is not None:
-            values[0], values[1] = torch.from_numpy(tokens), torch.from_numpy(logprobs)
+            values[0] = torch.from_numpy(np.concatenate([r.response_ids for r in rollouts]))
+            values[1] = torch.from_numpy(np.concatenate([r.response_logprobs for r in rollouts]))
+            listed = [r.topk_ids for r in rollouts if r.topk_ids is not None]
+            topk = torch.from_numpy(np.concatenate(listed)) if listed else topk
         dist.broadcast(values, 0, group=self._control)
+        if num_topk:
+            dist.broadcast(topk, 0, group=self._control)
         tokens_R = wire.unpack(values[0].numpy().astype(np.int32), lengths)
         logprobs_R = wire.unpack(values[1].numpy().astype(np.float32), lengths)
-        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+        topk_R = wire.unpack(topk.numpy(), lengths) if num_topk else [None] * len(jobs)
         return [
-            Rollout(prompt, sample, ids, logp, "stop" if row[1] else "length", int(row[2]))
-            for (prompt, sample), ids, logp, row in zip(
-                jobs, tokens_R, logprobs_R, table.tolist(), strict=True
+            Rollout(prompt, sample, ids, logp, "stop" if row[1] else "length", row[2], topk_ids)
+            for (prompt, sample), ids, logp, row, topk_ids in zip(
+                jobs, tokens_R, logprobs_R, table.tolist(), topk_R, strict=True
             )
         ]
+
+
+def _table(rollouts: list[Rollout]) -> torch.Tensor:
+    """int64 [rollouts, 4]: length, whether it stopped, weight version, width of `topk_ids`."""
+    widths = [0 if rollout.topk_ids is None else rollout.topk_ids.shape[1] for rollout in rollouts]
+    rows = [(len(r.response_ids), r.finish_reason == "stop", r.weight_version) for r in rollouts]
+    return torch.tensor([(*row, width) for row, width in zip(rows, widths, strict=True)])

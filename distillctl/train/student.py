@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillctl.config import Config, OptimConfig
-from distillctl.objective.reverse_kl import Objective, TokenStats, reverse_kl_loss
-from distillctl.samples import Scored
+from distillctl.objective.chunked import chunked_loss, stat_names
+from distillctl.objective.views import Objective, Teacher, Tokens
+from distillctl.samples import MicroBatch
 from distillctl.teacher.compat import require_plain_head
 from distillctl.teacher.local import load_model
 
@@ -31,12 +32,10 @@ class Student:
         path: str,
         dtype: torch.dtype,
         config: Config,
-        objective: Objective,
         num_steps: int,
     ) -> None:
         import deepspeed
 
-        self._objective = objective
         settings = deepspeed_settings(config, dtype)
         self.model = load_model(path, dtype, settings if config.zero.stage == 3 else None)
         require_plain_head(self.model.config, "student.model")
@@ -53,25 +52,18 @@ class Student:
         )
 
     def forward_backward(
-        self, scored: Scored, teacher_head_VG: Tensor, scale: float, *, last: bool
-    ) -> tuple[float, TokenStats]:
-        """Add this micro-batch's gradient; returns its summed loss and its tokens' statistics.
+        self, batch: MicroBatch, teacher: Teacher, tokens: Tokens, objective: Objective, *, last: bool
+    ) -> Tensor:
+        """Add this micro-batch's gradient; returns its statistics [S, N] (see `stat_names`).
 
-        `scale` is num_ranks / num_tokens of the global batch: DeepSpeed averages gradients over ranks, so the
-        sum of the scaled losses has the gradient of the global token mean. `last` ends the accumulation.
+        The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
+        loss is multiplied by their number. `last` ends the accumulation.
         """
-        batch = scored.batch
-        loss, *stats = self.engine(
-            batch.input_ids_BT,
-            batch.rows_N,
-            scored.teacher_hidden_NG,
-            teacher_head_VG,
-            batch.target_ids_N,
-            self._objective,
-        )
+        loss, stats_SN = self.engine(batch.input_ids_BT, batch.rows_N, teacher, tokens, objective)
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss * (scale * batch.weight), scale_wrt_gas=False)
-        return float(loss.detach()) * batch.weight, TokenStats(*stats)
+        self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
+        detached: Tensor = stats_SN
+        return detached
 
     def step(self) -> dict[str, float]:
         """One optimizer step (clipped; skipped when the gradient is not finite) and its metrics."""
@@ -84,6 +76,16 @@ class Student:
             "actor/grad_norm": math.nan if norm is None else float(norm),
             "skipped": float(self.engine.skipped_steps - skipped),
         }
+
+    @torch.no_grad()
+    def statistics(
+        self, batch: MicroBatch, teacher: Teacher, tokens: Tokens, objective: Objective
+    ) -> dict[str, Tensor]:
+        """Statistics [N] of a micro-batch by name, without any gradient."""
+        self.engine.eval()
+        _, stats_SN = self.engine(batch.input_ids_BT, batch.rows_N, teacher, tokens, objective)
+        self.engine.train()
+        return dict(zip(stat_names(objective, teacher, rewarded=False), stats_SN, strict=True))
 
     @torch.no_grad()
     def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
@@ -105,17 +107,10 @@ def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *loss_inputs: Any)
 
 
 def _head_forward(self: Any, hidden_NH: Tensor, *loss_inputs: Any) -> Any:
-    """Replaces the head's forward: logits, or with `loss_inputs` the summed loss and its statistics."""
+    """Replaces the head's forward: logits, or with `loss_inputs` the weighted loss and its statistics."""
     if not loss_inputs:
         return F.linear(hidden_NH, self.weight)
-    teacher_hidden_NG, teacher_head_VG, target_ids_N, objective = loss_inputs
-    loss, stats = reverse_kl_loss(
-        hidden_NH, self.weight, teacher_hidden_NG, teacher_head_VG, target_ids_N, objective
-    )
-    return (
-        loss,
-        *stats,
-    )  # a plain tuple: DeepSpeed's hooks rebuild containers and cannot rebuild named ones
+    return chunked_loss(hidden_NH, self.weight, *loss_inputs)
 
 
 def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:

@@ -61,21 +61,24 @@ class WeightPusher:
         self._canary_ids = canary_ids
         self._dtype = next(student.model.parameters()).dtype
 
-    def push(self, version: int) -> None:
-        """Gather, write, load into the engine as `version`, prove it. Collective."""
+    def push(self, version: int) -> float:
+        """Gather, write, load into the engine as `version`, prove it. Collective; returns as `prove`."""
         files = []
         for index, tensors in enumerate(gathered(self._student.model)):
             if self._client is not None:
                 files.append(self._write(index, tensors))
         if self._client is not None:
             self._client.push(files, version)
-        self.prove(version)
+        return self.prove(version)
 
-    def prove(self, version: int) -> None:
-        """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree."""
+    def prove(self, version: int) -> float:
+        """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree.
+
+        Returns the largest difference in nats (0 on the other ranks).
+        """
         ours = self._student.logprobs(self._canary_ids)
         if self._client is None:
-            return
+            return 0.0
         theirs = torch.from_numpy(self._client.score(self._canary_ids).copy())
         gap = float((ours - theirs).abs().max())
         if not gap <= CANARY_TOLERANCE[self._dtype]:
@@ -84,6 +87,7 @@ class WeightPusher:
                 f"prompt by {gap:.2e} nats (allowed: {CANARY_TOLERANCE[self._dtype]:.0e})",
                 "the engine did not take the weights; see rollout.log in the attempt's log folder",
             )
+        return gap
 
     def _write(self, index: int, tensors: dict[str, Tensor]) -> Path:
         from safetensors.torch import save_file

@@ -7,37 +7,44 @@ the launcher in `error_RANK.json` beside the job.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from distillctl.config import Config
-from distillctl.data.prompts import PromptStream, render
+from distillctl.config import DEFAULT_TEACHER, Config
+from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import read_rows
 from distillctl.errors import DistillError
 from distillctl.evaluate.evaluation import evaluate, grade_rollouts
 from distillctl.events import EventLog
 from distillctl.lifeline import die_with_parent
-from distillctl.objective.reverse_kl import Objective
+from distillctl.machine import model_shape
+from distillctl.preflight import Check
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S
 from distillctl.run import RunDir, write_status
-from distillctl.samples import Prompt, sample_schema
-from distillctl.teacher.compat import model_stop_token_ids, shared_vocab_size
+from distillctl.samples import Prompt, Rollout, sample_schema
+from distillctl.teacher.compat import model_stop_token_ids, shared_vocab, tokenizer_vocab
 from distillctl.teacher.local import LocalTeacher
-from distillctl.train import checkpoint
+from distillctl.teacher.quantization import quantization_kl
+from distillctl.teacher.served import ServedTeacher
+from distillctl.train import checkpoint, measure
 from distillctl.train.job import STARTING, TrainJob
 from distillctl.train.loop import StepResult, Trainer
+from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
+from distillctl.train.reward import load_reward, rewards
 from distillctl.train.student import Student
 from distillctl.train.weights import WeightPusher
 
@@ -74,37 +81,54 @@ class Rank:
         yield
         self.emit("phase", 0, name=name, state="end", seconds=time.perf_counter() - start)
 
-    def prompts(self, tokenizer: Any, files: list[str], key: str, limit: int | None = None) -> list[Prompt]:
+    def warn(self, message: str) -> None:
+        """A warning before the first step."""
+        self.emit("warn", 0, message=message)
+
+    def train_prompts(self) -> list[Prompt]:
+        """Rendered training prompts with their teachers, and reference answers where the loss wants them."""
+        config = self.config
+        routes = {teacher.key or name: name for name, teacher in config.teachers.items()}
+        reference = config.data.max_response_length if config.loss.sft_coef else None
+        prompts = self.prompts(
+            config.data.train_files, "data.train_files", routes=routes, max_reference_length=reference
+        )
+        for name in unused_teachers(prompts, list(config.teachers)):
+            self.warn(f"teachers.{name}: no row of the data has its key in column {config.data.teacher_key}")
+        return prompts
+
+    def prompts(self, files: list[str], key: str, limit: int | None = None, **options: Any) -> list[Prompt]:
         """Rendered prompts of `files`; over-long ones are left out with a warning."""
-        rows = [row for file in files for row in read_rows(Path(file))][:limit]
-        prompts, dropped = render(rows, tokenizer, self.config.data.max_prompt_length)
+        data = self.config.data
+        rows = [row for file in files for row in read_rows(Path(file), data.teacher_key)][:limit]
+        prompts, dropped = render(rows, self.tokenizer, data.max_prompt_length, **options)
         if dropped:
-            limit_tokens = self.config.data.max_prompt_length
-            message = f"{key}: {dropped} of {len(rows)} prompts exceed data.max_prompt_length={limit_tokens}"
-            self.emit("warn", 0, message=f"{message} and are left out")
+            message = f"{key}: {dropped} of {len(rows)} prompts exceed data.max_prompt_length="
+            self.warn(f"{message}{data.max_prompt_length} and are left out")
         return prompts
 
     def build(self) -> None:
-        """Load data and models, connect to the engine, resume, prove the first weights."""
+        """Load data and models, connect to the engine, measure, resume, prove the first weights."""
         from transformers import AutoTokenizer
 
         config, job = self.config, self.job
         with self.phase("loading data"):
             self.tokenizer = AutoTokenizer.from_pretrained(job.student)
-            train = self.prompts(self.tokenizer, config.data.train_files, "data.train_files")
+            train = self.train_prompts()
             stream = PromptStream(train, config.data.train_batch_size, config.data.seed)
             self.val = []
             if config.eval.every:
-                files = config.data.val_files
-                self.val = self.prompts(self.tokenizer, files, "data.val_files", config.eval.limit)
-        epochs = config.train.epochs
-        self.num_steps = config.train.steps or stream.num_steps(epochs or 1)
+                self.val = self.prompts(config.data.val_files, "data.val_files", config.eval.limit)
+        self.num_steps = config.train.steps or stream.num_steps(config.train.epochs or 1)
+        self.probe = measure.probe(train, self.ranks.device)
+        objective = make_objective(config, self._vocab_size())
+        checks: list[Check] = []
         with self.phase("loading teacher"):
-            teacher_tokenizer = AutoTokenizer.from_pretrained(job.teacher)
-            dtype = getattr(torch, job.teacher_dtype)
-            teacher = LocalTeacher(job.teacher, dtype, self.ranks.device, shard=config.teacher.shard)
+            teachers = {name: self._teacher(name, objective.vocab_size, checks) for name in job.teachers}
         with self.phase("loading student"):
-            student, vocab_size = self._student(teacher, teacher_tokenizer)
+            dtype = getattr(torch, job.student_dtype)
+            student = Student(job.student, dtype, config, self.num_steps)
+            checks.append(measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size))
         first = 0
         if job.checkpoint is not None:
             with self.phase("loading checkpoint"):
@@ -116,33 +140,62 @@ class Rank:
             self.ranks.barrier()
         canary = train[0].token_ids[:CANARY_TOKENS]
         pusher = WeightPusher(student, client, Path(job.scratch), canary)
-        if first:
-            pusher.push(first)
-        else:
-            pusher.prove(0)
+        gap = pusher.push(first) if first else pusher.prove(0)
+        checks.append(Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt"))
+        for check in checks:
+            self.emit("check", 0, **asdict(check))
+        self.first_step = first + 1
         stops = model_stop_token_ids(Path(job.student), self.tokenizer)
         sampling = Sampling(
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
         )
         self.greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
-        self.first_step = first + 1
         self.trainer = Trainer(
-            config, self.ranks, stream, client, sampling, teacher, student, pusher, vocab_size
+            config, self.ranks, stream, client, sampling, teachers, student, objective, self._reward(), pusher
         )
 
-    def _student(self, teacher: LocalTeacher, teacher_tokenizer: Any) -> tuple[Student, int]:
-        from transformers import AutoConfig
+    def _vocab_size(self) -> int:
+        """Token ids that the student shares with all teachers."""
+        ours, padded = tokenizer_vocab(Path(self.job.student)), model_shape(Path(self.job.student)).vocab_size
+        sizes = []
+        for name, teacher in self.job.teachers.items():
+            path = Path(teacher.model)
+            key = "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
+            heads = padded, model_shape(path).vocab_size
+            sizes.append(shared_vocab(ours, tokenizer_vocab(path), heads, key)[0])
+        return min(sizes)
 
-        config = self.config
-        own = AutoConfig.from_pretrained(self.job.student)
-        padded = (own.vocab_size, teacher.config.vocab_size)
-        vocab_size = shared_vocab_size(self.tokenizer, teacher_tokenizer, padded)
-        loss = config.loss
-        objective = Objective(
-            loss.kl_loss_coef, loss.entropy_coeff, loss.temperature, loss.chunk_size, vocab_size
-        )
-        dtype = getattr(torch, self.job.student_dtype)
-        return Student(self.job.student, dtype, config, objective, self.num_steps), vocab_size
+    def _teacher(self, name: str, vocab_size: int, checks: list[Check]) -> LocalTeacher | ServedTeacher:
+        """One teacher, with what was measured of it added to `checks`."""
+        job, config = self.job.teachers[name], self.config.all_teachers[name]
+        dtype, device = getattr(torch, job.dtype), self.ranks.device
+        if job.endpoints:
+            served = ServedTeacher(
+                job.endpoints, config.model, num_topk=self.config.loss.num_listed,
+                ask_ids=self.config.loss.kind == "student_topk", vocab_size=vocab_size,
+                max_length=self.config.max_length, timeout_s=config.timeout_s,
+            )  # fmt: skip
+            if self.ranks.is_main:
+                checks.append(measure.served_agrees(name, served, job.model, dtype, self.probe, vocab_size))
+            return served
+        local = LocalTeacher(
+            job.model, dtype, device, shard=config.shard, offload=config.offload == "cpu",
+            quantization=config.quantization,
+        )  # fmt: skip
+        if config.quantization != "none" and self.ranks.is_main:
+            texts = [row.tolist() for row in self.probe.input_ids_BT]
+            kl = quantization_kl(job.model, dtype, device, local, texts, vocab_size)
+            detail = f"{name}: {config.quantization} costs a KL of {kl:.1e} nats per token"
+            level: Literal["ok", "warn"] = "ok" if kl < measure.LARGE_QUANTIZATION_KL else "warn"
+            checks.append(Check("quantised teacher", level, detail))
+        return local
+
+    def _reward(self) -> Callable[[list[Rollout]], np.ndarray] | None:
+        reward = self.config.reward
+        if reward.path is None:
+            return None
+        function = load_reward(reward.path, reward.name)
+        return lambda rollouts: rewards(rollouts, self.tokenizer, function)
 
     def train(self) -> None:
         """All steps to the end, or to the first step boundary after a stop was asked for."""
@@ -217,7 +270,7 @@ def _write_samples(path: Path, result: StepResult, tokenizer: Any) -> None:
                 "prompt_ids": rollout.prompt.token_ids,
                 "response_ids": rollout.response_ids,
                 "response_logprobs": rollout.response_logprobs,
-                "kl": kl,
+                "kl": [None if math.isnan(value) else value for value in kl.tolist()],
                 "finish_reason": rollout.finish_reason,
                 "text": answer.text,
                 "ground_truth": rollout.prompt.ground_truth,
@@ -239,7 +292,8 @@ def main() -> None:
         process = Rank(job, rank)
         process.emit("phase", 0, name=STARTING, state="end", seconds=time.time() - path.stat().st_mtime)
         process.build()
-        process.train()
+        if not job.preflight_only:
+            process.train()
     except DistillError as error:
         report = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
         path.with_name(f"error_{rank}.json").write_text(json.dumps(report))

@@ -74,6 +74,11 @@ def _phase(event: dict[str, Any], state: RunState) -> str:
     return f"phase {event['name']} done seconds={event['seconds']:.1f}"
 
 
+def _check(event: dict[str, Any], state: RunState) -> str:
+    fix = f" (fix: {event['hint']})" if event.get("hint") else ""
+    return f"check {event['level']} {event['name']}: {event['detail']}{fix}"
+
+
 def _step(event: dict[str, Any], state: RunState) -> str:
     m = event["metrics"]
     eta = state.eta_s()
@@ -107,6 +112,7 @@ def _end(event: dict[str, Any], state: RunState) -> str:
 _LINES: dict[str, Callable[[dict[str, Any], RunState], str]] = {
     "start": _start,
     "phase": _phase,
+    "check": _check,
     "step": _step,
     "eval": _eval,
     "checkpoint": lambda event, _: f"checkpoint step={event['step']} path={event['path']}",

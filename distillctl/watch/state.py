@@ -53,6 +53,8 @@ class RunState:
             case "phase":
                 self.phase = None
                 self.phases[event["name"]] = event["seconds"]
+            case "check" if event["level"] == "warn":
+                self.warnings.append(f"{event['name']}: {event['detail']}")
             case "step":
                 self.steps[step] = event["metrics"]
             case "eval":

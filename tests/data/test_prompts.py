@@ -1,18 +1,23 @@
 """Rendering with a chat template, and a stream that is a pure function of seed and step."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillctl.data.prompts import PromptStream, render
-from distillctl.data.read import PromptRow
+from distillctl.config import DEFAULT_TEACHER
+from distillctl.data.prep import prep_gsm8k
+from distillctl.data.prompts import PromptStream, render, unused_teachers
+from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import ConfigError
+from distillctl.machine import model_path
 from distillctl.samples import Prompt
 
 
-def row(index: int, content: str = "one two", truth: str | None = "2") -> PromptRow:
+def row(index: int, content: str = "one two", truth: str | None = "2", **columns) -> PromptRow:
     messages = [{"role": "user", "content": content}]
-    return PromptRow(index, messages, content, truth, "mine", "train")
+    return PromptRow(index, messages, content, truth, "mine", "train", **columns)
 
 
 def prompts(num: int) -> list[Prompt]:
@@ -30,6 +35,7 @@ def test_prompt_is_the_template_up_to_the_answer(tokenizer):
         token_ids=[tokenizer.convert_tokens_to_ids(word) for word in words],
         text="one two",
         ground_truth="2",
+        data_source="mine",
     )
 
 
@@ -77,6 +83,120 @@ def test_template_that_refuses_a_row_names_it(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ConfigError, match=r"train/5: .*roles must alternate"):
         render([row(5)], tokenizer, 512)
+
+
+def test_columns_for_a_reward_function_are_carried_along(tokenizer):
+    (prompt,), _ = render([row(0, extra_info={"index": 7})], tokenizer, 512)
+    assert (prompt.data_source, prompt.extra_info) == ("mine", {"index": 7})
+
+
+# --- teachers ------------------------------------------------------------------------------------
+
+
+def test_routes_choose_the_teacher_and_the_rest_goes_to_the_default_one(tokenizer):
+    rows = [row(0, route="law"), row(1, route="math"), row(2, route="art"), row(3)]
+    chosen, _ = render(rows, tokenizer, 512, routes={"law": "jurist", "math": "solver"})
+    assert [prompt.teacher for prompt in chosen] == ["jurist", "solver", DEFAULT_TEACHER, DEFAULT_TEACHER]
+
+
+def test_without_routes_every_row_has_the_default_teacher(tokenizer):
+    (prompt,), _ = render([row(0, route="law")], tokenizer, 512)
+    assert prompt.teacher == DEFAULT_TEACHER == Prompt("train/0", [1], "", None).teacher
+
+
+def test_teachers_without_a_prompt_are_found(tokenizer):
+    chosen, _ = render([row(0, route="law"), row(1)], tokenizer, 512, routes={"law": "jurist"})
+    assert unused_teachers(chosen, ["writer", "jurist", DEFAULT_TEACHER, "solver"]) == ["writer", "solver"]
+
+
+# --- references ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def student_tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", "test"))
+
+
+def test_references_are_left_out_unless_asked_for(student_tokenizer):
+    (prompt,), _ = render([row(0, reference="#### 2")], student_tokenizer, 512)
+    assert prompt.reference_ids is None
+
+
+def test_reference_is_the_answer_and_an_end_of_sequence_token(student_tokenizer):
+    rows = [row(0, reference="1 + 1 = 2\n#### 2"), row(1)]
+    (first, second), _ = render(rows, student_tokenizer, 512, max_reference_length=64)
+    assert student_tokenizer.decode(first.reference_ids) == "1 + 1 = 2\n#### 2<|im_end|>"
+    assert {type(token) for token in first.reference_ids} == {int}
+    assert second.reference_ids is None
+
+
+def test_reference_has_no_token_that_a_tokenizer_puts_in_front(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.eos_token = "<end>"
+    start = ("<assistant>", tokenizer.convert_tokens_to_ids("<assistant>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<assistant> $A", pair="<assistant> $A $B", special_tokens=[start]
+    )
+    assert tokenizer.decode(tokenizer("one")["input_ids"]) == "<assistant> one"
+    (prompt,), _ = render([row(0, reference="one")], tokenizer, 512, max_reference_length=8)
+    assert tokenizer.convert_ids_to_tokens(prompt.reference_ids) == ["one", "<end>"]
+
+
+def test_long_reference_is_cut_and_does_not_end(student_tokenizer):
+    rows = [row(0, reference="1 + 1 = 2\n#### 2")]
+    (whole,), _ = render(rows, student_tokenizer, 512, max_reference_length=64)
+    length = len(whole.reference_ids)
+    for limit in (length, length - 1, 1):
+        (cut,), _ = render(rows, student_tokenizer, 512, max_reference_length=limit)
+        assert cut.reference_ids == whole.reference_ids[:limit]
+
+
+@pytest.mark.parametrize(
+    ("answer", "taught"),
+    [
+        ("48/2 = <<48/2=24>>24 clips", "48/2 = 24 clips"),
+        ("$<<.5*(3-1)=1.0>>1<<1=1>>", "$1"),
+        ("x = 1 << 2 >> 1", "x = 1 << 2 >> 1"),
+        ("a<<=b>>c", "a<<=b>>c"),
+        ("cout << a == b; cin >> c", "cout << a == b; cin >> c"),
+    ],
+)
+def test_calculator_marks_are_not_taught(student_tokenizer, answer, taught):
+    (prompt,), _ = render([row(0, reference=answer)], student_tokenizer, 512, max_reference_length=64)
+    assert student_tokenizer.decode(prompt.reference_ids, skip_special_tokens=True) == taught
+
+
+def test_real_gsm8k_references_keep_all_but_the_marks(student_tokenizer, gsm8k_source, tmp_path):
+    prep_gsm8k(tmp_path, gsm8k_source, 400, False)
+    rows = read_rows(tmp_path / "train.parquet")
+    kept, _ = render(rows, student_tokenizer, 100_000, max_reference_length=100_000)
+    for prompt in kept:
+        text = student_tokenizer.decode(prompt.reference_ids, skip_special_tokens=True)
+        answer = prompt.extra_info["answer"]
+        assert text == "".join(part.rpartition(">>")[2] for part in re.split("<<", answer))
+        assert text.endswith(f"#### {answer.rpartition('#### ')[2]}")
+
+
+def test_no_reference_at_all_is_refused_by_name(student_tokenizer):
+    rows = [row(3), row(4, reference="<<1+1=2>>")]
+    with pytest.raises(ConfigError, match=r"none of 2 prompts \(train/3 to train/4\)") as caught:
+        render(rows, student_tokenizer, 512, max_reference_length=8)
+    assert "extra_info.answer" in caught.value.hint
+    assert "loss.sft_coef" in caught.value.hint
+
+
+def test_reference_that_is_no_unicode_is_named(student_tokenizer):
+    with pytest.raises(ConfigError, match=r"train/5: `extra_info\.answer` is not valid Unicode"):
+        render([row(5, reference="\ud800")], student_tokenizer, 512, max_reference_length=8)
+
+
+def test_references_need_an_end_of_sequence_token(tokenizer):
+    with pytest.raises(ConfigError, match="no end-of-sequence token") as caught:
+        render([row(0, reference="one")], tokenizer, 512, max_reference_length=8)
+    assert "loss.sft_coef" in caught.value.hint
 
 
 # --- stream --------------------------------------------------------------------------------------

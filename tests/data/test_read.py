@@ -23,7 +23,17 @@ ROW = {
     "reward_model": {"style": "rule", "ground_truth": "2"},
     "extra_info": {"split": "test", "index": 7, "answer": "#### 2", "question": "What is 1 + 1?"},
 }
-READ = PromptRow(0, CHAT, "What is 1 + 1?", "2", "openai/gsm8k", "test")
+READ = PromptRow(
+    index=0,
+    messages=CHAT,
+    question="What is 1 + 1?",
+    ground_truth="2",
+    data_source="openai/gsm8k",
+    split="test",
+    extra_info=ROW["extra_info"],
+    reference="#### 2",
+    route="openai/gsm8k",
+)
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -81,6 +91,43 @@ def test_null_column_is_as_a_missing_one(path, name):
     without = {key: value for key, value in ROW.items() if key != name}
     from_null = read_rows(write(path, [ROW | {name: None}]))
     assert from_null == read_rows(write(path, [without]))
+
+
+def test_extra_info_is_read_whole_as_plain_values(path):
+    extra = {"split": "a", "index": 7, "tags": ["x", "y"], "tools": {"python": True, "cost": 0.5}}
+    (row,) = read_rows(write(path, [ROW | {"extra_info": extra}]))
+    assert row.extra_info == extra
+    assert type(row.extra_info["index"]) is int
+    assert type(row.extra_info["tags"]) is list
+
+
+@pytest.mark.parametrize("answer", [None, "", " \n", 2, ["#### 2"]])
+def test_reference_is_text_or_none(path, answer):
+    (row,) = read_rows(write(path, [ROW | {"extra_info": {"answer": answer}}]))
+    assert row.reference is None
+
+
+def test_real_gsm8k_answers_are_references_word_for_word(gsm8k_source, tmp_path):
+    prep_gsm8k(tmp_path, gsm8k_source, 20, False)
+    lines = (gsm8k_source / "train.jsonl").read_text(encoding="utf-8").split("\n")[:20]
+    rows = read_rows(tmp_path / "train.parquet")
+    assert [row.reference for row in rows] == [json.loads(line)["answer"] for line in lines]
+
+
+def test_route_is_the_column_that_is_asked_for(path):
+    rows = [ROW | {"domain": "law"}, ROW | {"domain": None}]
+    assert [row.route for row in read_rows(write(path, rows), "domain")] == ["law", None]
+
+
+@pytest.mark.parametrize(
+    ("value", "route"), [("", ""), (3, "3"), (3.0, "3"), (0.5, "0.5"), (float("nan"), None), (True, "True")]
+)
+def test_route_is_text(path, value, route):
+    assert read_rows(write(path, [ROW | {"domain": value}]), "domain")[0].route == route
+
+
+def test_route_column_need_not_be_there(path):
+    assert read_rows(write(path, [ROW]), "domain")[0].route is None
 
 
 def test_struct_fields_in_sorted_order_are_read_by_name(tmp_path):

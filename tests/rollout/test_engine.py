@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ def worker(student):
         settings = engine_settings(
             student, dtype="float32", socket=scratch / "rollout.sock", max_model_len=96, max_num_seqs=16
         )
+        settings = replace(settings, max_logprobs=8)
         process = start_engine(settings, scratch / "engine.json", scratch / "rollout.log")
         yield process, scratch
         os.killpg(process.pid, signal.SIGKILL)
@@ -138,6 +140,27 @@ def test_greedy_sampling_takes_the_most_likely_token(client, prompts, reference)
         with torch.no_grad():
             assert int(reference(torch.tensor([ids])).logits[0, -1].argmax()) == token
         ids.append(token)
+
+
+def test_the_most_likely_tokens_of_each_position_come_along(client, prompts, reference):
+    for rollout in client.generate(prompts[:6], 2, SAMPLING, 1, 1, num_topk=8):
+        ids = rollout.prompt.token_ids + rollout.response_ids.tolist()
+        with torch.no_grad():
+            logits = reference(torch.tensor([ids])).logits[0, len(rollout.prompt.token_ids) - 1 : -1]
+        assert rollout.topk_ids.dtype == np.int32
+        assert rollout.topk_ids.shape == (len(rollout.response_ids), 8)
+        listed = logits.gather(-1, torch.from_numpy(rollout.topk_ids).long())
+        torch.testing.assert_close(listed, logits.topk(8).values, atol=1e-3, rtol=0)
+        assert all(len(set(row)) == 8 for row in rollout.topk_ids.tolist())
+
+
+def test_asking_for_the_most_likely_tokens_changes_no_sample(client, prompts):
+    plain = client.generate(prompts, 1, SAMPLING, 7, 3)
+    asked = client.generate(prompts, 1, SAMPLING, 7, 3, num_topk=8)
+    for one, two in zip(plain, asked, strict=True):
+        assert one.topk_ids is None
+        assert one.response_ids.tolist() == two.response_ids.tolist()
+        assert one.response_logprobs.tobytes() == two.response_logprobs.tobytes()
 
 
 def test_pushed_weights_are_used_including_the_tied_head(client, worker, prompts, student, reference):

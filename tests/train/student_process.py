@@ -1,11 +1,13 @@
-"""Run by test_student.py in a process of its own: two optimizer steps on fixed rollouts, without an engine.
+"""Run by test_student.py in processes of its own: two optimizer steps on fixed rollouts, without an engine.
 
-    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS ...
+    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE ...
 
-Writes OUT/<index>.safetensors (the weights after two steps) and OUT/losses.json (one list per setting).
+once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors (the weights after two steps, under
+`grad.` the gradient of the first) and OUT/losses.json (one list per setting).
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 from distillctl.machine import model_path
-from distillctl.objective.reverse_kl import Objective
+from distillctl.objective.aggregate import token_weights
+from distillctl.objective.views import Dense, Objective
 from distillctl.presets import load_preset
 from distillctl.samples import Prompt, Rollout
 from distillctl.teacher.local import LocalTeacher
-from distillctl.train.batch import collate, plan
+from distillctl.train.batch import collate, plan, tokens
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
 from distillctl.train.weights import gathered
@@ -32,52 +35,63 @@ def make_rollouts(seed):
     for index in range(9):
         prompt = Prompt(f"train/{index}", rng.integers(5, 400, rng.integers(1, 20)).tolist(), "", None)
         ids = rng.integers(5, 400, rng.integers(1, 25)).astype(np.int32)
-        rollouts.append(Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), "stop", 0))
+        logp = rng.normal(-6, 0.1, len(ids)).astype(np.float32)
+        rollouts.append(Rollout(prompt, 0, ids, logp, "stop", 0))
     return rollouts
 
 
-def train(stage, micro_batch_tokens):
+def train(ranks, stage, micro_batch_tokens, chunk_size, kind, aggregate):
+    from deepspeed.utils import safe_get_full_grad
+
     settings = {"zero.stage": stage, "optim.lr": LR, "optim.betas": list(BETAS), "optim.warmup_steps": 0,
                 "optim.schedule": "constant", "optim.clip_grad": CLIP}  # fmt: skip
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = load_preset("tiny-from-small-arith", overrides)
-    objective = Objective(1.0, ENTROPY, 1.0, 16, VOCAB_SIZE)
-    device = torch.device("cpu")
+    objective = Objective(
+        VOCAB_SIZE, kind.removesuffix("_pg"), topk=4, entropy_coeff=ENTROPY, chunk_size=chunk_size,
+        policy_gradient=kind.endswith("_pg"),
+    )  # fmt: skip
     teacher = LocalTeacher(
-        str(model_path("builtin:tiny-teacher", "")), torch.float32, device, shard=stage == 3
+        str(model_path("builtin:tiny-teacher", "")), torch.float32, ranks.device, shard=stage == 3
     )
-    student = Student(
-        str(model_path("builtin:tiny-student", "")), torch.float32, config, objective, NUM_STEPS
-    )
-    losses = []
+    student = Student(str(model_path("builtin:tiny-student", "")), torch.float32, config, NUM_STEPS)
+    losses, saved = [], {}
     for step in range(NUM_STEPS):
         rollouts = make_rollouts(step)
-        num_tokens = sum(len(r.response_ids) for r in rollouts)
-        (shares,) = plan([r.length for r in rollouts], micro_batch_tokens, 1)
-        batches = [collate(rollouts, members, device) for members in shares]
-        total = 0.0
-        for batch in batches:
+        weights = token_weights(aggregate, [len(r.response_ids) for r in rollouts], 7.0)
+        shares = plan([r.length for r in rollouts], micro_batch_tokens, ranks.world_size)[ranks.rank]
+        scored = teacher.score([collate(rollouts, members, ranks.device) for members in shares])
+        total = torch.zeros(1)
+        for item in scored:
+            inputs = tokens(item.batch, weights, None)
             with teacher.head() as head:
-                loss, _ = student.forward_backward(
-                    teacher.score(batch), head, 1 / num_tokens, last=batch is batches[-1]
+                stats = student.forward_backward(
+                    item.batch, Dense(item.teacher, head), inputs, objective, last=item is scored[-1]
                 )
-            total += loss
+            total += stats[0] @ inputs.weights_N
+        if step == 0:
+            named = student.model.named_parameters()
+            saved = {f"grad.{name}": safe_get_full_grad(parameter).clone() for name, parameter in named}
         student.step()
-        losses.append(total / num_tokens)
+        losses.append(float(ranks.sum(total)))
     weights = {n: t.clone() for bucket in gathered(student.model, 50_000) for n, t in bucket.items()}
-    return losses, weights
+    return losses, {**weights, **saved}
 
 
 def main():
     out = Path(sys.argv[1])
-    Ranks(0, 1, "cpu", out / "rendezvous")
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", out / "rendezvous")
     losses = []
     for index, setting in enumerate(sys.argv[2:]):
-        stage, tokens = map(int, setting.split(":"))
-        values, weights = train(stage, tokens)
+        stage, tokens, chunk, kind, aggregate = setting.split(":")
+        values, weights = train(ranks, int(stage), int(tokens), int(chunk), kind, aggregate)
         losses.append(values)
-        save_file(weights, out / f"{index}.safetensors")
-    (out / "losses.json").write_text(json.dumps(losses))
+        if ranks.is_main:
+            save_file(weights, out / f"{index}.safetensors")
+    if ranks.is_main:
+        (out / "losses.json").write_text(json.dumps(losses))
+    ranks.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

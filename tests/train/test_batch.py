@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillctl.samples import Prompt, Rollout
-from distillctl.train.batch import collate, plan, within_vocabulary
+from distillctl.train.batch import (
+    collate,
+    plan,
+    references,
+    tokens,
+    trained_length,
+    within_vocabulary,
+)
 
 CPU = torch.device("cpu")
 
@@ -74,3 +81,39 @@ def test_responses_are_cut_before_tokens_outside_the_shared_vocabulary(response,
 
 def test_a_response_that_starts_outside_the_vocabulary_is_left_out():
     assert within_vocabulary([rollout([1], [9, 1])], 9) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "fraction", "kept"), [(10, 0.3, 3), (10, 0.31, 4), (1, 0.01, 1), (7, 1, 7)]
+)
+def test_the_trained_part_is_rounded_up(length, fraction, kept):
+    assert trained_length(rollout([1], range(length)), fraction) == kept
+
+
+def test_a_fraction_leaves_the_rest_of_the_response_out_of_the_tensors():
+    batch = collate([rollout([1, 2], [3, 4, 5, 6]), rollout([7], [8, 9])], [0, 1], CPU, 0.5)
+    assert batch.input_ids_BT.tolist() == [[1, 2, 3, 4], [7, 8, 0, 0]]
+    assert batch.target_ids_N.tolist() == [3, 4, 8]
+    assert batch.spans == ((2, 4), (1, 2))
+
+
+def test_every_token_gets_the_weight_and_advantage_of_its_rollout():
+    batch = collate([rollout([1], [2, 3, 4]), rollout([1], [5]), rollout([1], [6, 7])], [2, 0], CPU)
+    inputs = tokens(batch, [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    torch.testing.assert_close(inputs.weights_N, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1]))
+    assert inputs.advantages_N.tolist() == [3, 3, 1, 1, 1]
+
+
+def test_a_filler_has_weight_zero():
+    batch = collate([rollout([1], [2, 3])], [], CPU)
+    assert tokens(batch, [5.0], None).weights_N.tolist() == [0, 0]
+
+
+def test_references_are_one_per_prompt_that_has_an_answer():
+    with_answer = Prompt("train/0", [1], "", None, reference_ids=[4, 5, 2])
+    without = Prompt("train/1", [1], "", None)
+    ids, logp = np.array([9], np.int32), np.zeros(1, np.float32)
+    sampled = [Rollout(p, n, ids, logp, "stop", 0) for p in (with_answer, without) for n in range(2)]
+    (answer,) = references(sampled)
+    assert answer.prompt is with_answer
+    assert answer.response_ids.tolist() == [4, 5, 2]

@@ -1,6 +1,6 @@
 """The one configuration schema: every key, its bounds, its default and what it means.
 
-Presets, `--dry-run`, `docs/config.md` and the JSON schema all come from this module. Leaf names follow verl
+Presets, `--dry-run`, `docs/config.md` and the JSON schema all come from this package. Leaf names follow verl
 where it has one. Reading files and applying overrides is `presets.py`. Imports nothing heavy.
 """
 
@@ -8,44 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Dtype = Literal["auto", "float32", "bfloat16"]
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+from distillctl.config.loss import LossConfig, RewardConfig
+from distillctl.config.models import DEFAULT_TEACHER, RoutedTeacher, StudentConfig, TeacherConfig
+from distillctl.config.section import Fraction, Section
 
-
-class Section(BaseModel):
-    """A frozen group of keys; unknown keys and NaN are errors."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        coerce_numbers_to_str=True,
-        use_attribute_docstrings=True,
-    )
-
-
-class StudentConfig(Section):
-    """The model that is trained."""
-
-    model: str
-    """Model directory, hub id, or `builtin:NAME` for a model shipped with distillctl."""
-    dtype: Dtype = "auto"
-    """Compute precision; `auto` is float32 on a CPU and bfloat16 (with float32 master weights) on a GPU."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
-
-
-class TeacherConfig(Section):
-    """The frozen model whose distribution is matched."""
-
-    model: str
-    """Model directory, hub id, or `builtin:NAME`. Its tokenizer must agree with the student's id by id."""
-    dtype: Dtype = "auto"
-    """Precision of the teacher's forward pass; `auto` as for the student."""
-    shard: bool = False
-    """Shard the teacher over the ranks with ZeRO-3 instead of a copy on each: less memory, more traffic."""
+__all__ = [
+    "DEFAULT_TEACHER", "CheckpointConfig", "Config", "DataConfig", "EvalConfig", "LossConfig", "OptimConfig",
+    "RewardConfig", "RolloutConfig", "RoutedTeacher", "SamplesConfig", "StudentConfig", "TeacherConfig",
+    "TrainConfig", "ZeroConfig",
+]  # fmt: skip
 
 
 class DataConfig(Section):
@@ -53,7 +26,7 @@ class DataConfig(Section):
 
     train_files: list[str] = Field(min_length=1)
     """Parquet (or .jsonl) files with a `prompt` column of chat messages."""
-    val_files: list[str] = []
+    val_files: list[str] = Field(default=[])
     """Files for `eval.every` and for `distillctl eval` without `--data`."""
     max_prompt_length: int = Field(default=512, ge=1)
     """Tokens; longer prompts are left out and counted in a warning."""
@@ -63,6 +36,8 @@ class DataConfig(Section):
     """Prompts per optimizer step, over all ranks."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds the order of the prompts and every sampled token."""
+    teacher_key: str = "data_source"
+    """Column that chooses between several `teachers`."""
 
 
 class RolloutConfig(Section):
@@ -82,23 +57,6 @@ class RolloutConfig(Section):
     """GPUs of the engine, tensor-parallel over all of them; null is GPU 0. Unused on a CPU."""
     enforce_eager: bool = True
     """False lets vLLM compile and capture graphs: slower start, faster decoding on a GPU."""
-
-
-class LossConfig(Section):
-    """The objective."""
-
-    kind: Literal["reverse_kl"] = "reverse_kl"
-    """`reverse_kl`: exact full-vocabulary KL(student || teacher) per response token."""
-    kl_loss_coef: float = Field(default=1.0, ge=0.0)
-    """Weight of the KL term."""
-    entropy_coeff: float = Field(default=0.0, ge=0.0)
-    """Weight of the student's exact entropy, subtracted from the loss (an exploration bonus)."""
-    temperature: float = Field(default=1.0, gt=0.0, le=10.0)
-    """Divides the logits of both models before the softmax."""
-    aggregate: Literal["token-mean"] = "token-mean"
-    """Mean over all response tokens of the global batch."""
-    chunk_size: int = Field(default=1024, ge=1)
-    """Response tokens whose logits exist at the same time; bounds the loss's memory, not its value."""
 
 
 class OptimConfig(Section):
@@ -181,9 +139,13 @@ class Config(Section):
 
     student: StudentConfig
     teacher: TeacherConfig
+    teachers: dict[str, RoutedTeacher] = Field(default={})
+    """More teachers by name, each with the keys of `teacher` and `key`; rows that none of them claims go to
+    `teacher`."""
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     loss: LossConfig = LossConfig()
+    reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()
     zero: ZeroConfig = ZeroConfig()
     train: TrainConfig
@@ -199,7 +161,31 @@ class Config(Section):
             raise ValueError("zero.offload=all needs zero.stage=3")
         if self.zero.offload != "none" and self.zero.stage == 0:
             raise ValueError("zero.offload needs zero.stage 1 to 3")
+        if self.reward.path is not None and self.rollout.n < 2:
+            raise ValueError("reward.path needs rollout.n of 2 or more: advantages are relative to the group")
+        self._check_teachers()
         return self
+
+    def _check_teachers(self) -> None:
+        if DEFAULT_TEACHER in self.teachers:
+            raise ValueError(f"teachers.{DEFAULT_TEACHER}: that name stands for `teacher` itself")
+        routes = [teacher.key or name for name, teacher in self.teachers.items()]
+        if len(set(routes)) < len(routes):
+            raise ValueError(f"teachers: two of them claim the same rows ({', '.join(routes)})")
+        if not any(teacher.is_served for teacher in self.all_teachers.values()):
+            return
+        if self.loss.kind in ("reverse_kl", "forward_kl", "jsd"):
+            raise ValueError(
+                f"loss.kind={self.loss.kind} needs the teacher's whole distribution, which a server does not "
+                "give: use loss.kind=topk or sampled, or a teacher in the ranks (no url, no serve)"
+            )
+        if self.loss.temperature != 1.0:
+            raise ValueError("a served teacher's probabilities are at temperature 1: set loss.temperature=1")
+
+    @property
+    def all_teachers(self) -> dict[str, TeacherConfig]:
+        """`teacher` under the name `default`, and all of `teachers`."""
+        return {DEFAULT_TEACHER: self.teacher, **self.teachers}
 
     @property
     def max_length(self) -> int:

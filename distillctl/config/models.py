@@ -1,0 +1,74 @@
+"""The student and its teachers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from distillctl.config.section import Dtype, Fraction, Section
+
+DEFAULT_TEACHER = "default"
+"""Name of `teacher` among the teachers."""
+
+
+class StudentConfig(Section):
+    """The model that is trained."""
+
+    model: str
+    """Model directory, hub id, or `builtin:NAME` for a model shipped with distillctl."""
+    dtype: Dtype = "auto"
+    """Compute precision; `auto` is float32 on a CPU and bfloat16 (with float32 master weights) on a GPU."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+
+
+class TeacherConfig(Section):
+    """The frozen model whose distribution is matched."""
+
+    model: str
+    """Model directory, hub id, or `builtin:NAME`. Its tokenizer must agree with the student's id by id."""
+    dtype: Dtype = "auto"
+    """Precision of the teacher's forward pass; `auto` as for the student."""
+    shard: bool = False
+    """Shard the teacher over the ranks with ZeRO-3 instead of a copy on each: less memory, more traffic."""
+    offload: Literal["none", "cpu"] = "none"
+    """`cpu` keeps the teacher in host memory but for its scoring phase (and its head on the GPU)."""
+    quantization: Literal["none", "int8", "int4"] = "none"
+    """Precision of the teacher's linear layers; the preflight measures the KL that it costs."""
+    url: list[str] | None = None
+    """Score with running vLLM servers (`http://HOST:PORT`, in turn) instead; `teacher.model` names the model
+    they serve and is still needed for its tokenizer."""
+    serve: bool = False
+    """Start a vLLM server for the teacher and stop it with the run, instead of a copy in the ranks."""
+    gpus: list[int] | None = None
+    """GPUs of a teacher started by `serve`, tensor-parallel over all of them. Unused on a CPU."""
+    gpu_memory_utilization: Fraction = 0.9
+    """Share of those GPUs' memory that server may take. Unused on a CPU."""
+    timeout_s: float = Field(default=600.0, gt=0.0)
+    """Longest wait for one answer of a served teacher, in seconds."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether its probabilities come from a vLLM server, which gives some of them, not all."""
+        return self.serve or self.url is not None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TeacherConfig:
+        if self.serve and self.url is not None:
+            raise ValueError("give url for a server that runs already or serve=true to start one, not both")
+        local = {"shard": self.shard, "offload=cpu": self.offload != "none"}
+        local["quantization"] = self.quantization != "none"
+        used = [name for name, on in local.items() if on]
+        if self.is_served and used:
+            raise ValueError(f"{used[0]} is for a teacher in the ranks, not for a served one")
+        if len(used) > 1 and self.shard:
+            raise ValueError(f"shard does not go together with {used[1]}")
+        return self
+
+
+class RoutedTeacher(TeacherConfig):
+    """One of several teachers, each for its own rows of the data."""
+
+    key: str | None = None
+    """Rows whose column `data.teacher_key` has this value are scored by it; null is the teacher's name."""

@@ -1,0 +1,58 @@
+"""Distributions over K listed tokens and one bucket for all others.
+
+Merging outcomes never increases a KL divergence (data processing inequality), so a divergence of K + 1
+buckets is a divergence in its own right and a lower bound of the full one. Leaving the tail out would be
+neither: the loss could fall below zero by moving mass out of the list.
+
+Dimensions: C tokens, V vocabulary, K listed tokens (-1: no token), B = K + 1 buckets, the tail last.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillctl.objective.divergence import LOG_FLOOR
+
+_LARGEST_LISTED = -1e-7
+"""Bound on the log of the listed mass: rounding can lift a sum of float32 probabilities to 1 or above."""
+
+
+def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
+    """Log-probabilities [C, B] of the listed tokens and of the rest, which is summed, not subtracted."""
+    columns_CK, missing_CK = _columns(log_q_CV, ids_CK)
+    padded_CX = F.pad(log_q_CV, (0, 1), value=-torch.inf)
+    listed_CK = padded_CX.gather(-1, columns_CK)
+    tail_C1 = padded_CX.scatter_(-1, columns_CK, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([listed_CK.masked_fill(missing_CK, -torch.inf), tail_C1], -1).clamp_(min=LOG_FLOOR)
+
+
+def with_tail(logp_CK: Tensor, ids_CK: Tensor) -> Tensor:
+    """Log-probabilities [C, B] where only the listed ones are known: the tail is what they leave of 1."""
+    listed_CK = logp_CK.masked_fill(ids_CK < 0, -torch.inf)
+    mass_C1 = listed_CK.logsumexp(-1, keepdim=True).clamp(max=_LARGEST_LISTED)
+    tail_C1 = torch.log(-torch.expm1(mass_C1))
+    return torch.cat([listed_CK, tail_C1], -1).clamp_(min=LOG_FLOOR)
+
+
+def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor) -> Tensor:
+    """Slope [C, V] from the slope of the buckets: the tail's is shared in proportion to q."""
+    columns_CK, _ = _columns(log_q_CV, ids_CK)
+    share_CV = (log_q_CV - log_q_CB[:, -1:]).clamp_(max=0.0).exp_()
+    slope_CX = F.pad(share_CV.mul_(slope_CB[:, -1:]), (0, 1))
+    return slope_CX.scatter_(-1, columns_CK, slope_CB[:, :-1])[:, :-1]
+
+
+def overlap(ids_CK: Tensor, other_ids_CK: Tensor, vocab_size: int) -> Tensor:
+    """Share [C] of the tokens of `ids_CK` that are also in `other_ids_CK`."""
+    member_CX = torch.zeros(len(ids_CK), vocab_size + 1, dtype=torch.bool, device=ids_CK.device)
+    member_CX.scatter_(-1, other_ids_CK.masked_fill(other_ids_CK < 0, vocab_size), True)
+    member_CX[:, -1] = False
+    return member_CX.gather(-1, ids_CK.masked_fill(ids_CK < 0, vocab_size)).float().mean(-1)
+
+
+def _columns(log_q_CV: Tensor, ids_CK: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids with -1 sent to a column after the vocabulary, and where that is."""
+    missing_CK = ids_CK < 0
+    return ids_CK.masked_fill(missing_CK, log_q_CV.shape[-1]), missing_CK

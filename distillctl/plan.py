@@ -1,0 +1,198 @@
+"""A run with everything resolved before anything starts: devices, precisions, models, servers. No torch."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from distillctl.config import DEFAULT_TEACHER, Config, TeacherConfig
+from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus, read_json
+from distillctl.rollout.process import engine_settings, kv_cache_bytes
+from distillctl.rollout.worker import EngineSettings
+from distillctl.teacher.server import MAX_NUM_SEQS, server_arguments
+from distillctl.train.job import TeacherJob
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run with everything resolved: devices, dtypes, model directories."""
+
+    config: Config
+    student: Path
+    teachers: dict[str, TeacherJob]
+    """Named as in `Config.all_teachers`. One that the run serves itself gets its endpoint when it starts."""
+    device: str
+    world_size: int
+    student_dtype: str
+    max_model_len: int
+
+    def rank_command(self, job: str = "JOB.json") -> list[str]:
+        """Command line of a trainer rank."""
+        return [sys.executable, "-m", "distillctl.train.worker", job]
+
+    def rank_environment(self, rank: int) -> dict[str, str]:
+        """What a rank's environment adds to ours: its place, its share of the cores."""
+        threads = max(1, len(cpus()) // self.world_size)
+        runtime = cpu_runtime() if self.device == "cpu" else {}
+        return {
+            **runtime,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(self.world_size),
+            "OMP_NUM_THREADS": str(threads),
+            "DS_ACCELERATOR": self.device,
+            "HF_HUB_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def engine(self, scratch: Path) -> EngineSettings:
+        """Settings of the rollout worker."""
+        rollout = self.config.rollout
+        on_gpu = self.device == "cuda"
+        settings = engine_settings(
+            self.student,
+            dtype=self.student_dtype,
+            socket=scratch / "rollout.sock",
+            max_model_len=self.max_model_len,
+            max_num_seqs=rollout.max_num_seqs,
+            num_gpus=len(rollout.gpus or [0]) if on_gpu else 0,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            enforce_eager=rollout.enforce_eager,
+        )
+        return replace(settings, max_logprobs=self.num_rollout_topk)
+
+    @property
+    def num_rollout_topk(self) -> int:
+        """The student's most likely tokens that the engine reports: those that a server is asked about."""
+        asked = self.config.loss.kind == "student_topk" and any(
+            teacher.is_served for teacher in self.config.all_teachers.values()
+        )
+        return self.config.loss.topk if asked else 0
+
+    @property
+    def served(self) -> list[str]:
+        """Teachers that the run starts a server for, by name."""
+        return [name for name, teacher in self.config.all_teachers.items() if teacher.serve]
+
+    def server_arguments(self, name: str, socket: Path) -> list[str]:
+        """Arguments of vLLM's server for one of `served`."""
+        teacher, job, loss = self.config.all_teachers[name], self.teachers[name], self.config.loss
+        on_gpu, length = self.device == "cuda", self.config.max_length + 1
+        shape = None if on_gpu else model_shape(Path(job.model))
+        return server_arguments(
+            Path(job.model),
+            dtype=job.dtype,
+            socket=socket,
+            max_model_len=length,
+            max_logprobs=loss.topk + 1,  # of student_topk also the sampled token
+            ask_ids=loss.kind == "student_topk",
+            kv_cache_bytes=kv_cache_bytes(shape, length, MAX_NUM_SEQS) if shape else None,
+            num_gpus=len(teacher.gpus or []) if on_gpu else 0,
+            gpu_memory_utilization=teacher.gpu_memory_utilization,
+        )
+
+
+def teacher_key(name: str) -> str:
+    """Where a teacher stands in the configuration: `teacher`, or `teachers.NAME`."""
+    return "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
+
+
+def file_name(name: str) -> str:
+    """A teacher's name as part of a file name; other names give other ones."""
+    return quote(name, safe=" ")
+
+
+def resolve(config: Config, *, download: bool = True) -> Plan:
+    """Decide devices and dtypes and find the models. With `download=False` hub weights are not fetched.
+
+    Raises ConfigError for settings that contradict the machine or the models, EnvironmentUnfit for models
+    that cannot be had.
+    """
+    gpus = num_gpus() if config.train.device != "cpu" else 0
+    if config.train.device == "cuda" and not gpus:
+        raise EnvironmentUnfit(
+            "train.device is cuda, but no NVIDIA GPU was found",
+            "check nvidia-smi and that nvidia-ml-py is installed (pip install 'distillctl[gpu]')",
+        )
+    world_size = config.train.world_size or max(1, gpus)
+    if gpus and world_size > gpus:
+        raise ConfigError(f"train.world_size={world_size}, but there are {gpus} GPUs")
+    if gpus:
+        check_gpus(config, world_size, gpus)
+    else:
+        _check_no_offload(config)
+    auto = "bfloat16" if gpus else "float32"
+    student = model_path(config.student.model, "student.model", weights=download)
+    _check_positions(config, "student.model", model_shape(student).max_positions)
+    return Plan(
+        config=config,
+        student=student,
+        teachers={
+            name: _teacher(config, name, teacher, auto, download)
+            for name, teacher in config.all_teachers.items()
+        },
+        device="cuda" if gpus else "cpu",
+        world_size=world_size,
+        student_dtype=auto if config.student.dtype == "auto" else config.student.dtype,
+        max_model_len=config.max_length,
+    )
+
+
+def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, download: bool) -> TeacherJob:
+    """Find one teacher and check that it takes the longest sequence."""
+    key = f"{teacher_key(name)}.model"
+    path = model_path(teacher.model, key, weights=download and teacher.url is None)
+    # A served teacher may be of any architecture that vLLM has, and has to generate a token.
+    if teacher.is_served:
+        positions = read_json(path / "config.json").get("max_position_embeddings", 2**31)
+    else:
+        positions = model_shape(path).max_positions
+    _check_positions(config, key, positions, num_generated=1 if teacher.is_served else 0)
+    dtype = auto if teacher.dtype == "auto" else teacher.dtype
+    return TeacherJob(model=str(path), dtype=dtype, endpoints=list(teacher.url or []))
+
+
+def _check_positions(config: Config, key: str, positions: int, num_generated: int = 0) -> None:
+    if config.data.max_prompt_length + 1 > positions:
+        raise ConfigError(
+            f"data.max_prompt_length={config.data.max_prompt_length} leaves no room for a response: "
+            f"{key} takes {positions} tokens"
+        )
+    if config.max_length + num_generated > positions:
+        besides = ", and a server generates one more" if num_generated else ""
+        raise ConfigError(
+            f"data.max_prompt_length + data.max_response_length = {config.max_length}{besides}, but {key} "
+            f"takes {positions} tokens"
+        )
+
+
+def _check_no_offload(config: Config) -> None:
+    """On a CPU there is nothing to offload from."""
+    offloads: dict[str, str] = {"zero.offload": config.zero.offload}
+    offloads |= {f"{teacher_key(n)}.offload": t.offload for n, t in config.all_teachers.items()}
+    for key, offload in offloads.items():
+        if offload != "none":
+            raise ConfigError(f"{key}={offload} needs a GPU to offload from")
+
+
+def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
+    """Raise ConfigError unless every teacher that is served here has GPUs of its own."""
+    taken = dict.fromkeys(config.rollout.gpus or [0], "rollout.gpus")
+    taken |= dict.fromkeys(range(world_size), f"the ranks (train.world_size={world_size})")
+    for name, teacher in config.all_teachers.items():
+        if not teacher.serve:
+            continue
+        key = f"{teacher_key(name)}.gpus"
+        hint = f"give it some of {num_gpus} GPUs, numbered from 0, and set train.world_size to what is left"
+        if not teacher.gpus:
+            raise ConfigError(f"{key} is missing: a teacher with serve=true needs GPUs of its own", hint)
+        for gpu in teacher.gpus:
+            if not 0 <= gpu < num_gpus:
+                raise ConfigError(f"{key} names GPU {gpu}, but there are {num_gpus} GPUs")
+            if gpu in taken:
+                raise ConfigError(f"{key} names GPU {gpu}, which {taken[gpu]} uses already", hint)
+            taken[gpu] = key

@@ -1,0 +1,91 @@
+"""A teacher's vLLM server as a process of the run: `python -m distillctl.teacher.server PARENT_PID ARGS`.
+
+The process becomes vLLM's own server once it is tied to its parent's life. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from distillctl.lifeline import die_with_parent
+
+MAX_NUM_SEQS = 16
+"""Sequences scored at the same time."""
+MAX_BATCHED_TOKENS = 2048
+"""Tokens of one forward pass. vLLM holds the logits of so many rows over the whole vocabulary, and again in
+float32, beside what it has planned for; longer prompts are split."""
+_VLLM = ["-m", "vllm.entrypoints.openai.api_server"]
+
+
+def server_arguments(
+    model: Path,
+    *,
+    dtype: str,
+    socket: Path,
+    max_model_len: int,
+    max_logprobs: int,
+    ask_ids: bool,
+    kv_cache_bytes: int | None,
+    num_gpus: int,
+    gpu_memory_utilization: float,
+) -> list[str]:
+    """Arguments of vLLM's server: token ids in and out, no tokenizer, nothing on TCP, no prompt in the log.
+
+    `kv_cache_bytes` is for a CPU, where `num_gpus` is 0; `ask_ids` turns on the route that scores chosen
+    tokens.
+    """
+    values = {
+        "--model": model,
+        "--uds": socket,
+        "--dtype": dtype,
+        "--load-format": "safetensors",
+        "--generation-config": "vllm",
+        "--max-model-len": max_model_len,
+        "--max-num-seqs": MAX_NUM_SEQS,
+        "--max-num-batched-tokens": MAX_BATCHED_TOKENS,
+        "--max-logprobs": max_logprobs,
+        "--seed": 0,
+        "--shutdown-timeout": 0,
+    }
+    if num_gpus:
+        values |= {"--tensor-parallel-size": num_gpus, "--gpu-memory-utilization": gpu_memory_utilization}
+    else:
+        values["--kv-cache-memory-bytes"] = kv_cache_bytes
+    switches = [
+        "--enforce-eager",
+        "--skip-tokenizer-init",
+        "--no-enable-prefix-caching",  # prompt log-probabilities are never read from it
+        "--no-enable-log-requests",
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+        "--disable-log-stats",
+        *(["--enable-scale-out"] if ask_ids else []),
+    ]
+    return [text for name, value in values.items() for text in (name, str(value))] + switches
+
+
+def start_server(arguments: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the server in a process session of its own; call from the main thread (see `lifeline`)."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "distillctl.teacher.server", str(os.getpid()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def main() -> None:
+    """Entry point. The lifeline and the file mode of the socket outlive the change of program."""
+    die_with_parent(int(sys.argv[1]))
+    os.umask(0o077)
+    os.execv(sys.executable, [sys.executable, *_VLLM, *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What the preflight measures on the loaded models, before the first step.
+
+Each check scores a few training prompts, whose second halves stand in for responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillctl.errors import RunFailed
+from distillctl.objective.divergence import log_probs
+from distillctl.objective.views import Dense, Objective, TopK
+from distillctl.preflight import Check
+from distillctl.samples import MicroBatch, Prompt, Rollout
+from distillctl.teacher.local import LocalTeacher
+from distillctl.teacher.served import ServedTeacher
+from distillctl.train.batch import collate, tokens
+from distillctl.train.student import Student
+
+NUM_PROMPTS = 4
+LARGE_QUANTIZATION_KL = 0.1
+"""Nats per token from which a quantised teacher is warned about: what distillation of a good pair ends at."""
+MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Largest mean KL in nats of a model from itself: the two passes may differ in rounding only."""
+SERVED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Largest |difference| in nats between a served and a local teacher on one token, as for weight pushes."""
+
+
+def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
+    """The first prompts as a micro-batch: first halves as prompts, second halves as responses."""
+    rollouts = []
+    for prompt in prompts[:NUM_PROMPTS]:
+        ids, half = prompt.token_ids, (len(prompt.token_ids) + 1) // 2
+        start = Prompt(prompt.prompt_id, ids[:half], "", None)
+        response = np.array(ids[half:] or ids[-1:], np.int32)
+        rollouts.append(Rollout(start, 0, response, np.zeros(len(response), np.float32), "stop", 0))
+    return collate(rollouts, range(len(rollouts)), device)
+
+
+def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int) -> Check:
+    """The student against its own files as the teacher, through the code that trains: the KL is 0.
+
+    Collective. Raises RunFailed where it is not.
+    """
+    twin = LocalTeacher(path, dtype, batch.rows_N.device)
+    (scored,) = twin.score([batch])
+    assert isinstance(scored.teacher, Tensor)
+    inputs = tokens(batch, [1.0] * len(batch.members), None)
+    with twin.head() as head_VG:
+        stats_SN = student.statistics(
+            batch, Dense(scored.teacher, head_VG), inputs, Objective(vocab_size, chunk_size=64)
+        )
+    kl = float(stats_SN["kl/reverse"].mean())
+    if not abs(kl) < MAX_SELF_KL[dtype]:
+        raise RunFailed(
+            f"the student has a KL of {kl:.1e} nats from itself (allowed: {MAX_SELF_KL[dtype]:.0e})",
+            "student and teacher are not loaded or run alike on this machine: every KL would be off by it",
+        )
+    return Check("self-test", "ok", f"the student's KL from itself is {kl:.1e} nats per token")
+
+
+def served_agrees(
+    name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
+) -> Check:
+    """A served teacher against the same weights in this process, on the same tokens.
+
+    Loads the weights for the moment of the check; where they are not on this machine, says so. Raises
+    RunFailed where the two disagree.
+    """
+    if not list(Path(path).glob("*.safetensors")):
+        return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
+    (answer,) = served.score([batch])
+    local = LocalTeacher(path, dtype, batch.rows_N.device)
+    (scored,) = local.score([batch])
+    assert isinstance(answer.teacher, TopK)
+    assert isinstance(scored.teacher, Tensor)
+    with local.head() as head_VG:
+        logp_NV = log_probs(scored.teacher, head_VG[:vocab_size], 1.0)
+    logp_N = logp_NV.gather(-1, batch.target_ids_N[:, None]).squeeze(-1)
+    gap = float((logp_N - answer.teacher.target_logp_N).abs().max())
+    if not gap <= SERVED_TOLERANCE[dtype]:
+        raise RunFailed(
+            f"{name}: server and local model differ by {gap:.2e} nats on the same tokens "
+            f"(allowed: {SERVED_TOLERANCE[dtype]:.0e})",
+            "the server has other weights, or another precision, than teacher.model and teacher.dtype",
+        )
+    return Check("served teacher", "ok", f"{name}: agrees with the local model to {gap:.1e} nats")

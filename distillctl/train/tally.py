@@ -1,0 +1,139 @@
+"""What a step measures: seconds of its phases, and sums over the tokens of all ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillctl.objective.chunked import stat_names
+from distillctl.objective.views import Objective, Teacher, Tokens
+from distillctl.samples import MicroBatch, Rollout, Scored
+from distillctl.train.ranks import Ranks
+
+_WEIGHTED = ("actor/loss", "actor/kl_loss", "actor/pg_loss")
+"""Parts of what is minimised: aggregated as the loss is. All others are means over response tokens."""
+_SFT = "actor/sft_loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A micro-batch, ready for the update."""
+
+    teacher: str | None
+    """Name of its teacher; None for reference answers."""
+    scored: Scored
+    tokens: Tokens
+    objective: Objective
+
+    @property
+    def batch(self) -> MicroBatch:
+        """The micro-batch itself."""
+        return self.scored.batch
+
+
+class Timer:
+    """Seconds of the phases of one step."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[phase] = time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        """`timing_s/<phase>` and `timing_s/step`, everything since construction."""
+        phases = {f"timing_s/{phase}": seconds for phase, seconds in self.seconds.items()}
+        return {**phases, "timing_s/step": time.perf_counter() - self._start}
+
+
+class Tally:
+    """Sums over the tokens this rank has seen, to be added up over the ranks at the end of a step.
+
+    `lengths` are the trained tokens of each rollout of the global batch, `teachers` all their names.
+    """
+
+    def __init__(self, rollouts: list[Rollout], lengths: list[int], teachers: list[str]) -> None:
+        self._lengths = lengths
+        self._offsets = np.cumsum([0, *lengths])
+        self._untrained = [len(r.response_ids) - n for r, n in zip(rollouts, lengths, strict=True)]
+        self._kl = torch.zeros(int(self._offsets[-1]))
+        self._sums: dict[str, Tensor] = {}
+        self._counts = dict.fromkeys(teachers, 0)
+        for rollout, length in zip(rollouts, lengths, strict=True):
+            self._counts[rollout.prompt.teacher] += length
+        if len(teachers) == 1:
+            self._counts.clear()  # its own KL is the KL
+
+    def add(self, item: Item, teacher: Teacher, stats_SN: Tensor) -> None:
+        """Count one micro-batch; fillers count for nothing but keep the keys the same on every rank."""
+        names = stat_names(item.objective, teacher, rewarded=item.tokens.advantages_N is not None)
+        stats_SN = stats_SN.double() * item.batch.weight
+        means_S, weighted_S = stats_SN.sum(-1).cpu(), (stats_SN @ item.tokens.weights_N.double()).cpu()
+        for name, mean, weighted in zip(names, means_S, weighted_S, strict=True):
+            self._add(name, weighted if name in _WEIGHTED else mean)
+        if item.teacher is None:
+            self._add(_SFT, means_S[0])
+            self._add("num_references", torch.tensor(float(stats_SN.shape[1]) * item.batch.weight))
+            return
+        kl_N = stats_SN[names.index("kl/reverse")].float().cpu()
+        if item.teacher in self._counts:
+            self._add(f"kl/reverse/{item.teacher}", kl_N.double().sum())
+        start = 0
+        for member in item.batch.members:
+            low, length = self._offsets[member], self._lengths[member]
+            self._kl[low : low + length] = kl_N[start : start + length]
+            start += length
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+
+    def reduce(self, ranks: Ranks) -> dict[str, float]:
+        """The step's metrics: sums of the weighted terms, means over response tokens of all others."""
+        totals = ranks.sum(torch.stack(list(self._sums.values())))
+        sums = dict(zip(self._sums, totals.tolist(), strict=True))
+        learns_answers = _SFT in sums
+        mode = 0.0 if learns_answers or "actor/pg_loss" in sums else 1.0
+        metrics = {"actor/pg_loss": 0.0, "actor/distillation_mode": mode}
+        num_references = sums.pop("num_references", 1.0)
+        for name, total in sums.items():
+            count = float(self._offsets[-1])
+            if name == _SFT:
+                count = num_references
+            elif name in _WEIGHTED:
+                count = 1.0
+            elif name.startswith("kl/reverse/"):
+                count = self._counts[name.removeprefix("kl/reverse/")]
+            metrics[name] = total / count
+        return metrics
+
+    def kl(self, ranks: Ranks) -> list[np.ndarray]:
+        """Reverse KL per token of every rollout of the step; NaN where a token was not trained on."""
+        flat = ranks.sum(self._kl).numpy()
+        trained = np.split(flat, self._offsets[1:-1])
+        rest = [np.full(count, np.nan, np.float32) for count in self._untrained]
+        return [np.concatenate(pair) for pair in zip(trained, rest, strict=True)]
+
+
+def throughput(rollouts: list[Rollout], timer: Timer) -> dict[str, float]:
+    """Lengths of the responses and tokens per second."""
+    responses = [len(rollout.response_ids) for rollout in rollouts]
+    total = sum(rollout.length for rollout in rollouts)
+    cut = sum(rollout.finish_reason == "length" for rollout in rollouts)
+    return {
+        "response_length/mean": sum(responses) / len(rollouts),
+        "response_length/clip_ratio": cut / len(rollouts),
+        "perf/tokens_per_s": total / timer.metrics()["timing_s/step"],
+        "perf/rollout_tokens_per_s": sum(responses) / timer.seconds["rollout"],
+    }

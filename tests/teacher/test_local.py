@@ -1,0 +1,180 @@
+"""The local teacher against plain transformers, one unpadded sequence at a time."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from distillctl.errors import EnvironmentUnfit
+from distillctl.machine import model_path
+from distillctl.samples import MicroBatch
+from distillctl.teacher.local import LocalTeacher
+from distillctl.teacher.quantization import quantization_kl
+
+PATH = str(model_path("builtin:tiny-teacher", ""))
+CPU = torch.device("cpu")
+VOCAB_SIZE = 465
+LENGTHS = [(3, 9), (12, 1), (1, 20), (7, 5), (2, 2)]
+"""Prompt and response tokens of each sequence."""
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None,
+    reason="quantisation needs bitsandbytes: pip install 'distillctl[quant]'",
+)
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    rng = np.random.default_rng(0)
+    return [rng.integers(5, 400, prompt + response).tolist() for prompt, response in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(PATH, dtype=torch.float32).eval()
+
+
+def micro_batch(sequences, members):
+    """Sequences `members`, padded to the longest."""
+    width = max(len(sequences[i]) for i in members)
+    input_ids_BT = torch.tensor([sequences[i] + [0] * (width - len(sequences[i])) for i in members])
+    rows = [
+        b * width + t for b, i in enumerate(members) for t in range(LENGTHS[i][0] - 1, len(sequences[i]) - 1)
+    ]
+    rows_N = torch.tensor(rows)
+    return MicroBatch(
+        input_ids_BT=input_ids_BT,
+        rows_N=rows_N,
+        target_ids_N=input_ids_BT.flatten()[rows_N + 1],
+        rollout_logp_N=torch.zeros(len(rows)),
+        spans=tuple((LENGTHS[i][0], len(sequences[i])) for i in members),
+        members=tuple(members),
+        weight=1.0,
+    )
+
+
+def expected_hidden(model, sequences, members):
+    """The model's own last hidden states at the same rows."""
+    states = []
+    for i in members:
+        with torch.no_grad():
+            output = model(torch.tensor([sequences[i]]), output_hidden_states=True)
+        states.append(output.hidden_states[-1][0, LENGTHS[i][0] - 1 : -1])
+    return torch.cat(states)
+
+
+# On a CPU device offloading moves nothing: what is checked is that it changes no value.
+@pytest.mark.parametrize("offload", [False, True], ids=["resident", "offload"])
+def test_hidden_states_match_plain_transformers(plain, sequences, offload):
+    teacher = LocalTeacher(PATH, torch.float32, CPU, offload=offload)
+    groups = [[2, 0, 4], [1, 3]]
+    for _ in range(2):  # two steps: there and back again
+        scored = teacher.score([micro_batch(sequences, members) for members in groups])
+        assert [s.batch.members for s in scored] == [tuple(members) for members in groups]
+        for s, members in zip(scored, groups, strict=True):
+            expected = expected_hidden(plain, sequences, members)
+            torch.testing.assert_close(s.teacher, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["resident", "offload"])
+def test_head_turns_hidden_states_into_the_models_logits(plain, sequences, offload):
+    teacher = LocalTeacher(PATH, torch.float32, CPU, offload=offload)
+    (scored,) = teacher.score([micro_batch(sequences, [2])])
+    with teacher.head() as head:
+        logits = scored.teacher @ head.T
+    with torch.no_grad():
+        expected = plain(torch.tensor([sequences[2]])).logits[0, LENGTHS[2][0] - 1 : -1]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
+def test_scores_carry_no_gradient(sequences):
+    teacher = LocalTeacher(PATH, torch.float32, CPU)
+    (scored,) = teacher.score([micro_batch(sequences, [0])])
+    with teacher.head() as head:
+        assert not scored.teacher.requires_grad
+        assert not head.requires_grad
+
+
+def test_kl_of_an_unquantised_teacher_is_zero(sequences):
+    teacher = LocalTeacher(PATH, torch.float32, CPU)
+    assert quantization_kl(PATH, torch.float32, CPU, teacher, sequences, VOCAB_SIZE) == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("quantization", "largest"), [("int8", 0.05), ("int4", 1.0)])
+def test_quantising_costs_a_little(sequences, quantization, largest):
+    teacher = LocalTeacher(PATH, torch.float32, CPU, quantization=quantization)
+    kl = quantization_kl(PATH, torch.float32, CPU, teacher, sequences, VOCAB_SIZE)
+    assert 1e-6 < kl < largest
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantisation_kl_matches_dense_float64(plain, quantization):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_8bit=quantization == "int8",
+        load_in_4bit=quantization == "int4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    reference = AutoModelForCausalLM.from_pretrained(
+        PATH, dtype=torch.float32, quantization_config=settings, device_map={"": "cpu"}
+    ).eval()
+    # Longer than one chunk of logits, and more than one sequence.
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(5, 400, length).tolist() for length in (150, 64, 3)]
+    terms = []
+    for ids in sequences:
+        with torch.no_grad():
+            logits, other = (m(torch.tensor([ids])).logits[0, :, :400].double() for m in (plain, reference))
+        p, q = (torch.distributions.Categorical(logits=values) for values in (logits, other))
+        terms.append(torch.distributions.kl_divergence(p, q))
+    teacher = LocalTeacher(PATH, torch.float32, CPU, quantization=quantization)
+    kl = quantization_kl(PATH, torch.float32, CPU, teacher, sequences, 400)
+    assert kl == pytest.approx(torch.cat(terms).mean().item(), rel=1e-3)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_head_is_never_quantised(tmp_path, tied, quantization):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=70, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    teacher = LocalTeacher(str(tmp_path), torch.float32, CPU, quantization=quantization, offload=True)
+    with teacher.head() as head:
+        torch.testing.assert_close(head, model.lm_head.weight.detach(), rtol=0, atol=0)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantised_teacher_scores_the_same_with_offload(sequences, quantization):
+    batches = [micro_batch(sequences, [2, 0, 4]), micro_batch(sequences, [1, 3])]
+    resident, offloaded = (
+        LocalTeacher(PATH, torch.float32, CPU, quantization=quantization, offload=offload)
+        for offload in (False, True)
+    )
+    for _ in range(2):
+        for ours, theirs in zip(resident.score(batches), offloaded.score(batches), strict=True):
+            torch.testing.assert_close(ours.teacher, theirs.teacher, rtol=0, atol=0)
+
+
+def test_missing_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(EnvironmentUnfit, match="bitsandbytes") as error:
+        LocalTeacher(PATH, torch.float32, CPU, quantization="int8")
+    assert "pip install 'distillctl[quant]'" in error.value.hint

@@ -1,0 +1,597 @@
+"""Served teachers against a real vLLM server of the tiny teacher, and what goes wrong with servers.
+
+The reference is the same model in transformers, in float32.
+"""
+
+import base64
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distillctl.config import Config
+from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
+from distillctl.machine import model_path, model_shape
+from distillctl.plan import check_gpus, file_name, resolve
+from distillctl.rollout.process import engine_environment, kv_cache_bytes, scratch_directory
+from distillctl.samples import MicroBatch
+from distillctl.teacher import served
+from distillctl.teacher.answers import FLOOR, read_asked, read_most_likely
+from distillctl.teacher.served import ServedTeacher
+from distillctl.teacher.server import server_arguments, start_server
+
+MODEL = "builtin:tiny-teacher"
+VOCAB = 512
+MAX_LENGTH = 120
+MAX_LOGPROBS = 33
+
+
+@pytest.fixture(scope="module")
+def path():
+    return model_path(MODEL, "test")
+
+
+@pytest.fixture(scope="module")
+def server(path):
+    """The process and its socket; it is asked for chosen tokens too, which a CPU refuses."""
+    with scratch_directory() as scratch:
+        socket = scratch / "teacher_0.sock"
+        arguments = server_arguments(
+            path,
+            dtype="float32",
+            socket=socket,
+            max_model_len=MAX_LENGTH + 1,
+            max_logprobs=MAX_LOGPROBS,
+            ask_ids=True,
+            kv_cache_bytes=kv_cache_bytes(model_shape(path), MAX_LENGTH + 1, 16),
+            num_gpus=0,
+            gpu_memory_utilization=0.9,
+        )
+        process = start_server(arguments, engine_environment(0, None), scratch / "teacher.log")
+        yield process, socket
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def connect(server, path):
+    """Builds teachers on the server and closes them at the end."""
+    made = []
+
+    def build(endpoints=None, model=str(path), **changed):
+        settings = {"num_topk": 16, "ask_ids": False, "vocab_size": VOCAB, "max_length": MAX_LENGTH}
+        made.append(
+            ServedTeacher(endpoints or [f"unix:{server[1]}"], model, timeout_s=60, **settings | changed)
+        )
+        return made[-1]
+
+    yield build
+    for teacher in made:
+        teacher.close()
+
+
+@pytest.fixture(scope="module")
+def reference(path):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def micro_batch(seed, lengths, members=None, topk=None):
+    """Ragged random sequences; `lengths`: (prompt, response, trained part of the response) of each."""
+    rng = np.random.default_rng(seed)
+    width = max(prompt + response for prompt, response, _ in lengths)
+    ids = torch.zeros(len(lengths), width, dtype=torch.int64)
+    rows = []
+    for b, (prompt, response, trained) in enumerate(lengths):
+        ids[b, : prompt + response] = torch.from_numpy(rng.integers(5, 400, prompt + response))
+        rows.append(torch.arange(prompt - 1, prompt + trained - 1) + b * width)
+    rows_N = torch.cat(rows)
+    return MicroBatch(
+        input_ids_BT=ids,
+        rows_N=rows_N,
+        target_ids_N=ids.flatten()[rows_N + 1],
+        rollout_logp_N=torch.zeros(len(rows_N)),
+        spans=tuple((prompt, prompt + trained) for prompt, _, trained in lengths),
+        members=tuple(range(len(lengths))) if members is None else members,
+        weight=1.0,
+        topk_ids_NK=None if topk is None else torch.from_numpy(rng.integers(0, 400, (len(rows_N), topk))),
+    )
+
+
+RAGGED = [(3, 20, 20), (50, 70, 70), (17, 1, 1), (30, 40, 13)]
+
+
+@pytest.fixture(scope="module")
+def batches():
+    filler = micro_batch(2, [(5, 4, 4)], members=())
+    return [micro_batch(0, RAGGED), micro_batch(1, RAGGED[::-1]), filler]
+
+
+def logp_of(model, batch):
+    """[N, V] log-probabilities of the padded batch at the rows of its response tokens."""
+    with torch.no_grad():
+        logits = model(batch.input_ids_BT).logits.flatten(0, 1)[batch.rows_N]
+    return logits.double().log_softmax(-1)
+
+
+def assert_agrees(scored, batch, model, num_topk):
+    expected_NV = logp_of(model, batch)
+    view = scored.teacher
+    assert scored.batch is batch
+    assert (view.target_logp_N.dtype, view.logp_NK.dtype, view.ids_NK.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.int64,
+    )
+    assert view.ids_NK.shape == view.logp_NK.shape == (len(batch.rows_N), num_topk)
+    target = expected_NV.gather(-1, batch.target_ids_N[:, None])[:, 0]
+    torch.testing.assert_close(view.target_logp_N.double(), target, atol=1e-4, rtol=0)
+    top = expected_NV.topk(num_topk)
+    # Tokens that are equally likely to the last digits may be listed in either order.
+    torch.testing.assert_close(view.logp_NK.double(), top.values, atol=1e-4, rtol=0)
+    listed = expected_NV.gather(-1, view.ids_NK)
+    torch.testing.assert_close(listed, top.values, atol=1e-4, rtol=0)
+    assert all(len(set(row)) == num_topk for row in view.ids_NK.tolist())
+
+
+@pytest.mark.parametrize("num_topk", [0, 1, 32])
+def test_scores_are_those_of_the_model(connect, batches, reference, num_topk):
+    teacher = connect(num_topk=num_topk)
+    for scored, batch in zip(teacher.score(batches), batches, strict=True):
+        assert_agrees(scored, batch, reference, num_topk)
+
+
+def test_endpoints_are_asked_in_turn(connect, server, batches, reference, tmp_path):
+    """The same server under two names; both have to be used."""
+    link = tmp_path / "other.sock"
+    link.symlink_to(server[1])
+    teacher = connect([f"unix:{server[1]}", f"unix:{link}"])
+    asked = []
+    for endpoint in teacher._endpoints:
+        endpoint.client.event_hooks["request"] = [lambda _, name=endpoint.name: asked.append(name)]
+    scored = teacher.score(batches)
+    assert_agrees(scored[0], batches[0], reference, 16)
+    num_sequences = sum(len(batch.spans) for batch in batches)
+    assert sorted(asked.count(name) for name in set(asked)) == [num_sequences // 2, num_sequences // 2 + 1]
+
+
+def test_another_endpoint_takes_over_what_one_drops(connect, server, batches, reference, monkeypatch):
+    monkeypatch.setattr(served.time, "sleep", lambda _: None)
+    with stand_in(lambda request: (503, {"error": {"message": "warming up"}})) as url:
+        teacher = connect([url, f"unix:{server[1]}"])
+        assert_agrees(teacher.score(batches[:1])[0], batches[0], reference, 16)
+
+
+@pytest.mark.parametrize("model", ["builtin:anything", None])
+def test_the_only_model_of_a_server_is_taken_whatever_its_name(connect, batches, path, model):
+    assert connect(model=model or str(path)).score(batches[2:])
+
+
+def test_too_many_tokens_asked_for_is_explained(connect, batches):
+    with pytest.raises(RunFailed, match="greater than max allowed: 33") as error:
+        connect(num_topk=40).score(batches)
+    assert error.value.hint == "start it with --max-logprobs 40 or lower loss.topk"
+
+
+def test_a_sequence_that_is_too_long_is_explained(connect):
+    batch = micro_batch(0, [(60, MAX_LENGTH, MAX_LENGTH)])
+    with pytest.raises(RunFailed, match="maximum context length is 121") as error:
+        connect().score([batch])
+    assert "--max-model-len" in error.value.hint
+
+
+def test_a_server_that_is_too_short_is_refused_at_the_start(connect):
+    with pytest.raises(ConfigError, match=r"takes 121 tokens; data\.max_prompt_length") as error:
+        connect(max_length=MAX_LENGTH + 1)
+    assert "--max-model-len 122" in error.value.hint
+
+
+def test_chosen_tokens_are_refused_on_a_cpu_and_why_is_said(connect):
+    batch = micro_batch(0, RAGGED, topk=8)
+    with pytest.raises(RunFailed, match="requires the V2 model runner") as error:
+        connect(num_topk=8, ask_ids=True).score([batch])
+    assert "loss.kind=student_topk needs a teacher server on a GPU" in error.value.hint
+
+
+def test_the_socket_is_private_and_nothing_listens_beyond_loopback(server, connect):
+    """Every listening TCP socket of the server's processes (Linux: /proc/net/tcp, state 0A)."""
+    connect()
+    process, socket = server
+    assert stat.S_IMODE(socket.stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    inodes = set()
+    for pid in processes_of(process.pid):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(link) if link.is_symlink() else ""
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    for table, loopback in (("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                assert fields[1].split(":")[0] == loopback, fields[1]
+
+
+def test_no_prompt_is_logged(server, connect, batches):
+    connect().score(batches)
+    log = (server[1].parent / "teacher.log").read_text()
+    assert "/v1/completions HTTP" not in log
+    assert str(batches[0].input_ids_BT[0, :5].tolist())[1:-1] not in log
+
+
+def test_an_idle_server_leaves_the_cores_alone(server, connect, batches):
+    connect().score(batches)
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def cpu_s():
+        fields = [
+            Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            for pid in processes_of(server[0].pid)
+        ]
+        return sum(int(f[11]) + int(f[12]) for f in fields) / ticks
+
+    start = cpu_s()
+    time.sleep(2.0)
+    assert cpu_s() - start < 0.5
+
+
+def processes_of(group):
+    return subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True).stdout.split()
+
+
+# What answers below is no vLLM: a small HTTP server for what the real one cannot do on this machine
+# (`prompt_logprob_token_ids` needs a GPU) or would not do (answers about other tokens).
+
+
+@contextmanager
+def stand_in(answer, models=({"id": "served", "root": "/models/served", "max_model_len": 4096},)):
+    """Answers POSTs with `answer(request)`: a status and a JSON value. Gives the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self._reply(200, {"data": list(models)})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._reply(*answer(body))
+
+        def _reply(self, status, value):
+            content = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def of_stand_in(monkeypatch):
+    """Scores one micro-batch with a stand-in for the server."""
+    monkeypatch.setattr(served.time, "sleep", lambda _: None)
+
+    def score(answer, batch, **changed):
+        settings = {"num_topk": 2, "ask_ids": False, "vocab_size": VOCAB, "max_length": 200}
+        with stand_in(answer) as url:
+            teacher = ServedTeacher([url], "served", timeout_s=5, **settings | changed)
+            try:
+                return teacher.score([batch])[0]
+            finally:
+                teacher.close()
+
+    return score
+
+
+def test_chosen_tokens_get_the_models_log_probabilities(of_stand_in, reference):
+    """vLLM scores chosen tokens on a GPU only, so its protocol is answered here from the same model."""
+    batch = micro_batch(0, RAGGED, topk=8)
+    batch.topk_ids_NK[3, 5:] = -1
+    batch.topk_ids_NK[4, 2] = VOCAB + 1
+
+    def answer(body):
+        asked = torch.tensor(body["sampling_params"]["prompt_logprob_token_ids"])
+        start = body["sampling_params"]["prompt_logprob_start"]
+        assert len(asked) == len(body["token_ids"]) - 1 - start  # vLLM refuses anything else
+        with torch.no_grad():
+            logits = reference(torch.tensor([body["token_ids"]])).logits[0, start:-1]
+        logp = logits.log_softmax(-1).gather(-1, asked.clamp_min(0)).masked_fill(asked < 0, -torch.inf)
+        file = io.BytesIO()
+        np.save(file, logp.numpy())
+        scores = base64.b64encode(file.getvalue()).decode()
+        return 200, {"prompt_token_ids": body["token_ids"], "prompt_token_id_logprobs": scores}
+
+    view = of_stand_in(answer, batch, num_topk=8, ask_ids=True).teacher
+    expected_NV = logp_of(reference, batch)
+    ids = torch.where(batch.topk_ids_NK < VOCAB, batch.topk_ids_NK, -1)
+    assert torch.equal(view.ids_NK, ids)
+    target = expected_NV.gather(-1, batch.target_ids_N[:, None])[:, 0]
+    torch.testing.assert_close(view.target_logp_N.double(), target, atol=1e-4, rtol=0)
+    there = ids >= 0
+    chosen = expected_NV.gather(-1, ids.clamp_min(0))
+    torch.testing.assert_close(view.logp_NK[there].double(), chosen[there], atol=1e-4, rtol=0)
+
+
+def completion(positions):
+    return {"choices": [{"prompt_logprobs": positions}]}
+
+
+def test_an_answer_about_fewer_tokens_is_refused(of_stand_in):
+    def answer(body):
+        return 200, completion([None] + [{str(t): {"logprob": -1.0, "rank": 1}} for t in body["prompt"][2:]])
+
+    with pytest.raises(RunFailed, match=r"misaligned.*23 tokens were sent, 22 came back"):
+        of_stand_in(answer, micro_batch(0, RAGGED[:1]))
+
+
+def test_an_answer_about_other_tokens_is_refused(of_stand_in):
+    def answer(body):
+        shifted = [4, *body["prompt"]]
+        return 200, completion([None] + [{str(t): {"logprob": -1.0, "rank": 1}} for t in shifted[1:-1]])
+
+    with pytest.raises(RunFailed, match=r"misaligned.*at position 1 is not in the answer"):
+        of_stand_in(answer, micro_batch(0, RAGGED[:1]))
+
+
+def test_something_that_is_no_vllm_server_is_named(of_stand_in):
+    with pytest.raises(RunFailed, match="did not answer as a vLLM server does"):
+        of_stand_in(lambda body: (200, {"choices": [{"text": "hello"}]}), micro_batch(0, RAGGED[:1]))
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_an_overloaded_server_is_asked_again(of_stand_in, status):
+    seen = []
+
+    def answer(body):
+        seen.append(1)
+        if len(seen) < served.ATTEMPTS:
+            return status, {"error": {"message": "later"}}
+        return 200, completion([None] + [{str(t): {"logprob": -1.0, "rank": 1}} for t in body["prompt"][1:]])
+
+    of_stand_in(answer, micro_batch(0, RAGGED[:1]))
+    assert len(seen) == served.ATTEMPTS
+
+
+def test_a_server_that_only_fails_is_given_up_with_its_words(of_stand_in):
+    with pytest.raises(RunFailed, match=r"in 4 attempts; the last: .* answered 500: out of memory"):
+        of_stand_in(lambda body: (500, {"error": {"message": "out of memory"}}), micro_batch(0, RAGGED[:1]))
+
+
+def test_a_refusal_is_not_repeated(of_stand_in):
+    seen = []
+
+    def answer(body):
+        seen.append(1)
+        return 404, {"error": {"message": "The model `served` does not exist."}}
+
+    with pytest.raises(RunFailed, match="does not exist") as error:
+        of_stand_in(answer, micro_batch(0, RAGGED[:1]))
+    assert len(seen) == 1
+    assert "no longer serves the model" in error.value.hint
+
+
+TWO = ({"id": "org/base", "root": "/models/base"}, {"id": "adapter", "root": "/adapters/one"})
+
+
+@pytest.mark.parametrize(("model", "taken"), [("adapter", "adapter"), ("/models/base", "org/base")])
+def test_a_model_is_found_by_its_name_or_its_directory(model, taken):
+    with stand_in(None, TWO) as url:
+        teacher = ServedTeacher(
+            [url + "/v1/"], model, num_topk=1, ask_ids=False, vocab_size=9, max_length=9, timeout_s=5
+        )
+        assert teacher._endpoints[0].model == taken
+        teacher.close()
+
+
+def test_a_server_of_other_models_is_refused():
+    with stand_in(None, TWO) as url, pytest.raises(ConfigError, match="serves org/base, adapter, not org/x"):
+        ServedTeacher([url], "org/x", num_topk=1, ask_ids=False, vocab_size=9, max_length=9, timeout_s=5)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "http://host:port", "unix"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError, match=r"teacher\.url"):
+        ServedTeacher([url], "x", num_topk=1, ask_ids=False, vocab_size=9, max_length=9, timeout_s=5)
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(served, "CONNECT_WAIT_S", 0.1)
+    with pytest.raises(EnvironmentUnfit, match=r"no teacher server at http://127\.0\.0\.1:9") as error:
+        ServedTeacher(
+            ["http://127.0.0.1:9"],
+            "x",
+            num_topk=1,
+            ask_ids=False,
+            vocab_size=9,
+            max_length=9,
+            timeout_s=5,
+        )
+    assert "teacher.url" in error.value.hint
+
+
+def entry(logprob, rank):
+    return {"logprob": logprob, "rank": rank, "decoded_token": "\u2581x"}
+
+
+def read(positions, token_ids, num_topk, start=1, vocab_size=100):
+    answer = json.dumps(completion(positions)).encode()
+    return read_most_likely(answer, token_ids, start, num_topk, vocab_size, "here")
+
+
+def test_the_prompts_own_token_is_listed_only_when_it_is_among_the_most_likely():
+    positions = [
+        None,
+        {"7": entry(-9.0, 40), "3": entry(-0.5, 1), "4": entry(-1.0, 2)},
+        {"4": entry(-1.5, 2), "3": entry(-0.5, 1)},
+    ]
+    values = read(positions, [1, 7, 4], 2)
+    assert values.target_logp_T.tolist() == [-9.0, -1.5]
+    assert values.ids_TK.tolist() == [[3, 4], [3, 4]]
+    assert values.logp_TK.tolist() == [[-0.5, -1.0], [-0.5, -1.5]]
+
+
+def test_only_the_response_is_read():
+    positions = [None, {"2": entry(-1.0, 1)}, {"3": entry(-2.0, 1)}, {"4": entry(-3.0, 1)}]
+    assert read(positions, [1, 2, 3, 4], 1, start=2).target_logp_T.tolist() == [-2.0, -3.0]
+
+
+def test_a_prompt_token_as_likely_as_the_last_of_the_list_takes_no_second_place():
+    """Some versions of vLLM give tied tokens the same rank."""
+    positions = [None, {"7": entry(-1.0, 2), "3": entry(-0.5, 1), "4": entry(-1.0, 2)}]
+    values = read(positions, [1, 7], 2)
+    assert values.ids_TK.tolist() == [[3, 4]]
+
+
+def test_rows_of_a_padded_head_are_left_out():
+    positions = [None, {"7": entry(-1.0, 2), "150": entry(-0.5, 1)}]
+    values = read(positions, [1, 7], 3)
+    assert values.ids_TK.tolist() == [[-1, 7, -1]]
+    assert values.logp_TK[0, 1] == -1.0
+
+
+def test_impossible_tokens_are_floored():
+    positions = [None, {"7": entry(-np.inf, 90), "3": entry(0.0, 1), "4": entry(-np.inf, 2)}]
+    values = read(positions, [1, 7], 2)
+    assert values.target_logp_T.tolist() == [FLOOR]
+    assert values.logp_TK.tolist() == [[0.0, FLOOR]]
+
+
+@pytest.mark.parametrize("broken", ["7", "3"])
+def test_nan_is_refused(broken):
+    position = {"7": entry(-2.0, 9), "3": entry(-0.1, 1)}
+    position[broken]["logprob"] = np.nan
+    with pytest.raises(RunFailed, match="NaN"):
+        read([None, position], [1, 7], 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shape", "message"),
+    [([1, 2, 3, 5], (2, 3), "not those that were sent"), ([1, 2, 3, 4], (3, 3), "shape")],
+)
+def test_misaligned_scores_of_chosen_tokens_are_refused(prompt, shape, message):
+    file = io.BytesIO()
+    np.save(file, np.zeros(shape, np.float32))
+    scores = base64.b64encode(file.getvalue()).decode()
+    answer = json.dumps({"prompt_token_ids": prompt, "prompt_token_id_logprobs": scores}).encode()
+    with pytest.raises(RunFailed, match=f"misaligned.*{message}"):
+        read_asked(answer, [1, 2, 3, 4], 2, np.zeros((2, 2), np.int64), "here")
+
+
+# The launcher's side.
+
+
+def config_of(**changed):
+    tree = {
+        "student": {"model": "builtin:tiny-student"},
+        "teacher": {"model": MODEL},
+        "data": {"train_files": ["x.parquet"], "max_prompt_length": 100, "max_response_length": 100},
+        "loss": {"kind": "topk", "topk": 20},
+        "train": {"steps": 1, "device": "cpu"},
+    }
+    return Config.model_validate(
+        {name: {**tree.get(name, {}), **keys} for name, keys in {**tree, **changed}.items()}
+    )
+
+
+def test_teachers_are_resolved_each_by_its_own_settings():
+    math = {"model": MODEL, "dtype": "bfloat16", "url": ["http://a:1", "http://b:2"]}
+    plan = resolve(config_of(teacher={"serve": True}, teachers={"org/math": math}))
+    assert plan.served == ["default"]
+    assert plan.teachers["default"].endpoints == []
+    assert plan.teachers["default"].dtype == "float32"
+    assert plan.teachers["org/math"].endpoints == ["http://a:1", "http://b:2"]
+    assert plan.teachers["org/math"].dtype == "bfloat16"
+
+
+def test_a_server_is_started_with_room_for_what_it_is_asked():
+    plan = resolve(config_of(teacher={"serve": True}, loss={"kind": "student_topk", "topk": 20}))
+    arguments = plan.server_arguments("default", Path("/scratch/teacher_0.sock"))
+    values = dict(pairwise(arguments))
+    assert values["--uds"] == "/scratch/teacher_0.sock"
+    assert values["--max-model-len"] == "201"
+    assert int(values["--max-logprobs"]) >= 21
+    assert "--enable-scale-out" in arguments
+    assert plan.engine(Path("/scratch")).max_logprobs == plan.num_rollout_topk == 20
+
+
+def test_a_served_teacher_needs_a_position_more_than_the_sequences(path):
+    full = model_shape(path).max_positions
+    lengths = {"max_prompt_length": full - 100, "max_response_length": 100}
+    assert resolve(config_of(data=lengths))
+    for server in ({"serve": True}, {"url": ["http://a:1"]}):
+        with pytest.raises(ConfigError, match=r"and a server generates one more, but teacher\.model takes"):
+            resolve(config_of(data=lengths, teacher=server))
+
+
+def test_a_teacher_cannot_be_offloaded_from_a_cpu():
+    with pytest.raises(ConfigError, match=r"teachers\.math\.offload=cpu needs a GPU"):
+        resolve(config_of(teachers={"math": {"model": MODEL, "offload": "cpu"}}))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [
+        (None, "is missing"),
+        ([1, 2], "names GPU 1, which the ranks"),
+        ([5], "names GPU 5, which rollout.gpus uses already"),
+        ([8], "names GPU 8, but there are 8 GPUs"),
+        ([3, 3], r"names GPU 3, which teacher\.gpus uses already"),
+    ],
+)
+def test_a_served_teacher_on_gpus_has_some_of_its_own(gpus, message):
+    config = config_of(teacher={"serve": True, "gpus": gpus}, rollout={"gpus": [5]})
+    with pytest.raises(ConfigError, match=rf"teacher\.gpus.*{message}"):
+        check_gpus(config, world_size=2, num_gpus=8)
+    check_gpus(config_of(teacher={"serve": True, "gpus": [3, 4]}, rollout={"gpus": [5]}), 2, 8)
+
+
+def test_names_of_teachers_become_different_file_names():
+    names = ["a/b", "a_b", "a%2Fb", "..", "org/Model-1.5B", "\u00e9"]
+    made = [file_name(name) for name in names]
+    assert len(set(made)) == len(names)
+    assert not any("/" in name for name in made)
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # httpcore leaves it when connect fails
+def test_a_dead_server_is_an_error_after_the_attempts(connect, server, batches, monkeypatch):
+    """Last in the module: it ends the server."""
+    teacher = connect()
+    group = processes_of(server[0].pid)
+    server[0].kill()
+    server[0].wait()
+    monkeypatch.setattr(served.time, "sleep", lambda _: None)
+    with pytest.raises(RunFailed, match=r"in 4 attempts; the last: unix:.*ConnectError") as error:
+        teacher.score(batches)
+    assert "log" in error.value.hint
+    monkeypatch.undo()
+    deadline = time.monotonic() + 5
+    while any(_alive(pid) for pid in group):
+        assert time.monotonic() < deadline, "processes of the server outlived it"
+        time.sleep(0.05)
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
