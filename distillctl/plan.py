@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from distillctl.config import DEFAULT_TEACHER, Config, TeacherConfig
+from distillctl.config import Config, TeacherConfig, teacher_section
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus, read_json
 from distillctl.rollout.process import engine_settings, kv_cache_bytes
@@ -96,11 +96,6 @@ class Plan:
         )
 
 
-def teacher_key(name: str) -> str:
-    """Where a teacher stands in the configuration: `teacher`, or `teachers.NAME`."""
-    return "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
-
-
 def file_name(name: str) -> str:
     """A teacher's name as part of a file name; other names give other ones."""
     return quote(name, safe=" ")
@@ -127,7 +122,10 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
         _check_no_offload(config)
     auto = "bfloat16" if gpus else "float32"
     student = model_path(config.student.model, "student.model", weights=download)
-    _check_positions(config, "student.model", model_shape(student).max_positions)
+    shape = model_shape(student)
+    _check_positions(config, "student.model", shape.max_positions)
+    if config.loss.num_listed > shape.vocab_size:
+        raise ConfigError(f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens")
     return Plan(
         config=config,
         student=student,
@@ -144,7 +142,7 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
 
 def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, download: bool) -> TeacherJob:
     """Find one teacher and check that it takes the longest sequence."""
-    key = f"{teacher_key(name)}.model"
+    key = f"{teacher_section(name)}.model"
     path = model_path(teacher.model, key, weights=download and teacher.url is None)
     # A served teacher may be of any architecture that vLLM has, and has to generate a token.
     if teacher.is_served:
@@ -173,7 +171,7 @@ def _check_positions(config: Config, key: str, positions: int, num_generated: in
 def _check_no_offload(config: Config) -> None:
     """On a CPU there is nothing to offload from."""
     offloads: dict[str, str] = {"zero.offload": config.zero.offload}
-    offloads |= {f"{teacher_key(n)}.offload": t.offload for n, t in config.all_teachers.items()}
+    offloads |= {f"{teacher_section(n)}.offload": t.offload for n, t in config.all_teachers.items()}
     for key, offload in offloads.items():
         if offload != "none":
             raise ConfigError(f"{key}={offload} needs a GPU to offload from")
@@ -186,7 +184,7 @@ def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
     for name, teacher in config.all_teachers.items():
         if not teacher.serve:
             continue
-        key = f"{teacher_key(name)}.gpus"
+        key = f"{teacher_section(name)}.gpus"
         hint = f"give it some of {num_gpus} GPUs, numbered from 0, and set train.world_size to what is left"
         if not teacher.gpus:
             raise ConfigError(f"{key} is missing: a teacher with serve=true needs GPUs of its own", hint)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from distillctl.config import DEFAULT_TEACHER, Config
+from distillctl.config import Config, teacher_section
 from distillctl.errors import ConfigError
 from distillctl.machine import read_json
 from distillctl.teacher.compat import (
@@ -64,7 +64,7 @@ def static_checks(config: Config, student: Path, teachers: Mapping[str, Path]) -
     checks = [ours] if isinstance(ours, Check) else _student_checks(config, ours)
     for name, path in teachers.items():
         settings = config.all_teachers[name]
-        key = "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
+        key = teacher_section(name)
         theirs = _read(key, settings.model, path)
         if isinstance(theirs, Check):
             checks.append(theirs)

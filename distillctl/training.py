@@ -26,6 +26,7 @@ from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import load_config, to_yaml
 from distillctl.run import RunDir, latest_checkpoint, read_status, write_status
+from distillctl.teacher.server import server_command
 from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Follower
 from distillctl.watch.plain import PlainDisplay
@@ -54,6 +55,9 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     steps = _num_steps(config, num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
+    commands += [
+        shlex.join(server_command(plan.server_arguments(name, Path("SOCKET")))) for name in plan.served
+    ]
     for rank in range(plan.world_size):
         env = " ".join(f"{k}={v}" for k, v in plan.rank_environment(rank).items())
         commands.append(f"{env} {shlex.join(plan.rank_command())}")
@@ -205,7 +209,11 @@ def _require_memory(plan: Plan) -> None:
     if plan.device != "cpu":
         return
     phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}
-    needed = phases["rollout"] + plan.world_size * max(phases["teacher"], phases["update"])
+    needed = (
+        phases["rollout"]
+        + phases.get("teacher server", 0)
+        + plan.world_size * max(phases["teacher"], phases["update"])
+    )
     if needed > memory_bytes():
         raise EnvironmentUnfit(
             f"the run needs about {needed / 2**30:.1f} GiB of memory, "

@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from distillctl import training
 from distillctl.config import Config
 from distillctl.presets import preset_names
 
@@ -21,6 +22,12 @@ PHASES = ["rollout", "teacher", "update", "sync"]
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured(monkeypatch):
+    """What is measured on running engines is tested on real ones, once, in train/test_end_to_end.py."""
+    monkeypatch.setattr(training, "measured_checks", lambda plan: [])
 
 
 @pytest.fixture
@@ -75,10 +82,32 @@ def test_with_json_it_is_one_document_with_the_same_plan(dry, preset):
     assert plan["num_prompts"] == NUM_PROMPTS
     assert (plan["device"], plan["world_size"]) == ("cpu", 1)
     assert plan["student"].endswith("tiny-student")
-    assert plan["teacher"].endswith("tiny-teacher")
+    assert plan["teachers"]["default"].endswith("tiny-teacher")
+    assert {check["name"] for check in plan["checks"]} >= {"tokenizers", "eos", "chat template", "objective"}
     assert len(plan["commands"]) == 2
     assert [entry["phase"] for entry in plan["memory"]] == PHASES
     assert all(entry["bytes"] > 0 for entry in plan["memory"])
+
+
+def test_the_preflight_is_shown_line_by_line(dry):
+    out = dry(TINY, "loss.kind=sampled", "loss.kl_loss_type=k3")
+    assert (
+        "# ok   heads: student and teacher: heads of 465 and 576 rows are both cut to the shared 465" in out
+    )
+    assert "# warn objective: k3 as a loss has the expected gradient of the FORWARD KL" in out
+
+
+def test_a_served_teacher_has_a_command_and_memory_of_its_own(dry):
+    served = ["teacher.serve=true", "loss.kind=topk"]
+    plan = json.loads(dry(TINY, "--json", *served))
+    assert "vllm.entrypoints.openai.api_server" in plan["commands"][1]
+    assert "teacher server" in {entry["phase"] for entry in plan["memory"]}
+
+
+def test_several_teachers_are_listed_and_checked(dry):
+    plan = json.loads(dry(TINY, "--json", "teachers.code.model=builtin:tiny-student"))
+    assert plan["teachers"]["code"].endswith("tiny-student")
+    assert any("teachers.code" in check["detail"] for check in plan["checks"])
 
 
 def test_there_is_a_command_for_every_rank(dry):
@@ -136,6 +165,8 @@ def refused(distillctl, *arguments):
         (["zero.offload=optimizer"], "zero.offload=optimizer needs a GPU"),
         (["data.max_response_length=385"], "= 513, but student.model takes 512 tokens"),
         (["data.max_prompt_length=600"], "data.max_prompt_length=600 leaves no room for a response"),
+        (["loss.kind=topk", "loss.topk=500"], "loss.topk=500, but student.model has 465 tokens"),
+        (["reward.path=gone.py", "rollout.n=2"], "reward.path: gone.py: no such file"),
         (["data.train_batch_size=11"], "data.train_batch_size=11, but the data has 10 prompts"),
         (["data.train_files=gone.parquet"], "gone.parquet: no such file"),
         (["eval.every=1", "data.val_files=gone.parquet"], "gone.parquet: no such file"),

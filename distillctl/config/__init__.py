@@ -11,13 +11,19 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from distillctl.config.loss import LossConfig, RewardConfig
-from distillctl.config.models import DEFAULT_TEACHER, RoutedTeacher, StudentConfig, TeacherConfig
+from distillctl.config.models import (
+    DEFAULT_TEACHER,
+    RoutedTeacher,
+    StudentConfig,
+    TeacherConfig,
+    teacher_section,
+)
 from distillctl.config.section import Fraction, Section
 
 __all__ = [
     "DEFAULT_TEACHER", "CheckpointConfig", "Config", "DataConfig", "EvalConfig", "LossConfig", "OptimConfig",
     "RewardConfig", "RolloutConfig", "RoutedTeacher", "SamplesConfig", "StudentConfig", "TeacherConfig",
-    "TrainConfig", "ZeroConfig",
+    "TrainConfig", "ZeroConfig", "teacher_section",
 ]  # fmt: skip
 
 

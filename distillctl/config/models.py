@@ -12,6 +12,11 @@ DEFAULT_TEACHER = "default"
 """Name of `teacher` among the teachers."""
 
 
+def teacher_section(name: str) -> str:
+    """Where a teacher stands in the configuration: `teacher`, or `teachers.NAME`."""
+    return "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
+
+
 class StudentConfig(Section):
     """The model that is trained."""
 

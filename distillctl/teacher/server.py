@@ -17,7 +17,6 @@ MAX_NUM_SEQS = 16
 MAX_BATCHED_TOKENS = 2048
 """Tokens of one forward pass. vLLM holds the logits of so many rows over the whole vocabulary, and again in
 float32, beside what it has planned for; longer prompts are split."""
-_VLLM = ["-m", "vllm.entrypoints.openai.api_server"]
 
 
 def server_arguments(
@@ -67,6 +66,11 @@ def server_arguments(
     return [text for name, value in values.items() for text in (name, str(value))] + switches
 
 
+def server_command(arguments: list[str]) -> list[str]:
+    """Command line of vLLM's server."""
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
+
+
 def start_server(arguments: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start the server in a process session of its own; call from the main thread (see `lifeline`)."""
     with log.open("ab") as output:
@@ -84,7 +88,7 @@ def main() -> None:
     """Entry point. The lifeline and the file mode of the socket outlive the change of program."""
     die_with_parent(int(sys.argv[1]))
     os.umask(0o077)
-    os.execv(sys.executable, [sys.executable, *_VLLM, *sys.argv[2:]])
+    os.execv(sys.executable, server_command(sys.argv[2:]))
 
 
 if __name__ == "__main__":

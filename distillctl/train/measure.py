@@ -65,9 +65,9 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
 
 
 def served_agrees(
-    name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
+    name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch
 ) -> Check:
-    """A served teacher against the same weights in this process, on the same tokens.
+    """A served teacher against the same weights in this process, on the same tokens and the whole head.
 
     Loads the weights for the moment of the check; where they are not on this machine, says so. Raises
     RunFailed where the two disagree.
@@ -80,7 +80,7 @@ def served_agrees(
     assert isinstance(answer.teacher, TopK)
     assert isinstance(scored.teacher, Tensor)
     with local.head() as head_VG:
-        logp_NV = log_probs(scored.teacher, head_VG[:vocab_size], 1.0)
+        logp_NV = log_probs(scored.teacher, head_VG, 1.0)
     logp_N = logp_NV.gather(-1, batch.target_ids_N[:, None]).squeeze(-1)
     gap = float((logp_N - answer.teacher.target_logp_N).abs().max())
     if not gap <= SERVED_TOLERANCE[dtype]:

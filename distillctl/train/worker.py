@@ -21,14 +21,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from distillctl.config import DEFAULT_TEACHER, Config
+from distillctl.config import Config, teacher_section
 from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import read_rows
 from distillctl.errors import DistillError
 from distillctl.evaluate.evaluation import evaluate, grade_rollouts
 from distillctl.events import EventLog
 from distillctl.lifeline import die_with_parent
-from distillctl.machine import model_shape
+from distillctl.machine import read_json
 from distillctl.preflight import Check
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
@@ -156,13 +156,13 @@ class Rank:
 
     def _vocab_size(self) -> int:
         """Token ids that the student shares with all teachers."""
-        ours, padded = tokenizer_vocab(Path(self.job.student)), model_shape(Path(self.job.student)).vocab_size
+        student = Path(self.job.student)
+        ours, padded = tokenizer_vocab(student), int(read_json(student / "config.json")["vocab_size"])
         sizes = []
         for name, teacher in self.job.teachers.items():
             path = Path(teacher.model)
-            key = "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
-            heads = padded, model_shape(path).vocab_size
-            sizes.append(shared_vocab(ours, tokenizer_vocab(path), heads, key)[0])
+            heads = padded, int(read_json(path / "config.json")["vocab_size"])
+            sizes.append(shared_vocab(ours, tokenizer_vocab(path), heads, teacher_section(name))[0])
         return min(sizes)
 
     def _teacher(self, name: str, vocab_size: int, checks: list[Check]) -> LocalTeacher | ServedTeacher:
@@ -176,7 +176,7 @@ class Rank:
                 max_length=self.config.max_length, timeout_s=config.timeout_s,
             )  # fmt: skip
             if self.ranks.is_main:
-                checks.append(measure.served_agrees(name, served, job.model, dtype, self.probe, vocab_size))
+                checks.append(measure.served_agrees(name, served, job.model, dtype, self.probe))
             return served
         local = LocalTeacher(
             job.model, dtype, device, shard=config.shard, offload=config.offload == "cpu",
