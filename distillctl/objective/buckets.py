@@ -28,11 +28,13 @@ def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
     return torch.cat([listed_CK.masked_fill(missing_CK, -torch.inf), tail_C1], -1).clamp_(min=LOG_FLOOR)
 
 
-def with_tail(logp_CK: Tensor, ids_CK: Tensor) -> Tensor:
+def with_tail(logp_CK: Tensor, ids_CK: Tensor, vocab_size: int) -> Tensor:
     """Log-probabilities [C, B] where only the listed ones are known: the tail is what they leave of 1."""
-    listed_CK = logp_CK.masked_fill(ids_CK < 0, -torch.inf)
+    missing_CK = ids_CK < 0
+    listed_CK = logp_CK.masked_fill(missing_CK, -torch.inf)
     mass_C1 = listed_CK.logsumexp(-1, keepdim=True).clamp(max=_LARGEST_LISTED)
-    tail_C1 = torch.log(-torch.expm1(mass_C1))
+    lists_all_C1 = (~missing_CK).sum(-1, keepdim=True) == vocab_size
+    tail_C1 = torch.log(-torch.expm1(mass_C1)).masked_fill(lists_all_C1, -torch.inf)
     return torch.cat([listed_CK, tail_C1], -1).clamp_(min=LOG_FLOOR)
 
 

@@ -92,7 +92,7 @@ def _topk(chunk: Chunk, objective: Objective) -> Term:
         log_p_CB = coarsen(chunk.log_p_CV, ids_CK)
     else:
         ids_CK = chunk.listed.ids_NK
-        log_p_CB = with_tail(chunk.listed.logp_NK, ids_CK)
+        log_p_CB = with_tail(chunk.listed.logp_NK, ids_CK, objective.vocab_size)
     log_q_CB = coarsen(chunk.log_q_CV, ids_CK)
     value_C, slope_CB = divergence(
         objective.topk_divergence, objective.beta, log_q_CB, log_q_CB.exp(), log_p_CB
@@ -115,7 +115,7 @@ def _student_topk(chunk: Chunk, objective: Objective) -> Term:
         ids_CK = chunk.log_q_CV.topk(min(objective.topk, objective.vocab_size)).indices
         logp_CK = chunk.log_p_CV.gather(-1, ids_CK)
         teacher_ids_CK = chunk.log_p_CV.topk(ids_CK.shape[-1]).indices
-        log_p_CB = with_tail(logp_CK, ids_CK)
+        log_p_CB = with_tail(logp_CK, ids_CK, objective.vocab_size)
         stats = _coverage(coarsen(chunk.log_q_CV, ids_CK), log_p_CB, ids_CK, teacher_ids_CK, objective)
     else:
         ids_CK, logp_CK = chunk.listed.ids_NK, chunk.listed.logp_NK
@@ -151,7 +151,8 @@ def chunk_stats(chunk: Chunk) -> Stats:
         others_CK = ids_CK.masked_fill(ids_CK == chunk.target_C1, -1)
         ids_CX = torch.cat([chunk.target_C1, others_CK], -1)
         logp_CX = torch.cat([chunk.logp_C[:, None], chunk.listed.logp_NK], -1)
-        log_q_CB, log_p_CB = coarsen(chunk.log_q_CV, ids_CX), with_tail(logp_CX, ids_CX)
+        log_q_CB = coarsen(chunk.log_q_CV, ids_CX)
+        log_p_CB = with_tail(logp_CX, ids_CX, chunk.log_q_CV.shape[-1])
         q_CB = log_q_CB.exp()
     d_C = chunk.logq_C - chunk.logp_C
     p_CB, difference_CB = log_p_CB.exp(), log_q_CB - log_p_CB

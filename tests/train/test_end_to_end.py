@@ -1,6 +1,7 @@
 """The whole command line on the tiny pair, with real vLLM and real DeepSpeed: train, resume, eval, inspect.
 
-The runs are made once per module: one rank, two ranks, and one that is stopped and resumed.
+The runs are made once per module: one rank, two ranks, one with a served teacher, one with everything that
+can be mixed in, and one that is stopped and resumed.
 """
 
 import json
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -33,6 +35,11 @@ SMALL = [
     "optim.warmup_steps=2",
     "eval.limit=16",
 ]
+
+
+# Metrics that only some objectives have.
+NOT_ALWAYS = {"val/acc", "reward/mean", "actor/sft_loss", "actor/pg_clipfrac", "topk/student_mass",
+              "topk/teacher_mass", "topk/overlap"}  # fmt: skip
 
 
 def distillctl(*arguments, cwd, check=True):
@@ -67,6 +74,37 @@ def two_ranks(folder):
     return folder / "two"
 
 
+REWARD = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    assert data_source and extra_info["question"]
+    return {"score": float(solution_str.strip().endswith(f"#### {ground_truth}"))}
+"""
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    """The tiny teacher behind vLLM's own server, started and stopped by the run."""
+    train(folder, "served", "teacher.serve=true", "loss.kind=topk", "loss.topk=8", "train.steps=2")
+    return folder / "served"
+
+
+@pytest.fixture(scope="module")
+def mixed(folder):
+    """Policy gradient, task reward, reference answers, part of each response, two teachers, on two ranks."""
+    (folder / "reward.py").write_text(REWARD)
+    table = pq.read_table(folder / "data/arith/train.parquet")
+    names = pa.array(["code" if i % 2 else "math" for i in range(table.num_rows)])
+    pq.write_table(table.append_column("expert", names), folder / "routed.parquet")
+    train(
+        folder, "mixed", "loss.kind=sampled", "loss.update=policy_gradient", "loss.sft_coef=0.1",
+        "loss.token_fraction=0.5", "loss.aggregate=seq-mean-token-mean", "reward.path=reward.py",
+        "rollout.n=4", "rollout.temperature=1.2", "data.train_files=routed.parquet",
+        "data.teacher_key=expert", "teachers.coder.model=builtin:tiny-student", "teachers.coder.key=code",
+        "train.world_size=2", "train.steps=2",
+    )  # fmt: skip
+    return folder / "mixed"
+
+
 def workers():
     """Pids of rollout workers and trainer ranks on this machine."""
     found = subprocess.run(
@@ -89,12 +127,12 @@ def test_every_step_reports_every_metric_of_the_table(one_rank):
     steps = metrics(one_rank)
     assert sorted(steps) == [1, 2, 3]
     for values in steps.values():
-        assert set(values) == set(METRICS) - {"val/acc"}
+        assert set(values) == set(METRICS) - NOT_ALWAYS
         assert all(np.isfinite(value) for value in values.values())
         assert values["actor/pg_loss"] == 0
         assert values["actor/distillation_mode"] == 1
         assert values["kl/reverse"] > 0
-        assert values["actor/kl_loss"] == values["kl/reverse"]
+        assert values["actor/kl_loss"] == pytest.approx(values["kl/reverse"], rel=1e-5)
 
 
 def test_engine_and_trainer_agree_on_the_sampled_tokens(one_rank):
@@ -114,6 +152,62 @@ def test_two_ranks_give_the_weights_of_one(one_rank, two_ranks):
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5, msg=name)
+
+
+def checks(run):
+    return {e["name"]: e for e in read_events(run / "events.jsonl") if e["kind"] == "check"}
+
+
+def test_the_preflight_finds_the_tiny_pair_in_order(one_rank):
+    found = checks(one_rank)
+    assert set(found) >= {"tokenizers", "heads", "eos", "chat template", "objective", "self-test", "engine"}
+    assert {check["level"] for check in found.values()} == {"ok"}
+
+
+def test_a_served_teacher_agrees_with_the_local_one(served, one_rank):
+    """Step 1 has the same rollouts in both runs: the list covers nearly all of the distribution."""
+    assert checks(served)["served teacher"]["level"] == "ok"
+    served_step, local_step = metrics(served)[1], metrics(one_rank)[1]
+    assert served_step["kl/k1"] == pytest.approx(local_step["kl/k1"], abs=2e-3)
+    assert 0 < served_step["kl/reverse"] <= local_step["kl/reverse"] + 1e-6
+    assert 0 < served_step["kl/forward"] <= local_step["kl/forward"] + 1e-6
+    assert served_step["kl/forward"] == pytest.approx(local_step["kl/forward"], rel=0.05)
+    assert served_step["actor/entropy"] == pytest.approx(local_step["actor/entropy"], rel=1e-5)
+    assert 0.99 < served_step["topk/teacher_mass"] <= 1
+    assert 0 < served_step["topk/overlap"] <= 1
+
+
+def test_everything_mixed_in_reports_its_own_metrics(mixed):
+    for values in metrics(mixed).values():
+        assert values["actor/distillation_mode"] == 0
+        assert 0 <= values["reward/mean"] <= 1
+        assert values["actor/sft_loss"] > 0
+        assert 0 <= values["actor/pg_clipfrac"] <= 1
+        assert {"kl/reverse/default", "kl/reverse/coder"} <= set(values)
+        assert abs(values["rollout/mismatch_kl"]) < 1e-6  # at the temperature of the rollouts
+
+
+def test_a_student_that_is_its_own_teacher_has_no_kl_at_first(mixed):
+    assert metrics(mixed)[1]["kl/reverse/coder"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics(mixed)[1]["kl/reverse/default"] > 0.01
+
+
+def test_tokens_beyond_the_trained_fraction_have_no_kl(mixed):
+    rows = pq.read_table(mixed / "samples/step_000001.parquet").to_pylist()
+    for row in rows:
+        trained = -(-len(row["response_ids"]) // 2)
+        assert len(row["kl"]) == len(row["response_ids"])
+        assert all(value is not None for value in row["kl"][:trained])
+        assert all(value is None for value in row["kl"][trained:])
+
+
+def test_the_dry_run_measures_on_running_engines_and_keeps_nothing(folder):
+    before = set(folder.rglob("*"))
+    done = distillctl("train", "--preset", PRESET, "--dry-run", "--json", *SMALL, cwd=folder)
+    names = {check["name"] for check in json.loads(done.stdout)["checks"]}
+    assert {"tokenizers", "self-test", "engine"} <= names
+    assert done.stderr == ""
+    assert set(folder.rglob("*")) == before
 
 
 def test_training_changes_the_weights(one_rank):
@@ -178,7 +272,7 @@ def test_run_directory_is_complete(one_rank):
     assert (one_rank / "checkpoints/latest.json").exists()
 
 
-def test_nothing_is_left_behind(one_rank, two_ranks):
+def test_nothing_is_left_behind(one_rank, two_ranks, served, mixed):
     assert not list(Path("/dev/shm").glob("distillctl-*"))
     assert workers() == []
 
