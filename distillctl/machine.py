@@ -78,6 +78,15 @@ def require_packages(device: str) -> None:
         )
 
 
+def require_quantization() -> None:
+    """Raise EnvironmentUnfit with the pip line when the package that quantises teachers is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise EnvironmentUnfit(
+            "teacher.quantization needs the package bitsandbytes, which is not installed",
+            "pip install 'distillctl[quant]', or set teacher.quantization=none",
+        )
+
+
 def _imports(name: str) -> bool:
     command = [sys.executable, "-c", f"import {name}"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

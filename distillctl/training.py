@@ -21,7 +21,7 @@ from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
-from distillctl.machine import cpus, memory_bytes, require_packages
+from distillctl.machine import cpus, memory_bytes, require_packages, require_quantization
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import load_config, to_yaml
@@ -94,8 +94,7 @@ def train(
     _count_prompts(config)
     plan = resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
     _static_checks(plan)
-    require_packages(plan.device)
-    _require_memory(plan)
+    _require_fit(plan)
     plan = resolve(config)
     checks = _static_checks(plan)
     run_dir, checkpoint = _open_run(config, name, path, resume)
@@ -132,10 +131,10 @@ def measured_checks(plan: Plan) -> list[Check]:
     if missing:
         return [Check("measured", "warn", f"nothing measured: the weights of {missing[0]} are not here")]
     try:
-        require_packages(plan.device)
-        _require_memory(plan)
+        _require_fit(plan)
     except EnvironmentUnfit as unfit:
         return [Check("measured", "warn", f"nothing measured: {unfit.message}", unfit.hint)]
+    print("starting the engines once to measure; no step is made", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir(Path(folder))
         run_dir.begin_attempt()
@@ -204,8 +203,12 @@ def _num_steps(config: Config, num_prompts: int) -> int:
     return max(1, config.train.epochs * num_prompts // config.data.train_batch_size)
 
 
-def _require_memory(plan: Plan) -> None:
-    """On a CPU all processes share the memory: refuse a run that cannot fit before it starts."""
+def _require_fit(plan: Plan) -> None:
+    """Raise EnvironmentUnfit when packages are missing, or, on a CPU, where all processes share the memory,
+    when the run cannot fit."""
+    require_packages(plan.device)
+    if any(teacher.quantization != "none" for teacher in plan.config.all_teachers.values()):
+        require_quantization()
     if plan.device != "cpu":
         return
     phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}

@@ -47,11 +47,10 @@ def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor)
 
 
 def overlap(ids_CK: Tensor, other_ids_CK: Tensor, vocab_size: int) -> Tensor:
-    """Share [C] of the tokens of `ids_CK` that are also in `other_ids_CK`."""
+    """Share [C] of the tokens of `ids_CK` (no -1 there) that are also in `other_ids_CK`."""
     member_CX = torch.zeros(len(ids_CK), vocab_size + 1, dtype=torch.bool, device=ids_CK.device)
     member_CX.scatter_(-1, other_ids_CK.masked_fill(other_ids_CK < 0, vocab_size), True)
-    member_CX[:, -1] = False
-    return member_CX.gather(-1, ids_CK.masked_fill(ids_CK < 0, vocab_size)).float().mean(-1)
+    return member_CX.gather(-1, ids_CK).float().mean(-1)
 
 
 def _columns(log_q_CV: Tensor, ids_CK: Tensor) -> tuple[Tensor, Tensor]:

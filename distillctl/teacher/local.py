@@ -5,7 +5,6 @@ Dimensions: N response tokens, G the teacher's hidden size, V its (padded) vocab
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillctl.errors import EnvironmentUnfit
+from distillctl.machine import require_quantization
 from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.compat import require_plain_head
 
@@ -126,11 +125,7 @@ def load_quantized(path: str, dtype: torch.dtype, device: torch.device, quantiza
     little on the sequences beside it. `int4` is NF4, weights only. Everything else has `dtype`. Raises
     EnvironmentUnfit without bitsandbytes.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise EnvironmentUnfit(
-            f"teacher.quantization={quantization} needs the package bitsandbytes, which is not installed",
-            "pip install 'distillctl[quant]', or set teacher.quantization=none",
-        )
+    require_quantization()
     from transformers import BitsAndBytesConfig
 
     # Its 8-bit layers log at every call that they compute in float16, its import that a kernel is missing.

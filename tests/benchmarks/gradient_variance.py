@@ -57,7 +57,7 @@ def log_probabilities(num_prompts, max_new_tokens=48):
             hidden = [m.base_model(out).last_hidden_state[0, len(ids) - 1 : -1] for m in (student, teacher)]
         heads = [m.get_output_embeddings().weight[: len(tokenizer)] for m in (student, teacher)]
         parts.append([log_probs(h, w.detach(), 1.0) for h, w in zip(hidden, heads, strict=True)])
-    return [torch.cat(rows).double() for rows in zip(*parts, strict=True)]
+    return [torch.cat(rows).double().log_softmax(-1) for rows in zip(*parts, strict=True)]
 
 
 def moments(log_q_NV, log_p_NV, objective):
@@ -86,16 +86,16 @@ def main():
     found = {name: moments(log_q_NV, log_p_NV, objective) for name, objective in OBJECTIVES.items()}
     reverse, forward = found["reverse_kl"][0], found["forward_kl"][0]
     print(f"{log_q_NV.shape[0]} tokens, vocabulary {log_q_NV.shape[1]}")
-    print(f"{'objective':26}{'cos reverse':>12}{'cos forward':>12}{'length':>9}{'noise':>10}")
+    print(f"{'objective':28}{'cos reverse':>12}{'cos forward':>12}{'length':>9}{'noise':>10}")
     for name, (mean, square) in found.items():
         norm = float(mean.norm())
         if norm < 1e-9 * square**0.5:
-            print(f"{name:26}{'-':>12}{'-':>12}{0.0:9.2f}{'infinite':>10}")
+            print(f"{name:28}{'-':>12}{'-':>12}{0.0:9.2f}{'infinite':>10}")
             continue
         cosines = [float((mean * other).sum() / (norm * other.norm())) for other in (reverse, forward)]
         noise = max(0.0, square / norm**2 - 1.0)
         print(
-            f"{name:26}{cosines[0]:12.3f}{cosines[1]:12.3f}{norm / float(reverse.norm()):9.2f}{noise:10.2f}"
+            f"{name:28}{cosines[0]:12.3f}{cosines[1]:12.3f}{norm / float(reverse.norm()):9.2f}{noise:10.2f}"
         )
 
 
