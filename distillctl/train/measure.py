@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from distillctl.objective.views import Dense, Objective, TopK
 from distillctl.preflight import Check
 from distillctl.samples import MicroBatch, Prompt, Rollout
 from distillctl.teacher.local import LocalTeacher
+from distillctl.teacher.quantization import quantization_kl
 from distillctl.teacher.served import ServedTeacher
 from distillctl.train.batch import collate, tokens
 from distillctl.train.student import Student
@@ -62,6 +64,17 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
             "student and teacher are not loaded or run alike on this machine: every KL would be off by it",
         )
     return Check("self-test", "ok", f"the student's KL from itself is {kl:.1e} nats per token")
+
+
+def quantization_cost(
+    name: str, quantized: LocalTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
+) -> Check:
+    """KL of a quantised teacher from its full-precision self, which is loaded for the moment of the check."""
+    texts = [ids[:end].tolist() for ids, (_, end) in zip(batch.input_ids_BT, batch.spans, strict=True)]
+    kl = quantization_kl(path, dtype, batch.rows_N.device, quantized, texts, vocab_size)
+    detail = f"{name}: costs a KL of {kl:.1e} nats per token"
+    level: Literal["ok", "warn"] = "ok" if kl < LARGE_QUANTIZATION_KL else "warn"
+    return Check("quantised teacher", level, detail)
 
 
 def served_agrees(

@@ -12,39 +12,34 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
-from distillctl.config import Config, teacher_section
-from distillctl.data.prompts import PromptStream, render, unused_teachers
-from distillctl.data.read import read_rows
+from distillctl.config import Config
+from distillctl.data.prompts import PromptStream
 from distillctl.errors import DistillError
 from distillctl.evaluate.evaluation import evaluate, grade_rollouts
 from distillctl.events import EventLog
 from distillctl.lifeline import die_with_parent
-from distillctl.machine import read_json
 from distillctl.preflight import Check
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S
 from distillctl.run import RunDir, write_status
-from distillctl.samples import Prompt, Rollout, sample_schema
-from distillctl.teacher.compat import model_stop_token_ids, shared_vocab, tokenizer_vocab
+from distillctl.samples import sample_schema
+from distillctl.teacher.compat import model_stop_token_ids
 from distillctl.teacher.local import LocalTeacher
-from distillctl.teacher.quantization import quantization_kl
 from distillctl.teacher.served import ServedTeacher
-from distillctl.train import checkpoint, measure
+from distillctl.train import checkpoint, measure, parts
 from distillctl.train.job import STARTING, TrainJob
 from distillctl.train.loop import StepResult, Trainer
 from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
-from distillctl.train.reward import load_reward, rewards
 from distillctl.train.student import Student
 from distillctl.train.weights import WeightPusher
 
@@ -85,28 +80,6 @@ class Rank:
         """A warning before the first step."""
         self.emit("warn", 0, message=message)
 
-    def train_prompts(self) -> list[Prompt]:
-        """Rendered training prompts with their teachers, and reference answers where the loss wants them."""
-        config = self.config
-        routes = {teacher.key or name: name for name, teacher in config.teachers.items()}
-        reference = config.data.max_response_length if config.loss.sft_coef else None
-        prompts = self.prompts(
-            config.data.train_files, "data.train_files", routes=routes, max_reference_length=reference
-        )
-        for name in unused_teachers(prompts, list(config.teachers)):
-            self.warn(f"teachers.{name}: no row of the data has its key in column {config.data.teacher_key}")
-        return prompts
-
-    def prompts(self, files: list[str], key: str, limit: int | None = None, **options: Any) -> list[Prompt]:
-        """Rendered prompts of `files`; over-long ones are left out with a warning."""
-        data = self.config.data
-        rows = [row for file in files for row in read_rows(Path(file), data.teacher_key)][:limit]
-        prompts, dropped = render(rows, self.tokenizer, data.max_prompt_length, **options)
-        if dropped:
-            message = f"{key}: {dropped} of {len(rows)} prompts exceed data.max_prompt_length="
-            self.warn(f"{message}{data.max_prompt_length} and are left out")
-        return prompts
-
     def build(self) -> None:
         """Load data and models, connect to the engine, measure, resume, prove the first weights."""
         from transformers import AutoTokenizer
@@ -114,21 +87,21 @@ class Rank:
         config, job = self.config, self.job
         with self.phase("loading data"):
             self.tokenizer = AutoTokenizer.from_pretrained(job.student)
-            train = self.train_prompts()
+            train = parts.train_prompts(config, self.tokenizer, self.warn)
             stream = PromptStream(train, config.data.train_batch_size, config.data.seed)
-            self.val = []
-            if config.eval.every:
-                self.val = self.prompts(config.data.val_files, "data.val_files", config.eval.limit)
+            self.val = parts.val_prompts(config, self.tokenizer, self.warn)
         self.num_steps = config.train.steps or stream.num_steps(config.train.epochs or 1)
         self.probe = measure.probe(train, self.ranks.device)
-        objective = make_objective(config, self._vocab_size())
-        checks: list[Check] = []
+        self.checks: list[Check] = []
+        objective = make_objective(config, parts.shared_vocab_size(job))
         with self.phase("loading teacher"):
-            teachers = {name: self._teacher(name, objective.vocab_size, checks) for name in job.teachers}
+            teachers = {name: self._teacher(name, objective.vocab_size) for name in job.teachers}
         with self.phase("loading student"):
             dtype = getattr(torch, job.student_dtype)
             student = Student(job.student, dtype, config, self.num_steps)
-            checks.append(measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size))
+            self.checks.append(
+                measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size)
+            )
         first = 0
         if job.checkpoint is not None:
             with self.phase("loading checkpoint"):
@@ -141,8 +114,8 @@ class Rank:
         canary = train[0].token_ids[:CANARY_TOKENS]
         pusher = WeightPusher(student, client, Path(job.scratch), canary)
         gap = pusher.push(first) if first else pusher.prove(0)
-        checks.append(Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt"))
-        for check in checks:
+        self.checks.append(Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt"))
+        for check in self.checks:
             self.emit("check", 0, **asdict(check))
         self.first_step = first + 1
         stops = model_stop_token_ids(Path(job.student), self.tokenizer)
@@ -150,52 +123,25 @@ class Rank:
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
         )
         self.greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
+        reward = parts.reward_function(config, self.tokenizer)
         self.trainer = Trainer(
-            config, self.ranks, stream, client, sampling, teachers, student, objective, self._reward(), pusher
+            config, self.ranks, stream, client, sampling, teachers, student, objective, reward, pusher
         )
 
-    def _vocab_size(self) -> int:
-        """Token ids that the student shares with all teachers."""
-        student = Path(self.job.student)
-        ours, padded = tokenizer_vocab(student), int(read_json(student / "config.json")["vocab_size"])
-        sizes = []
-        for name, teacher in self.job.teachers.items():
-            path = Path(teacher.model)
-            heads = padded, int(read_json(path / "config.json")["vocab_size"])
-            sizes.append(shared_vocab(ours, tokenizer_vocab(path), heads, teacher_section(name))[0])
-        return min(sizes)
-
-    def _teacher(self, name: str, vocab_size: int, checks: list[Check]) -> LocalTeacher | ServedTeacher:
+    def _teacher(self, name: str, vocab_size: int) -> LocalTeacher | ServedTeacher:
         """One teacher, with what was measured of it added to `checks`."""
-        job, config = self.job.teachers[name], self.config.all_teachers[name]
-        dtype, device = getattr(torch, job.dtype), self.ranks.device
-        if job.endpoints:
-            served = ServedTeacher(
-                job.endpoints, config.model, num_topk=self.config.loss.num_listed,
-                ask_ids=self.config.loss.kind == "student_topk", vocab_size=vocab_size,
-                max_length=self.config.max_length, timeout_s=config.timeout_s,
-            )  # fmt: skip
-            if self.ranks.is_main:
-                checks.append(measure.served_agrees(name, served, job.model, dtype, self.probe))
-            return served
-        local = LocalTeacher(
-            job.model, dtype, device, shard=config.shard, offload=config.offload == "cpu",
-            quantization=config.quantization,
-        )  # fmt: skip
-        if config.quantization != "none" and self.ranks.is_main:
-            texts = [row.tolist() for row in self.probe.input_ids_BT]
-            kl = quantization_kl(job.model, dtype, device, local, texts, vocab_size)
-            detail = f"{name}: {config.quantization} costs a KL of {kl:.1e} nats per token"
-            level: Literal["ok", "warn"] = "ok" if kl < measure.LARGE_QUANTIZATION_KL else "warn"
-            checks.append(Check("quantised teacher", level, detail))
-        return local
-
-    def _reward(self) -> Callable[[list[Rollout]], np.ndarray] | None:
-        reward = self.config.reward
-        if reward.path is None:
-            return None
-        function = load_reward(reward.path, reward.name)
-        return lambda rollouts: rewards(rollouts, self.tokenizer, function)
+        job, own = self.job.teachers[name], self.config.all_teachers[name]
+        teacher = parts.load_teacher(job, own, self.config, self.ranks.device, vocab_size)
+        if not self.ranks.is_main:
+            return teacher
+        dtype = getattr(torch, job.dtype)
+        if isinstance(teacher, ServedTeacher):
+            self.checks.append(measure.served_agrees(name, teacher, job.model, dtype, self.probe))
+        elif own.quantization != "none":
+            self.checks.append(
+                measure.quantization_cost(name, teacher, job.model, dtype, self.probe, vocab_size)
+            )
+        return teacher
 
     def train(self) -> None:
         """All steps to the end, or to the first step boundary after a stop was asked for."""
