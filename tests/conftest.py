@@ -1,6 +1,10 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of the command line's tests, and of those that look at the processes of an engine."""
 
+import os
+import subprocess
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +24,53 @@ def distillctl(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         return int(ended.value.code or 0), streams.out, streams.err
 
     return run
+
+
+class ProcessGroup:
+    """The processes that an engine or server started, which are one process group."""
+
+    def __init__(self, leader: int) -> None:
+        found = subprocess.run(["pgrep", "-g", str(leader)], capture_output=True, text=True, check=False)
+        self.pids = found.stdout.split()
+
+    def addresses(self) -> list[str]:
+        """Addresses, as /proc/net/tcp has them, of all listening TCP sockets (Linux: state 0A)."""
+        inodes = set()
+        for pid in self.pids:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                target = os.readlink(link) if link.is_symlink() else ""
+                if target.startswith("socket:["):
+                    inodes.add(target[8:-1])
+        lines = [
+            line.split()
+            for table in ("tcp", "tcp6")
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        ]
+        return [f[1].split(":")[0] for f in lines if f[3] == "0A" and f[9] in inodes]
+
+    def wait_until_dead(self, timeout_s: float) -> None:
+        """Fails when one is alive after that."""
+        deadline = time.monotonic() + timeout_s
+        while any(_alive(pid) for pid in self.pids):
+            assert time.monotonic() < deadline, "processes outlived their parent"
+            time.sleep(0.05)
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def process_group() -> type[ProcessGroup]:
+    return ProcessGroup
+
+
+@pytest.fixture(scope="session")
+def loopback() -> set[str]:
+    return LOOPBACK

@@ -81,21 +81,10 @@ def test_the_socket_is_private(client, worker):
     assert stat.S_IMODE(worker[1].stat().st_mode) == 0o700
 
 
-def test_nothing_listens_beyond_loopback(client, worker):
-    """Every listening TCP socket of the engine's processes (Linux: /proc/net/tcp, state 0A)."""
-    group = subprocess.run(["pgrep", "-g", str(worker[0].pid)], capture_output=True, text=True).stdout.split()
-    assert len(group) >= 2
-    inodes = set()
-    for pid in group:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(link) if link.is_symlink() else ""
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    for table, loopback in (("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                assert fields[1].split(":")[0] == loopback, fields[1]
+def test_nothing_listens_beyond_loopback(client, worker, process_group, loopback):
+    group = process_group(worker[0].pid)
+    assert len(group.pids) >= 2
+    assert set(group.addresses()) <= loopback
 
 
 def test_a_batch_is_bit_identical_whenever_it_is_repeated(client, prompts):
@@ -235,22 +224,12 @@ def test_seeds_are_different_for_every_request():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worker, prompts):
+def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worker, prompts, process_group):
     """Last in the module: it ends the engine."""
     process, _ = worker
-    group = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+    group = process_group(process.pid)
     process.kill()
     process.wait()
     with pytest.raises(RunFailed, match="stopped answering"):
         client.score(prompts[0].token_ids)
-    deadline = time.monotonic() + 5
-    while any(_alive(pid) for pid in group):
-        assert time.monotonic() < deadline, "engine processes outlived their parent"
-        time.sleep(0.05)
-
-
-def _alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    group.wait_until_dead(5)

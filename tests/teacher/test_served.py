@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from distillctl.teacher import served
 from distillctl.teacher.answers import FLOOR, read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
 from distillctl.teacher.server import server_arguments, start_server
+from distillctl.train.measure import served_agrees
 
 MODEL = "builtin:tiny-teacher"
 VOCAB = 512
@@ -180,6 +180,22 @@ def test_the_only_model_of_a_server_is_taken_whatever_its_name(connect, batches,
     assert connect(model=model or str(path)).score(batches[2:])
 
 
+def test_the_preflight_compares_a_server_with_the_model_it_should_serve(connect, batches, path):
+    found = served_agrees("default", connect(), str(path), torch.float32, batches[0])
+    assert found.level == "ok"
+
+
+def test_the_preflight_refuses_a_server_of_other_weights(connect, batches):
+    other = str(model_path("builtin:tiny-student", "test"))
+    with pytest.raises(RunFailed, match="default: server and local model differ by"):
+        served_agrees("default", connect(), other, torch.float32, batches[0])
+
+
+def test_the_preflight_says_when_there_is_nothing_to_compare_with(connect, batches, tmp_path):
+    found = served_agrees("default", connect(), str(tmp_path), torch.float32, batches[0])
+    assert (found.level, "not on this machine" in found.detail) == ("warn", True)
+
+
 def test_too_many_tokens_asked_for_is_explained(connect, batches):
     with pytest.raises(RunFailed, match="greater than max allowed: 33") as error:
         connect(num_topk=40).score(batches)
@@ -206,23 +222,12 @@ def test_chosen_tokens_are_refused_on_a_cpu_and_why_is_said(connect):
     assert "loss.kind=student_topk needs a teacher server on a GPU" in error.value.hint
 
 
-def test_the_socket_is_private_and_nothing_listens_beyond_loopback(server, connect):
-    """Every listening TCP socket of the server's processes (Linux: /proc/net/tcp, state 0A)."""
+def test_the_socket_is_private_and_nothing_listens_beyond_loopback(server, connect, process_group, loopback):
     connect()
     process, socket = server
     assert stat.S_IMODE(socket.stat().st_mode) & 0o077 == 0
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
-    inodes = set()
-    for pid in processes_of(process.pid):
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(link) if link.is_symlink() else ""
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    for table, loopback in (("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                assert fields[1].split(":")[0] == loopback, fields[1]
+    assert set(process_group(process.pid).addresses()) <= loopback
 
 
 def test_no_prompt_is_logged(server, connect, batches):
@@ -232,24 +237,20 @@ def test_no_prompt_is_logged(server, connect, batches):
     assert str(batches[0].input_ids_BT[0, :5].tolist())[1:-1] not in log
 
 
-def test_an_idle_server_leaves_the_cores_alone(server, connect, batches):
+def test_an_idle_server_leaves_the_cores_alone(server, connect, batches, process_group):
     connect().score(batches)
     ticks = os.sysconf("SC_CLK_TCK")
 
     def cpu_s():
         fields = [
             Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            for pid in processes_of(server[0].pid)
+            for pid in process_group(server[0].pid).pids
         ]
         return sum(int(f[11]) + int(f[12]) for f in fields) / ticks
 
     start = cpu_s()
     time.sleep(2.0)
     assert cpu_s() - start < 0.5
-
-
-def processes_of(group):
-    return subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True).stdout.split()
 
 
 # What answers below is no vLLM: a small HTTP server for what the real one cannot do on this machine
@@ -573,10 +574,10 @@ def test_names_of_teachers_become_different_file_names():
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # httpcore leaves it when connect fails
-def test_a_dead_server_is_an_error_after_the_attempts(connect, server, batches, monkeypatch):
+def test_a_dead_server_is_an_error_after_the_attempts(connect, server, batches, monkeypatch, process_group):
     """Last in the module: it ends the server."""
     teacher = connect()
-    group = processes_of(server[0].pid)
+    group = process_group(server[0].pid)
     server[0].kill()
     server[0].wait()
     monkeypatch.setattr(served.time, "sleep", lambda _: None)
@@ -584,14 +585,4 @@ def test_a_dead_server_is_an_error_after_the_attempts(connect, server, batches, 
         teacher.score(batches)
     assert "log" in error.value.hint
     monkeypatch.undo()
-    deadline = time.monotonic() + 5
-    while any(_alive(pid) for pid in group):
-        assert time.monotonic() < deadline, "processes of the server outlived it"
-        time.sleep(0.05)
-
-
-def _alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    group.wait_until_dead(5)

@@ -2,8 +2,9 @@
 
     python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE ...
 
-once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors (the weights after two steps, under
-`grad.` the gradient of the first) and OUT/losses.json (one list per setting).
+or `self-test` instead of settings, once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors
+(the weights after two steps, and under `grad.` the gradient of the first) and OUT/losses.json (one list per
+setting).
 """
 
 import json
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from distillctl.errors import RunFailed
 from distillctl.machine import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective
 from distillctl.presets import load_preset
 from distillctl.samples import Prompt, Rollout
 from distillctl.teacher.local import LocalTeacher
+from distillctl.train import measure
 from distillctl.train.batch import collate, plan, tokens
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -78,10 +81,29 @@ def train(ranks, stage, micro_batch_tokens, chunk_size, kind, aggregate):
     return losses, {**weights, **saved}
 
 
+def self_tests():
+    """What the preflight says of the tiny student against itself, and against another model's files."""
+    student_path, other = (
+        str(model_path(f"builtin:{name}", "")) for name in ("tiny-student", "tiny-teacher")
+    )
+    student = Student(student_path, torch.float32, load_preset("tiny-from-small-arith"), num_steps=NUM_STEPS)
+    batch = measure.probe([rollout.prompt for rollout in make_rollouts(0)], torch.device("cpu"))
+    said = []
+    for path in (student_path, other):
+        try:
+            said.append(measure.self_test(student, path, torch.float32, batch, VOCAB_SIZE).detail)
+        except RunFailed as error:
+            said.append(error.message)
+    return said
+
+
 def main():
     out = Path(sys.argv[1])
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", out / "rendezvous")
     losses = []
+    if sys.argv[2:] == ["self-test"]:
+        (out / "losses.json").write_text(json.dumps(self_tests()))
+        return
     for index, setting in enumerate(sys.argv[2:]):
         stage, tokens, chunk, kind, aggregate = setting.split(":")
         values, weights = train(ranks, int(stage), int(tokens), int(chunk), kind, aggregate)
