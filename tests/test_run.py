@@ -15,6 +15,7 @@ from distillctl.run import (
     METRICS,
     RunDir,
     latest_checkpoint,
+    metric_table,
     open_run,
     read_status,
     resolve_checkpoint,
@@ -234,3 +235,9 @@ def test_a_run_without_checkpoint_and_a_directory_without_model(tmp_path: Path) 
         resolve_checkpoint(str(run.path))
     with pytest.raises(ConfigError, match="neither a run"):
         resolve_checkpoint(str(tmp_path))
+
+
+def test_the_metrics_of_several_teachers_stand_behind_the_one_of_all():
+    present = ["kl/forward", "kl/reverse/b", "kl/reverse", "kl/reverse/a", "unheard/of", "actor/loss"]
+    names = [name for name, _ in metric_table(present)]
+    assert names == ["actor/loss", "kl/reverse", "kl/reverse/a", "kl/reverse/b", "kl/forward"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from distillctl.errors import ConfigError
 from distillctl.events import EventTail, read_events
-from distillctl.run import METRICS, RunDir, latest_checkpoint, open_run, read_status
+from distillctl.run import RunDir, latest_checkpoint, metric_table, open_run, read_status
 from distillctl.watch.plain import PlainDisplay, duration
 from distillctl.watch.state import RunState
 
@@ -118,8 +118,7 @@ def show_run(path: Path) -> dict[str, Any]:
         "exit_code": read_status(run.status_path).get("exit_code"),
         "metrics": {
             name: {"first": first.get(name), "last": last.get(name), "unit": metric.unit}
-            for name, metric in METRICS.items()
-            if name in first or name in last
+            for name, metric in metric_table(first.keys() | last.keys())
         },
         "phase_share": _phase_share(state),
         "evals": [{"step": step, **metrics} for step, metrics in sorted(state.evals.items())],
