@@ -140,6 +140,7 @@ def test_an_unknown_key_of_a_named_teacher_names_the_nearest():
         (["loss.kind=sampled", "loss.kl_loss_type=kl"], "kl as a loss trains nothing"),
         (["loss.kind=sampled", "loss.update=policy_gradient", "loss.kl_loss_type=k3"], "use kl_loss_type=k1"),
         (["loss.update=policy_gradient"], "needs kind=sampled"),
+        (["loss.kl_loss_type=low_var_kl"], "kl_loss_type=low_var_kl needs kind=sampled"),
         (["teacher.serve=true"], "loss.kind=reverse_kl needs the teacher's whole distribution"),
         (["teacher.serve=true", "loss.kind=topk", "loss.temperature=0.5"], "set loss.temperature=1"),
         (["teacher.serve=true", "teacher.url=http://h:1", "loss.kind=topk"], "not both"),

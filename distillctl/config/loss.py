@@ -73,6 +73,8 @@ class LossConfig(Section):
     @model_validator(mode="after")
     def _has_a_gradient(self) -> LossConfig:
         is_k1 = self.estimator in ("k1", "kl")
+        if self.kl_loss_type is not None and self.kind != "sampled":
+            raise ValueError(f"kl_loss_type={self.kl_loss_type} needs kind=sampled, not {self.kind}")
         if self.update == "policy_gradient":
             if self.kind != "sampled":
                 raise ValueError("update=policy_gradient needs kind=sampled")

@@ -27,7 +27,9 @@ def log_probs(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
     """log softmax(hidden head^T / temperature) [C, V] in at least float32, never below `LOG_FLOOR`."""
     dtype = torch.promote_types(hidden_CH.dtype, torch.float32)
     logits_CV = (hidden_CH @ head_VH.T).to(dtype)
-    return logits_CV.div_(temperature).log_softmax(-1).clamp_(min=LOG_FLOOR)
+    if temperature != 1.0:
+        logits_CV /= temperature
+    return logits_CV.log_softmax(-1).clamp_(min=LOG_FLOOR)
 
 
 def divergence(

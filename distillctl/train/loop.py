@@ -127,6 +127,8 @@ class Trainer:
         if not self.config.loss.sft_coef:
             return []
         answers = references(rollouts)
+        if not answers:  # none of this batch's prompts has one
+            return []
         num_tokens = sum(len(answer.response_ids) for answer in answers)
         weights = [self.config.loss.sft_coef / num_tokens] * len(answers)
         objective = replace(self.objective, temperature=1.0)
