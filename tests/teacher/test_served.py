@@ -282,9 +282,11 @@ def stand_in(answer, models=({"id": "served", "root": "/models/served", "max_mod
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:  # also when a test ends in an exception: the interpreter waits for this thread at its exit
+            http.shutdown()
+            thread.join()
 
 
 @pytest.fixture
