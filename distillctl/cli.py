@@ -166,6 +166,9 @@ def train(
     resume: Annotated[
         Literal["never", "auto", "must"], typer.Option(help="Go on from the run's last checkpoint.")
     ] = "auto",
+    elastic: Annotated[
+        bool, typer.Option("--elastic", help="Go on with another number of ranks (train.world_size).")
+    ] = False,
     display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would happen; start and write nothing.")
@@ -185,7 +188,8 @@ def train(
         settings = presets.load_config(path, overrides or [])
         if dry_run:
             return training.dry_run(settings)
-        return training.train(settings, preset or path.stem, run_dir, resume, display)
+        name = preset or path.stem
+        return training.train(settings, name, run_dir, resume, display, elastic=elastic)
 
     finish(command, as_json)
 

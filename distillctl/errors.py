@@ -26,6 +26,10 @@ class RunFailed(DistillError, RuntimeError):
     """A run started and could not go on (exit 1)."""
 
 
+class EngineLost(RunFailed):
+    """The rollout engine died or hangs; a fresh one can take its place."""
+
+
 class ConfigError(DistillError, ValueError):
     """Usage, configuration or input data is wrong; nothing was started (exit 2)."""
 

@@ -1,16 +1,13 @@
 """The launcher: starts a run's processes, watches them, stops them. Imports no torch.
 
-One rollout worker, a server for every teacher with `serve`, and `world_size` trainer ranks, each in a process
-session of its own with its own log. The first of them that dies ends the others, and the end of its log is
-shown.
+One rollout worker, a server for every teacher with `serve`, and `world_size` trainer ranks. A rollout engine
+that dies is started anew; any other death ends the run, and the end of the dead process's log is shown.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,53 +15,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from distillctl import errors
+from distillctl import checkpoints, children, errors
+from distillctl.children import Child
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed, Stopped
 from distillctl.events import EventLog
-from distillctl.plan import Plan, file_name
-from distillctl.rollout.process import engine_environment, scratch_directory, start_engine
+from distillctl.memory import scratch_directory
+from distillctl.plan import Plan
 from distillctl.run import RunDir, read_status, write_status
-from distillctl.teacher.server import start_server
 from distillctl.train.job import STARTING, TrainJob
 
 POLL_S = 0.1
-TERMINATE_GRACE_S = 5.0
-LOG_TAIL_LINES = 20
-
-
-@dataclass(slots=True)
-class Child:
-    """A process of the run."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def signal_group(self, signum: int) -> None:
-        """Signal every process of its session."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signum)
-
-    def tail(self) -> str:
-        """Last lines of its log."""
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join(f"  {line}" for line in lines)
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """All processes of the run."""
-
-    engines: list[Child]
-    """The rollout engine and the servers of teachers."""
-    ranks: list[Child]
+REPEAT_S = 1.0
+"""Signals so close together are one: `timeout` and schedulers send theirs to a process and to its group."""
 
 
 @dataclass(slots=True)
 class Signals:
     """The first SIGINT, SIGTERM or SIGHUP asks for a stop; the second ends everything at once."""
 
-    received: list[int] = field(default_factory=list)
+    received: list[tuple[int, float]] = field(default_factory=list)
+    """Signal and time (monotonic)."""
 
     def install(self) -> None:
         """Handlers run in the main thread, which is the one that waits on the children."""
@@ -72,7 +42,21 @@ class Signals:
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received.append(signum)
+        self.received.append((signum, time.monotonic()))
+
+    @property
+    def first(self) -> int:
+        """The first signal, 0 before there is one."""
+        return self.received[0][0] if self.received else 0
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a second one came."""
+        return bool(self.received) and self.received[-1][1] - self.received[0][1] > REPEAT_S
+
+    def older_than(self, seconds: float | None) -> bool:
+        """Whether the first came longer than `seconds` ago; never for None."""
+        return bool(seconds and self.received) and time.monotonic() - self.received[0][1] > (seconds or 0)
 
 
 def run(
@@ -97,141 +81,155 @@ def run(
     error: DistillError | None = None
     events.emit("phase", 0, name=STARTING, state="begin")
     with scratch_directory() as scratch:
-        processes = _start(plan, run_dir, scratch, checkpoint, preflight_only=preflight_only)
+        attempt = _Attempt(plan, run_dir, scratch, events, signals)
         try:
-            _supervise(processes, run_dir, signals, on_tick)
+            attempt.start(checkpoint, preflight_only=preflight_only)
+            attempt.supervise(on_tick)
         except DistillError as caught:
             error = caught
         finally:
-            _end(processes)
+            attempt.end()
+            checkpoints.sweep(run_dir.checkpoints)
     state = "done" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
     code = error.exit_code if error else 0
     status = read_status(run_dir.status_path)
-    step = status.get("step", 0)
-    events.emit("end", step=step, state=state, exit_code=code, seconds=time.time() - started)
-    write_status(run_dir.status_path, {**status, "state": state, "exit_code": code})
+    with suppress(OSError, EnvironmentUnfit):  # a full disk must not hide the error that it caused
+        step = status.get("step", 0)
+        events.emit("end", step=step, state=state, exit_code=code, seconds=time.time() - started)
+        write_status(run_dir.status_path, {**status, "state": state, "exit_code": code})
     on_tick()
     if error is not None:
         raise error
 
 
-def _start(
-    plan: Plan, run_dir: RunDir, scratch: Path, checkpoint: Path | None, *, preflight_only: bool
-) -> Processes:
-    logs = run_dir.logs(run_dir.attempt)
-    settings = plan.engine(scratch)
-    log = logs / "rollout.log"
-    gpus = plan.config.rollout.gpus
-    processes = Processes(
-        [Child("rollout engine", start_engine(settings, logs / "engine.json", log, gpus), log)], []
-    )
-    teachers = dict(plan.teachers)
-    for number, name in enumerate(plan.served):
-        socket = scratch / f"teacher_{number}.sock"  # a unix socket's path is short: no name in it
-        processes.engines.append(_start_teacher(plan, name, socket, logs))
-        teachers[name] = replace(teachers[name], endpoints=[f"unix:{socket}"])
-    job = TrainJob(
-        run_dir=str(run_dir.path),
-        attempt=run_dir.attempt,
-        student=str(plan.student),
-        teachers=teachers,
-        device=plan.device,
-        world_size=plan.world_size,
-        student_dtype=plan.student_dtype,
-        socket=settings.socket,
-        scratch=str(scratch),
-        checkpoint=str(checkpoint) if checkpoint else None,
-        parent_pid=os.getpid(),
-        preflight_only=preflight_only,
-    )
-    job.save(logs / "job.json")
-    processes.ranks.extend(_start_rank(plan, rank, logs) for rank in range(plan.world_size))
-    return processes
+class _Attempt:
+    """The processes of one attempt."""
 
+    def __init__(
+        self, plan: Plan, run_dir: RunDir, scratch: Path, events: EventLog, signals: Signals
+    ) -> None:
+        self.plan, self.run_dir, self.scratch = plan, run_dir, scratch
+        self.events, self.signals = events, signals
+        self.logs = run_dir.logs(run_dir.attempt)
+        self.settings = plan.engine(scratch)
+        self.engine: Child | None = None
+        self.teachers: list[Child] = []
+        self.ranks: list[Child] = []
+        self.num_restarts = 0
+        self.asked_to_stop = False
 
-def _start_teacher(plan: Plan, name: str, socket: Path, logs: Path) -> Child:
-    gpus = plan.config.all_teachers[name].gpus
-    log = logs / f"teacher_{file_name(name)}.log"
-    environment = engine_environment(len(gpus or []) if plan.device == "cuda" else 0, gpus)
-    process = start_server(plan.server_arguments(name, socket), environment, log)
-    return Child(f"teacher server {name}", process, log)
-
-
-def _start_rank(plan: Plan, rank: int, logs: Path) -> Child:
-    log = logs / f"rank_{rank}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            plan.rank_command(str(logs / "job.json")),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **plan.rank_environment(rank)},
-            start_new_session=True,
+    def start(self, checkpoint: Path | None, *, preflight_only: bool) -> None:
+        """Start everything."""
+        plan = self.plan
+        self.engine = children.start_rollout_engine(plan, self.settings, self.logs)
+        teachers = dict(plan.teachers)
+        for number, name in enumerate(plan.served):
+            socket = self.scratch / f"teacher_{number}.sock"  # a unix socket's path is short: no name in it
+            self.teachers.append(children.start_teacher(plan, name, socket, self.logs))
+            teachers[name] = replace(teachers[name], endpoints=[f"unix:{socket}"])
+        job = TrainJob(
+            run_dir=str(self.run_dir.path),
+            attempt=self.run_dir.attempt,
+            student=str(plan.student),
+            teachers=teachers,
+            device=plan.device,
+            world_size=plan.world_size,
+            student_dtype=plan.student_dtype,
+            socket=self.settings.socket,
+            scratch=str(self.scratch),
+            checkpoint=str(checkpoint) if checkpoint else None,
+            universal=checkpoint is not None
+            and checkpoints.read_manifest(checkpoint)["world_size"] != plan.world_size,
+            parent_pid=self.settings.parent_pid,
+            preflight_only=preflight_only,
         )
-    return Child(f"trainer rank {rank}", process, log)
+        path = self.logs / "job.json"
+        job.save(path)
+        for rank in range(plan.world_size):
+            self.ranks.append(children.start_rank(plan, rank, path))
 
+    def supervise(self, on_tick: Callable[[], None]) -> None:
+        """Return when all ranks are done; raise what ended them otherwise."""
+        while True:
+            on_tick()
+            self._heed_signals()
+            if self._ranks_are_done():
+                return
+            for teacher in self.teachers:
+                if teacher.process.poll() is not None:
+                    raise EnvironmentUnfit(_death(teacher), f"whole log: {teacher.log}")
+            self._keep_engine()
+            time.sleep(POLL_S)
 
-def _supervise(processes: Processes, run_dir: RunDir, signals: Signals, on_tick: Callable[[], None]) -> None:
-    ranks = processes.ranks
-    logs = run_dir.logs(run_dir.attempt)
-    asked = False
-    while True:
-        on_tick()
-        if len(signals.received) > 1:
-            raise Stopped("stopped at once, without a checkpoint", signum=signals.received[0])
-        if signals.received and not asked:
-            asked = True
-            ranks[0].process.send_signal(signals.received[0])
-        codes = [rank.process.poll() for rank in ranks]
+    def end(self) -> None:
+        """Kill whatever still runs."""
+        engines = [self.engine] if self.engine else []
+        children.kill([*self.ranks, *engines, *self.teachers])
+
+    def _heed_signals(self) -> None:
+        signals, grace_s = self.signals, self.plan.config.checkpoint.grace_s
+        if signals.repeated:
+            raise self._stopped("at once, by a second signal")
+        if signals.older_than(grace_s):
+            raise self._stopped(f"because checkpoint.grace_s={grace_s:g} was not enough to finish")
+        if signals.first and not self.asked_to_stop:
+            self.asked_to_stop = True
+            self.ranks[0].process.send_signal(signals.first)
+
+    def _stopped(self, how: str) -> Stopped:
+        latest = checkpoints.latest(self.run_dir.checkpoints)
+        left = f"the newest checkpoint is {latest}" if latest else "there is no checkpoint yet"
+        hint = "the same command goes on from it" if latest else "the same command starts anew"
+        return Stopped(f"stopped {how}; {left}", hint, signum=self.signals.first)
+
+    def _ranks_are_done(self) -> bool:
+        codes = [rank.process.poll() for rank in self.ranks]
         if all(code == 0 for code in codes):
-            status = read_status(run_dir.status_path)
-            if signals.received and status.get("step", 0) < status.get("steps", 1):
-                raise Stopped("stopped after writing a checkpoint", signum=signals.received[0])
+            status = read_status(self.run_dir.status_path)
+            if self.signals.first and status.get("step", 0) < status.get("steps", 1):
+                raise self._stopped("by a signal")
+            return True
+        dead = [rank for rank, code in zip(self.ranks, codes, strict=True) if code]
+        if self.asked_to_stop and any(rank.process.returncode < 0 for rank in dead):
+            raise self._stopped("before the first step")  # it was loading, with nothing to save
+        if dead:
+            raise self._rank_error(dead)
+        return False
+
+    def _rank_error(self, dead: list[Child]) -> DistillError:
+        """The error that a rank left behind, or one that shows a log: of a rank that was killed rather than
+        of one that lost it as a peer."""
+        for rank in dead:
+            report = self.logs / f"error_{self.ranks.index(rank)}.json"
+            if report.is_file():
+                told = json.loads(report.read_text())
+                kind: type[DistillError] = getattr(errors, told["type"])
+                return kind(told["message"], told["hint"])
+        first = min(dead, key=lambda rank: rank.process.returncode)
+        return RunFailed(_death(first), f"whole log: {first.log}")
+
+    def _keep_engine(self) -> None:
+        """Start a fresh rollout engine in place of one that died; the ranks bring its weights up to date."""
+        engine, limit = self.engine, self.plan.config.rollout.max_restarts
+        assert engine is not None
+        if engine.process.poll() is None:
             return
-        for rank, code in zip(ranks, codes, strict=True):
-            if asked and code is not None and code < 0:  # it was still loading and had nothing to save
-                raise Stopped("stopped before the first step", signum=signals.received[0])
-            if code:
-                raise _rank_error(rank, code, logs)
-        for engine in processes.engines:
-            if engine.process.poll() is not None:
-                raise EnvironmentUnfit(
-                    f"the {engine.name} ended with code {engine.process.returncode}; its last lines:\n"
-                    f"{engine.tail()}",
-                    f"whole log: {engine.log}",
-                )
-        time.sleep(POLL_S)
+        socket = Path(self.settings.socket)
+        if not socket.exists():  # it was never ready, so another would not be either
+            raise EnvironmentUnfit(_death(engine), f"whole log: {engine.log}")
+        if self.num_restarts >= limit:
+            raise RunFailed(
+                f"{_death(engine)}\nIt was restarted as often as rollout.max_restarts={limit} allows",
+                f"whole log: {engine.log}",
+            )
+        self.num_restarts += 1
+        code = engine.process.returncode
+        message = f"the rollout engine ended with code {code}: restart {self.num_restarts} of {limit}"
+        self.events.emit("warn", read_status(self.run_dir.status_path).get("step", 0), message=message)
+        children.kill([engine])  # what is left of its session
+        socket.unlink()
+        self.engine = children.start_rollout_engine(self.plan, self.settings, self.logs)
 
 
-def _rank_error(rank: Child, code: int, logs: Path) -> DistillError:
-    """The error the rank left behind, or one that shows the end of its log."""
-    number = rank.name.rsplit(" ", 1)[1]
-    report = logs / f"error_{number}.json"
-    if report.is_file():
-        told = json.loads(report.read_text())
-        kind: type[DistillError] = getattr(errors, told["type"])
-        return kind(told["message"], told["hint"])
-    return RunFailed(
-        f"{rank.name} ended with code {code}; its last lines:\n{rank.tail()}",
-        f"whole log: {rank.log}",
-    )
-
-
-def _end(processes: Processes) -> None:
-    """Stop every process group. Ranks have nothing to tidy; engines get time to free shared memory."""
-    for rank in processes.ranks:
-        rank.signal_group(signal.SIGKILL)
-    stop_engine(*processes.engines)
-    for rank in processes.ranks:
-        rank.process.wait()
-
-
-def stop_engine(*engines: Child) -> None:
-    """SIGTERM, a grace period, SIGKILL to the whole process group of each engine."""
-    for engine in engines:
-        engine.process.terminate()
-    for engine in engines:
-        with suppress(subprocess.TimeoutExpired):
-            engine.process.wait(TERMINATE_GRACE_S)
-        engine.signal_group(signal.SIGKILL)
-        engine.process.wait()
+def _death(child: Child) -> str:
+    return f"the {child.name} ended with code {child.process.returncode}; its last lines:\n{child.tail()}"

@@ -9,8 +9,6 @@ Layout (design, section 8):
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
@@ -18,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillctl import lock
+from distillctl import checkpoints, lock
+from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError
 
 _STEP_DIR = re.compile(r"step_(\d{6,})")
@@ -42,6 +41,7 @@ METRICS = {
     "actor/entropy": Metric("nats", "student's entropy, exact"),
     "actor/grad_norm": Metric("-", "global gradient norm before clipping"),
     "actor/lr": Metric("-", "learning rate of this step"),
+    "actor/skipped_steps": Metric("steps", "optimizer steps skipped so far: loss or gradient not finite"),
     "kl/reverse": Metric("nats", "KL(student || teacher): exact, from a served teacher a lower bound"),
     "kl/forward": Metric("nats", "KL(teacher || student): exact, from a served teacher a lower bound"),
     "kl/k1": Metric("nats", "k1 estimate of kl/reverse from the sampled tokens"),
@@ -124,11 +124,6 @@ class RunDir:
         """Short name for tables: `<preset>/<number>`, or the folder's own name."""
         return f"{self.path.resolve().parent.name}/{self.path.resolve().name}"
 
-    def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
-        found = (_STEP_DIR.fullmatch(path.name) for path in self.checkpoints.glob("step_*"))
-        return sorted(int(match[1]) for match in found if match)
-
     def lock(self) -> AbstractContextManager[None]:
         """Hold the run for this process; raises ConfigError with the holder's pid when it is taken."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -163,19 +158,9 @@ def write_status(path: Path, status: Mapping[str, Any]) -> None:
     write_json(path, status)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole: a reader sees the old or the new one, also after a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def read_status(path: Path) -> dict[str, Any]:
     """What status.json holds; empty when there is none or it is unreadable."""
-    return _read_object(path)
+    return read_object(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +173,6 @@ class Checkpoint:
     """Model directory; or a hub id or `builtin:NAME`, which are for `machine.model_path` to find."""
     run: Path | None
     """The run it belongs to, where its configuration is."""
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint directory of a run, or None when there is none yet."""
-    folder = RunDir(run).checkpoints
-    name = _read_object(folder / "latest.json").get("path")
-    return folder / name if isinstance(name, str) and (folder / name).is_dir() else None
 
 
 def resolve_checkpoint(spec: str) -> Checkpoint:
@@ -210,7 +188,7 @@ def resolve_checkpoint(spec: str) -> Checkpoint:
             return _at_step(RunDir(Path(owner).expanduser()), step)
         return Checkpoint(spec, spec, None)
     if _is_run(path):
-        latest = latest_checkpoint(path)
+        latest = checkpoints.latest(RunDir(path).checkpoints)
         if latest is None:
             raise ConfigError(f"{path} has no checkpoint yet", f"it is {_state(RunDir(path))}")
         return _from_directory(latest)
@@ -228,11 +206,11 @@ def resolve_checkpoint(spec: str) -> Checkpoint:
 
 
 def _at_step(run: RunDir, step: str) -> Checkpoint:
-    steps = run.steps()
+    steps = checkpoints.steps(run.checkpoints)
     if not (step.isascii() and step.isdigit() and int(step) in steps):
         there = ", ".join(map(str, steps)) or "none"
         raise ConfigError(f"{run.path} has no checkpoint of step {step}", f"steps there: {there}")
-    return _from_directory(run.checkpoints / f"step_{int(step):06d}")
+    return _from_directory(run.checkpoints / checkpoints.step_dir(int(step)))
 
 
 def _from_directory(path: Path) -> Checkpoint:
@@ -246,11 +224,3 @@ def _from_directory(path: Path) -> Checkpoint:
 
 def _state(run: RunDir) -> str:
     return str(read_status(run.status_path).get("state", "not started"))
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

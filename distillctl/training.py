@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillctl import __version__, launch, preflight
+from distillctl import __version__, checkpoints, launch, preflight
 from distillctl.config import Config
 from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
@@ -24,8 +24,9 @@ from distillctl.events import EventLog, read_events
 from distillctl.machine import cpus, memory_bytes, require_packages, require_quantization
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
-from distillctl.presets import load_config, to_yaml
-from distillctl.run import RunDir, latest_checkpoint, read_status, write_status
+from distillctl.presets import to_yaml
+from distillctl.resume import choose_checkpoint, open_run, write_config
+from distillctl.run import RunDir, read_status, write_status
 from distillctl.teacher.server import server_command
 from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Follower
@@ -89,30 +90,36 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
 
 
 def train(
-    config: Config, name: str, path: Path | None, resume: str, display: str
+    config: Config, name: str, path: Path | None, resume: str, display: str, *, elastic: bool = False
 ) -> tuple[dict[str, Any], str]:
-    """Run to the end; returns the run directory. Raises before anything is started or written when unfit."""
+    """Run to the end; returns the run directory. Raises before anything is started or written when unfit.
+
+    `resume` and `elastic`: as on the command line.
+    """
     _count_prompts(config)
     plan = resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
     _static_checks(plan)
     _require_fit(plan)
     plan = resolve(config)
     checks = _static_checks(plan)
-    run_dir, checkpoint = _open_run(config, name, path, resume)
+    run_dir = open_run(config, name, path, resume, elastic=elastic)
     with run_dir.lock():
         if read_status(run_dir.status_path).get("state") == "done":
             print(f"{run_dir.path} is done already", file=sys.stderr)
             return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+        checkpoints.sweep(run_dir.checkpoints)
+        checkpoint, problems = choose_checkpoint(run_dir, resume, plan.world_size, elastic=elastic)
         attempt = run_dir.begin_attempt()
         status = {**read_status(run_dir.status_path), "state": "running", "attempt": attempt}
         write_status(run_dir.status_path, {**status, "pid": os.getpid()})
-        if not run_dir.config_path.exists():
-            run_dir.config_path.write_text(to_yaml(config))
+        write_config(run_dir, config)
         _write_provenance(run_dir, config)
         follower = Follower(run_dir.events_path, PlainDisplay(sys.stderr))
         events = EventLog(run_dir.events_path, attempt)
         for check in checks:
             events.emit("check", 0, **asdict(check))
+        for problem in problems:
+            events.emit("warn", 0, message=f"damaged checkpoint, going on from an older one: {problem}")
         on_tick = follower.poll if display != "quiet" else lambda: None
         launch.run(plan, run_dir, checkpoint, on_tick)
     return {"run_dir": str(run_dir.path)}, str(run_dir.path)
@@ -143,46 +150,6 @@ def measured_checks(plan: Plan) -> list[Check]:
         launch.run(plan, run_dir, None, lambda: None, preflight_only=True)
         found = [event for event in read_events(run_dir.events_path) if event["kind"] == "check"]
     return [Check(event["name"], event["level"], event["detail"], event["hint"]) for event in found]
-
-
-def _open_run(config: Config, name: str, path: Path | None, resume: str) -> tuple[RunDir, Path | None]:
-    """The run directory and the checkpoint to go on from, if any."""
-    if path is None:
-        if resume == "must":
-            raise ConfigError("--resume must needs --run-dir", "name the run to go on with")
-        return RunDir.create(Path("runs") / name), None
-    run_dir = RunDir(path)
-    if not run_dir.config_path.exists():
-        if resume == "must":
-            raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
-        path.mkdir(parents=True, exist_ok=True)
-        return run_dir, None
-    if resume == "never":
-        raise ConfigError(
-            f"{path} already holds a run",
-            "--resume auto goes on with it; or delete it; or choose another --run-dir",
-        )
-    _require_same(load_config(run_dir.config_path), config, run_dir.config_path)
-    checkpoint = latest_checkpoint(run_dir.path)
-    if checkpoint is None and resume == "must":
-        raise ConfigError(f"{path} has no checkpoint to resume from", "--resume auto starts it anew")
-    return run_dir, checkpoint
-
-
-def _require_same(old: Config, new: Config, path: Path) -> None:
-    before, after = _flat(old), _flat(new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    changed = [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
-    if changed:
-        raise ConfigError(
-            f"{path} differs from this configuration: {'; '.join(changed)}",
-            "resume with the run's own: train --config RUN/config.yaml --run-dir RUN",
-        )
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    tree = config.model_dump(mode="json")
-    return {f"{section}.{key}": v for section, keys in tree.items() for key, v in keys.items()}
 
 
 def _count_prompts(config: Config) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from distillctl.config.guards import GuardsConfig
 from distillctl.config.loss import LossConfig, RewardConfig
 from distillctl.config.models import (
     DEFAULT_TEACHER,
@@ -21,9 +22,9 @@ from distillctl.config.models import (
 from distillctl.config.section import Fraction, Section
 
 __all__ = [
-    "DEFAULT_TEACHER", "CheckpointConfig", "Config", "DataConfig", "EvalConfig", "LossConfig", "OptimConfig",
-    "RewardConfig", "RolloutConfig", "RoutedTeacher", "SamplesConfig", "StudentConfig", "TeacherConfig",
-    "TrainConfig", "ZeroConfig", "teacher_section",
+    "DEFAULT_TEACHER", "CheckpointConfig", "Config", "DataConfig", "EvalConfig", "GuardsConfig", "LossConfig",
+    "OptimConfig", "RewardConfig", "RolloutConfig", "RoutedTeacher", "SamplesConfig", "StudentConfig",
+    "TeacherConfig", "TrainConfig", "ZeroConfig", "teacher_section",
 ]  # fmt: skip
 
 
@@ -63,6 +64,10 @@ class RolloutConfig(Section):
     """GPUs of the engine, tensor-parallel over all of them; null is GPU 0. Unused on a CPU."""
     enforce_eager: bool = True
     """False lets vLLM compile and capture graphs: slower start, faster decoding on a GPU."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often an engine that dies or hangs is started anew before the run fails."""
+    timeout_s: float = Field(default=300.0, gt=0.0)
+    """Longest silence of the engine in seconds, after which it counts as hung; it reports as it decodes."""
 
 
 class OptimConfig(Section):
@@ -122,6 +127,10 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; 0 writes only the last."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
+    grace_s: float | None = Field(default=None, gt=0.0)
+    """Seconds that a run may take to checkpoint after SIGINT, SIGTERM or SIGHUP; then its processes are
+    killed, and it can be resumed from the checkpoint before. Set it below the time after which a scheduler
+    sends SIGKILL (Slurm's KillWait: 30 s); null waits."""
 
 
 class EvalConfig(Section):
@@ -158,6 +167,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     samples: SamplesConfig = SamplesConfig()
+    guards: GuardsConfig = GuardsConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

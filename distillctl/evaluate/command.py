@@ -11,20 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distillctl import children
+from distillctl.children import Child
 from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.evaluate.evaluation import Evaluation, evaluate
-from distillctl.launch import Child, stop_engine
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
+from distillctl.memory import scratch_directory
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
-from distillctl.rollout.process import (
-    READY_TIMEOUT_S,
-    engine_settings,
-    scratch_directory,
-    start_engine,
-)
+from distillctl.rollout.process import READY_TIMEOUT_S, engine_settings, start_engine
 from distillctl.run import RunDir, resolve_checkpoint
 
 DEFAULT_MAX_TOKENS = 512
@@ -135,7 +132,7 @@ def running_engine(model: Path, max_model_len: int, device: str) -> Iterator[Rol
             yield client
             client.close()
         finally:
-            stop_engine(engine)
+            children.kill([engine])
 
 
 _COLUMNS = {

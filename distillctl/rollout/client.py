@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import select
+import signal
 import socket
+import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from distillctl.errors import RunFailed
+from distillctl.errors import EngineLost, RunFailed
 from distillctl.rollout import wire
 from distillctl.samples import Prompt, Rollout
 
@@ -34,9 +39,18 @@ def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
 class RolloutClient:
     """Connection to one rollout worker. Every reply is checked for the weight version it came from."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for the worker's socket to appear (it does when the engine is ready)."""
-        self._sock = _connect(path, timeout_s)
+    def __init__(self, path: Path, ready_timeout_s: float, timeout_s: float = 300.0) -> None:
+        """Wait up to `ready_timeout_s` for the worker's socket to appear (it does when the engine is ready).
+
+        `timeout_s`: longest silence during a request, after which the engine counts as hung.
+        """
+        self._sock = _connect(path, ready_timeout_s)
+        self._sock.settimeout(timeout_s)
+        self._timeout_s = timeout_s
+        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.pid: int = struct.unpack("3i", credentials)[0]
+        """Of the worker, which leads the process group of its engine."""
+        self._process = os.pidfd_open(self.pid)
         self.version = 0
 
     def generate(
@@ -51,8 +65,8 @@ class RolloutClient:
         """`num_samples` answers to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
         `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
-        the distribution that is sampled from; 0 leaves it None. Raises `RunFailed` when the worker is gone or
-        answers with other weights than the last pushed.
+        the distribution that is sampled from; 0 leaves it None. Raises `EngineLost` when the worker is gone
+        or silent, `RunFailed` when it answers with other weights than the last pushed.
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
         flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
@@ -89,16 +103,29 @@ class RolloutClient:
     def close(self) -> None:
         """Disconnect; the worker stays up and accepts the next client."""
         self._sock.close()
+        os.close(self._process)
+
+    def kill(self) -> None:
+        """SIGKILL every process of the engine, wait for the worker's end, disconnect."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        select.select([self._process], [], [])  # readable once the process has ended
+        self.close()
 
     def _ask(self, header: wire.Header, arrays: wire.Arrays) -> wire.Arrays:
+        request = header["request"]
+        hint = "its log is rollout.log in the attempt's log folder"
         try:
             wire.send(self._sock, header, arrays)
             reply, got = wire.receive(self._sock)
+            while "progress" in reply:
+                reply, got = wire.receive(self._sock)
+        except TimeoutError:
+            message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
+            raise EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s") from None
         except OSError as error:
-            raise RunFailed(
-                f"the rollout engine stopped answering during {header['request']!r} ({error})",
-                "its log is rollout.log in the attempt's log folder",
-            ) from error
+            message = f"the rollout engine stopped answering during {request!r} ({error})"
+            raise EngineLost(message, hint) from error
         if reply["version"] != self.version:
             raise RunFailed(
                 f"the rollout engine has weights of version {reply['version']}, not {self.version}"

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from multiprocessing import shared_memory
 
 from distillctl.lifeline import die_with_parent
 
-LIFELINE_ENV = "DISTILLCTL_LIFELINE"
-"""Set by the launcher: every process of this engine dies with the one that started it."""
+OWNER_ENV = "DISTILLCTL_OWNER"
+"""Set by the launcher to its `memory.owner()`: every process of this engine dies with the one that started
+it, and what they leave in memory is named after the launcher."""
 
 
 def register() -> None:
     """vLLM's general plugin hook; called in the engine core and in every worker process."""
-    if os.environ.get(LIFELINE_ENV):
+    if os.environ.get(OWNER_ENV):
         die_with_parent()
+        ignore_signals()
+        name_shared_memory()
         _sleep_when_idle()
+
+
+def ignore_signals() -> None:
+    """A scheduler may signal every process of a job; when an engine ends is for its launcher to say."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def name_shared_memory() -> None:
+    """Name Python's shared memory segments after the launcher, so that those of killed processes are known.
+
+    The standard library has no setting for the prefix, only these constants.
+    """
+    prefix = f"/{os.environ[OWNER_ENV]}-"
+    vars(shared_memory).update(_SHM_NAME_PREFIX=prefix, _SHM_SAFE_NAME_LENGTH=len(prefix) + 8)
 
 
 def _sleep_when_idle() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from distillctl.machine import ModelShape, cpu_runtime, cpus, model_shape
-from distillctl.rollout.plugin import LIFELINE_ENV
+from distillctl.memory import owner
+from distillctl.rollout.plugin import OWNER_ENV
 from distillctl.rollout.worker import EngineSettings
 
 READY_TIMEOUT_S = 600.0
@@ -30,13 +27,13 @@ _INHERITED = (
 )
 _INHERITED_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "VLLM_", "NCCL_", "XDG_", "PYTHON")
 _MAX_KV_CACHE_BYTES = 8 << 30
-_MEMORY = Path("/dev/shm")
 
 
-def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
+def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> dict[str, str]:
     """A clean environment: what the engine needs, and nothing of ours that would mislead it.
 
-    A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change how vLLM starts. On a CPU the engine gets
+    `sockets`: private directory for vLLM's own. A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change
+    how vLLM starts. On a CPU the engine gets
     every core (its own default keeps one of two for itself); torch.compile is off there, because what vLLM
     compiles even in eager mode takes 20 s at the first start and gains nothing.
     """
@@ -46,13 +43,14 @@ def engine_environment(num_gpus: int, gpus: list[int] | None) -> dict[str, str]:
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     kept |= {
-        LIFELINE_ENV: "1",
+        OWNER_ENV: owner(),
         "DO_NOT_TRACK": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "HF_HUB_OFFLINE": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_PLUGINS": "distillctl",
+        "VLLM_RPC_BASE_PATH": str(sockets),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if num_gpus:
@@ -112,19 +110,6 @@ def start_engine(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=engine_environment(settings.num_gpus, gpus),
+            env=engine_environment(settings.num_gpus, gpus, Path(settings.socket).parent),
             start_new_session=True,
         )
-
-
-@contextmanager
-def scratch_directory() -> Iterator[Path]:
-    """A private directory in memory for sockets and weights, removed at the end.
-
-    Those of processes that were killed are removed first; their names hold the pid.
-    """
-    for stale in _MEMORY.glob("distillctl-*"):
-        if not Path("/proc", stale.name.split("-")[1]).exists():
-            shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"distillctl-{os.getpid()}-", dir=_MEMORY) as folder:
-        yield Path(folder)

@@ -1,17 +1,19 @@
 """The rollout worker: `python -m distillctl.rollout.worker SETTINGS.json`.
 
 Owns one `vllm.LLM` and serves one client at a time over a unix socket: token ids in, token ids and
-log-probabilities out. The socket appears when the engine is ready. Requests: generate, score, push; SIGTERM
-ends it.
+log-probabilities out. The socket appears when the engine is ready. Requests: generate, score, push. While
+one is under way, `{"progress": finished sequences}` comes at most once a second. Only SIGKILL ends it: other
+signals are the launcher's business, also when a scheduler sends them to every process of a job.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +23,14 @@ import numpy as np
 
 from distillctl.lifeline import die_with_parent
 from distillctl.rollout import wire
+from distillctl.rollout.plugin import ignore_signals, name_shared_memory
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
+
+
+REPORT_S = 1.0
+"""Between two signs of life, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,8 @@ class Engine:
         self.llm = llm
         self.settings = settings
         self.version = 0
+        self.report: Callable[[int], None] = lambda num_finished: None
+        """Called after each step of the engine."""
 
     def generate(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
         """Sample one answer per prompt: pause, enqueue all, resume, wait.
@@ -150,8 +159,11 @@ class Engine:
             [{"prompt_token_ids": prompt.tolist()} for prompt in prompts], params, use_tqdm=False
         )
         self.llm.wake_up(tags=["scheduling"])
-        outputs: list[Any] = self.llm.wait_for_completion(use_tqdm=False)
-        return outputs
+        outputs: list[Any] = []
+        while self.llm.llm_engine.has_unfinished_requests():  # `wait_for_completion`, with reports
+            outputs += (output for output in self.llm.llm_engine.step() if output.finished)
+            self.report(len(outputs))
+        return sorted(outputs, key=lambda output: int(output.request_id))
 
 
 def _sampled_logprobs(flat: Any) -> list[float]:
@@ -182,6 +194,15 @@ def serve(engine: Engine) -> None:
 def _serve_client(engine: Engine, connection: socket.socket) -> None:
     """Raises `wire.Closed` when the client goes away."""
     requests = {"generate": engine.generate, "score": engine.score, "push": engine.push}
+    last = 0.0
+
+    def report(num_finished: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_S:
+            last = time.monotonic()
+            wire.send(connection, {"progress": num_finished})
+
+    engine.report = report
     while True:
         header, arrays = wire.receive(connection)
         wire.send(connection, *requests[header["request"]](header, arrays))
@@ -191,8 +212,9 @@ def main() -> None:
     """Entry point. An error ends the process; its traceback is in the worker's log."""
     settings = EngineSettings(**json.loads(Path(sys.argv[1]).read_text()))
     die_with_parent(settings.parent_pid)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # unwinds, so that vLLM frees its shared memory
+    ignore_signals()
     os.umask(0o077)
+    name_shared_memory()
     serve(Engine(build_engine(settings), settings))
 
 

@@ -1,57 +1,104 @@
-"""Checkpoints: `step_N/{hf/, state/, manifest.json}`, complete or not there at all.
+"""Saving and loading a run's state: what the ranks do together; `distillctl.checkpoints` has the files.
 
-`hf/` loads with plain transformers and vLLM; `state/` is DeepSpeed's, for resuming. Everything is written
-into a temporary directory, hashed and synced, then renamed; the pointer `latest.json` moves after that, and
-old checkpoints go last.
+`hf/` loads with plain transformers and vLLM; `state/` is DeepSpeed's, for resuming.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# The name of an exception only: nothing of ours is pickled.
+from pickle import UnpicklingError
 from typing import Any
 
-import distillctl
-from distillctl.errors import RunFailed
-from distillctl.run import write_json
+import torch
+
+from distillctl import checkpoints
+from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
 from distillctl.train.weights import gathered
 
-FORMAT = 1
 _TAG = "state"
+_UNIVERSAL = "universal"
 
 
-def step_dir(step: int) -> str:
-    """Directory name of a checkpoint."""
-    return f"step_{step:06d}"
+def save(
+    folder: Path,
+    step: int,
+    student: Student,
+    tokenizer: Any,
+    ranks: Ranks,
+    state: dict[str, Any],
+    *,
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `step` under `folder` and drop all but the newest `keep`. Collective.
 
-
-def save(folder: Path, step: int, student: Student, tokenizer: Any, ranks: Ranks, *, keep: int) -> Path:
-    """Write the checkpoint of `step` under `folder` and drop all but the newest `keep`. Collective."""
-    final, partial = folder / step_dir(step), folder / f".tmp-{step_dir(step)}"
-    if ranks.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    `state`: what else a resumed run needs, of plain types. Raises EnvironmentUnfit when the disk refuses.
+    """
+    partial = checkpoints.partial_dir(folder, step)
+    with _explained(folder, step):
+        if ranks.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        ranks.barrier()
+        client_state = {"step": step, "run": state}
+        student.engine.save_checkpoint(str(partial), tag=_TAG, client_state=client_state, save_latest=False)
+        _export(partial / "hf", student, tokenizer, ranks)
+        ranks.barrier()
+        shares = ranks.gather(checkpoints.seal(partial, ranks.rank, ranks.world_size))
+        if ranks.is_main:
+            checkpoints.commit(partial, step, ranks.world_size, checkpoints.merge(shares))
+            checkpoints.rotate(folder, step, keep)
     ranks.barrier()
-    student.engine.save_checkpoint(str(partial), tag=_TAG, client_state={"step": step}, save_latest=False)
-    _export(partial / "hf", student, tokenizer, ranks)
-    ranks.barrier()
-    if ranks.is_main:
-        _commit(partial, final, step, ranks.world_size)
-        _rotate(folder, keep)
-    ranks.barrier()
-    return final
+    return folder / checkpoints.step_dir(step)
 
 
-def load(path: Path, student: Student) -> int:
-    """Restore weights, optimizer and schedule from a checkpoint directory; returns its step. Collective."""
-    loaded, state = student.engine.load_checkpoint(str(path), tag=_TAG)
+def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any]]:
+    """Restore weights, optimizer and schedule from a checkpoint directory; returns its step and its `state`.
+
+    Collective. One written by another number of ranks is converted first, which `student` has to be made for
+    (`universal`). The files have been verified by the launcher; here they are read once by torch's
+    restricted unpickler, because DeepSpeed's own loading would run code that a file carries.
+    """
+    _scan(path / _TAG, ranks)
+    folder, tag = path, _TAG
+    if student.universal:
+        folder, tag = path.parent / f".tmp-{_UNIVERSAL}", _UNIVERSAL
+        if ranks.is_main:
+            _convert(path / _TAG, folder / tag)
+        ranks.barrier()
+    loaded, state = student.engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:
-        raise RunFailed(f"{path}/{_TAG} could not be loaded", "start anew with --resume never")
-    return int(state["step"])
+        raise RunFailed(f"{folder / tag} could not be loaded", "start anew with --resume never")
+    ranks.barrier()
+    if student.universal and ranks.is_main:
+        shutil.rmtree(folder)
+    return int(state["step"]), dict(state["run"])
+
+
+@contextmanager
+def _explained(folder: Path, step: int) -> Iterator[None]:
+    """What goes wrong with the disk, as an EnvironmentUnfit."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except DistillError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer raises RuntimeError
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        raise EnvironmentUnfit(
+            f"the checkpoint of step {step} could not be written to {folder}, which has "
+            f"{free / 2**20:.0f} MiB free: {str(error).splitlines()[0]}",
+            "make room or make it writable; the same command then goes on from the last good one",
+        ) from error
 
 
 def _export(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) -> None:
@@ -64,37 +111,29 @@ def _export(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) -> Non
         tokenizer.save_pretrained(folder)
 
 
-def _commit(partial: Path, final: Path, step: int, world_size: int) -> None:
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "world_size": world_size,
-        "distillctl": distillctl.__version__,
-        "files": {str(path.relative_to(partial)): _sync_and_hash(path) for path in files},
-    }
-    write_json(partial / "manifest.json", manifest)
-    if final.exists():  # the same step of an earlier attempt
-        shutil.rmtree(final)
-    partial.rename(final)
-    _sync(final.parent)
-    write_json(final.parent / "latest.json", {"step": step, "path": final.name})
-    _sync(final.parent)
+def _scan(state: Path, ranks: Ranks) -> None:
+    """Raise RunFailed for a file that holds anything but tensors and plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
+        for file in sorted(state.glob("*.pt"))[ranks.rank :: ranks.world_size]:
+            try:
+                torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            except UnpicklingError as error:
+                raise RunFailed(
+                    f"{file} is refused: it holds more than tensors ({str(error).splitlines()[0]})",
+                    "it was not written by distillctl; delete the checkpoint to go on from an earlier one",
+                ) from None
 
 
-def _rotate(folder: Path, keep: int) -> None:
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
-
-
-def _sync_and_hash(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "size_bytes": path.stat().st_size}
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+def _convert(state: Path, universal: Path) -> None:
+    """DeepSpeed's own converter to the form that any number of ranks can load."""
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(state), "--output_folder", str(universal)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunFailed(
+            f"{state} could not be converted for another number of ranks: {done.stderr.splitlines()[-1:]}",
+            "go on with the number of ranks that wrote it",
+        )

@@ -42,6 +42,8 @@ class TrainJob:
     checkpoint: str | None
     """Checkpoint directory to resume from."""
     parent_pid: int
+    universal: bool = False
+    """That checkpoint is of another number of ranks."""
     preflight_only: bool = False
     """Put everything together, measure what can be measured before the first step, and end."""
 

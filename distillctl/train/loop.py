@@ -13,16 +13,16 @@ from distillctl.config import Config
 from distillctl.data.prompts import PromptStream
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective, Teacher
-from distillctl.rollout.client import RolloutClient, Sampling
+from distillctl.rollout.client import Sampling
 from distillctl.samples import Rollout, Scored
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.served import ServedTeacher
 from distillctl.train.batch import micro_batches, references, tokens, trained_length, within_vocabulary
+from distillctl.train.engine import RolloutEngine
 from distillctl.train.ranks import Ranks
 from distillctl.train.reward import group_advantages
 from distillctl.train.student import Student
 from distillctl.train.tally import Item, Tally, Timer, throughput
-from distillctl.train.weights import WeightPusher
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +34,43 @@ class StepResult:
     kl: list[np.ndarray]
     """float32 [T] per rollout: reverse KL of each response token, nats, NaN where the token was not trained
     on; the same on every rank."""
-    skipped: bool
-    """The gradient was not finite and the optimizer step was left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """The parts of a run, put together by `worker.py`. `client` is None on all ranks but 0."""
+    """The parts of a run, put together by `worker.py`."""
 
     config: Config
     ranks: Ranks
     stream: PromptStream
-    client: RolloutClient | None
+    engine: RolloutEngine
     sampling: Sampling
     teachers: Mapping[str, LocalTeacher | ServedTeacher]
     student: Student
     objective: Objective
     reward: Callable[[list[Rollout]], np.ndarray] | None
     """Task reward of each rollout, float32; called on rank 0."""
-    pusher: WeightPusher
+    should_stop: Callable[[], bool]
+    """Whether a stop was asked for; the same on every rank."""
 
-    def train_step(self, step: int) -> StepResult:
-        """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`."""
+    def train_step(self, step: int) -> StepResult | None:
+        """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`.
+
+        None when a stop was asked for before the update began: nothing has changed then.
+        """
         timer = Timer()
+        self.ranks.seed(self.config.data.seed, step)
         with timer("rollout"):
             rollouts = self._rollout(step)
             advantages, rewards = self._advantages(rollouts)
+        if self.should_stop():
+            return None
         lengths = [trained_length(rollout, self.config.loss.token_fraction) for rollout in rollouts]
         tally = Tally(rollouts, lengths, list(self.teachers))
         with timer("teacher"):
             items = [*self._score(rollouts, lengths, advantages), *self._reference_answers(rollouts)]
+        if self.should_stop():
+            return None
         with timer("update"):
             for item in items:
                 with self._teacher(item) as teacher:
@@ -73,18 +80,17 @@ class Trainer:
                 tally.add(item, teacher, stats)
             update = self.student.step()
         with timer("sync"):
-            self.pusher.push(version=step)
-        skipped = bool(update.pop("skipped"))
+            self.engine.push(version=step)
         metrics = {**tally.reduce(self.ranks), **rewards, **update, **timer.metrics()}
-        return StepResult({**metrics, **throughput(rollouts, timer)}, rollouts, tally.kl(self.ranks), skipped)
+        return StepResult({**metrics, **throughput(rollouts, timer)}, rollouts, tally.kl(self.ranks))
 
     def _rollout(self, step: int) -> list[Rollout]:
         prompts = self.stream.batch(step)
         count, seed = self.config.rollout.n, self.config.data.seed
-        rollouts = None
-        if self.client is not None:
-            num_topk = self.objective.topk if self.asks_for_student_tokens else 0
-            rollouts = self.client.generate(prompts, count, self.sampling, seed, step, num_topk)
+        num_topk = self.objective.topk if self.asks_for_student_tokens else 0
+        rollouts = self.engine.ask(
+            lambda client: client.generate(prompts, count, self.sampling, seed, step, num_topk)
+        )
         shared = self.ranks.share_rollouts(prompts, count, rollouts)
         assert all(rollout.weight_version == step - 1 for rollout in shared), "stale rollouts"
         return within_vocabulary(shared, self.objective.vocab_size)

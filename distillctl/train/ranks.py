@@ -6,9 +6,12 @@ the rollout engine sleep in it instead of spinning in a GPU collective next to t
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +57,13 @@ class Ranks:
         """Wait for every rank."""
         dist.barrier(group=self._control)
 
+    def seed(self, run_seed: int, step: int) -> None:
+        """Seed every generator of this process, so that a step does not depend on the steps before it."""
+        seed = (run_seed * 1_000_003 + step) * self.world_size + self.rank
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum of a CPU tensor over the ranks."""
         dist.all_reduce(values, group=self._control)
@@ -64,6 +74,18 @@ class Ranks:
         tensor = torch.tensor([value])
         dist.broadcast(tensor, 0, group=self._control)
         return int(tensor)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value, on every rank, in order of rank."""
+        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._control)
+        widest = int(torch.cat(sizes).max())
+        texts = [torch.zeros(widest, dtype=torch.uint8) for _ in range(self.world_size)]
+        dist.all_gather(texts, torch.nn.functional.pad(mine, (0, widest - len(mine))), group=self._control)
+        return [
+            json.loads(text[: int(size)].numpy().tobytes()) for text, size in zip(texts, sizes, strict=True)
+        ]
 
     def share_rollouts(
         self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None

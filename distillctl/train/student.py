@@ -33,10 +33,15 @@ class Student:
         dtype: torch.dtype,
         config: Config,
         num_steps: int,
+        *,
+        universal: bool = False,
     ) -> None:
+        """`universal`: load checkpoints in DeepSpeed's form for any number of ranks, and no others."""
         import deepspeed
 
+        self.universal, self.dtype = universal, dtype
         settings = deepspeed_settings(config, dtype)
+        settings["checkpoint"] = {"load_universal": universal}
         self.model = load_model(path, dtype, settings if config.zero.stage == 3 else None)
         require_plain_head(self.model.config, "student.model")
         if config.student.gradient_checkpointing:
@@ -66,16 +71,29 @@ class Student:
         return detached
 
     def step(self) -> dict[str, float]:
-        """One optimizer step (clipped; skipped when the gradient is not finite) and its metrics."""
+        """One optimizer step (clipped; skipped on all ranks when the gradient of one is not finite).
+
+        Returns its metrics; `actor/skipped_steps` counts over the whole run.
+        """
         lr = self.engine.get_lr()[0]
-        skipped = self.engine.skipped_steps
-        self.engine.step()
-        norm = self.engine.get_global_grad_norm()
+        norm = None if hasattr(self.engine.optimizer, "overflow") else self._plain_grad_norm()
+        if norm is None or math.isfinite(norm):
+            self.engine.step()
+            norm = self.engine.get_global_grad_norm() if norm is None else norm
+        else:
+            self.engine.optimizer.zero_grad()
+            self.engine.skipped_steps += 1
         return {
             "actor/lr": lr,
             "actor/grad_norm": math.nan if norm is None else float(norm),
-            "skipped": float(self.engine.skipped_steps - skipped),
+            "actor/skipped_steps": float(self.engine.skipped_steps),
         }
+
+    def _plain_grad_norm(self) -> float:
+        """Norm of gradients that are whole on every rank: stage 0 in float32, where DeepSpeed neither reports
+        it nor looks for NaN."""
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     @torch.no_grad()
     def statistics(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from distillctl.errors import RunFailed
-from distillctl.rollout.client import RolloutClient
 from distillctl.train.student import Student
 
 BUCKET_BYTES = 256 << 20
@@ -48,46 +48,22 @@ def _buckets(named: list[tuple[str, Any]], limit: int) -> Iterator[list[tuple[st
     yield bucket
 
 
-class WeightPusher:
-    """Brings the student's weights into the engine after every optimizer step."""
+class WeightWriter:
+    """Writes the student's weights where the engine can load them."""
 
-    def __init__(
-        self, student: Student, client: RolloutClient | None, folder: Path, canary_ids: list[int]
-    ) -> None:
-        """`client` is None on all ranks but 0. `folder` lies in memory (/dev/shm) and is private."""
+    def __init__(self, student: Student, folder: Path, *, is_main: bool) -> None:
+        """Files are written by the main rank. `folder` lies in memory (/dev/shm) and is private."""
         self._student = student
-        self._client = client
         self._folder = folder
-        self._canary_ids = canary_ids
-        self._dtype = next(student.model.parameters()).dtype
+        self._is_main = is_main
 
-    def push(self, version: int) -> float:
-        """Gather, write, load into the engine as `version`, prove it. Collective; returns as `prove`."""
+    def write(self) -> list[Path]:
+        """Gather and write all weights; returns the files, none on the other ranks. Collective."""
         files = []
         for index, tensors in enumerate(gathered(self._student.model)):
-            if self._client is not None:
+            if self._is_main:
                 files.append(self._write(index, tensors))
-        if self._client is not None:
-            self._client.push(files, version)
-        return self.prove(version)
-
-    def prove(self, version: int) -> float:
-        """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree.
-
-        Returns the largest difference in nats (0 on the other ranks).
-        """
-        ours = self._student.logprobs(self._canary_ids)
-        if self._client is None:
-            return 0.0
-        theirs = torch.from_numpy(self._client.score(self._canary_ids).copy())
-        gap = float((ours - theirs).abs().max())
-        if not gap <= CANARY_TOLERANCE[self._dtype]:
-            raise RunFailed(
-                f"after the weights of step {version} were pushed, engine and trainer disagree on the canary "
-                f"prompt by {gap:.2e} nats (allowed: {CANARY_TOLERANCE[self._dtype]:.0e})",
-                "the engine did not take the weights; see rollout.log in the attempt's log folder",
-            )
-        return gap
+        return files
 
     def _write(self, index: int, tensors: dict[str, Tensor]) -> Path:
         from safetensors.torch import save_file
@@ -95,3 +71,15 @@ class WeightPusher:
         path = self._folder / f"bucket_{index:03d}.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
         return path
+
+
+def largest_gap(ours: Tensor, theirs: np.ndarray, dtype: torch.dtype, version: int) -> float:
+    """Largest difference in nats of trainer and engine on the canary; raises RunFailed beyond tolerance."""
+    gap = float((ours - torch.from_numpy(theirs.copy())).abs().max())
+    if not gap <= CANARY_TOLERANCE[dtype]:
+        raise RunFailed(
+            f"after the weights of step {version} were pushed, engine and trainer disagree on the canary "
+            f"prompt by {gap:.2e} nats (allowed: {CANARY_TOLERANCE[dtype]:.0e})",
+            "the engine did not take the weights; see rollout.log in the attempt's log folder",
+        )
+    return gap

@@ -6,42 +6,44 @@ the launcher in `error_RANK.json` beside the job.
 
 from __future__ import annotations
 
+import errno
 import json
-import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from distillctl.atomic import write_json
+from distillctl.checkpoints import step_dir
 from distillctl.config import Config
 from distillctl.data.prompts import PromptStream
-from distillctl.errors import DistillError
-from distillctl.evaluate.evaluation import evaluate, grade_rollouts
+from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
+from distillctl.evaluate.evaluation import evaluate
 from distillctl.events import EventLog
 from distillctl.lifeline import die_with_parent
 from distillctl.preflight import Check
 from distillctl.presets import load_config
-from distillctl.rollout.client import RolloutClient, Sampling
-from distillctl.rollout.process import READY_TIMEOUT_S
+from distillctl.rollout.client import Sampling
 from distillctl.run import RunDir, write_status
-from distillctl.samples import sample_schema
 from distillctl.teacher.compat import model_stop_token_ids
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.served import ServedTeacher
 from distillctl.train import checkpoint, measure, parts
+from distillctl.train.engine import RolloutEngine
+from distillctl.train.guards import Guards
 from distillctl.train.job import STARTING, TrainJob
 from distillctl.train.loop import StepResult, Trainer
 from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
+from distillctl.train.sample_file import write_samples
 from distillctl.train.student import Student
-from distillctl.train.weights import WeightPusher
 
 CANARY_TOKENS = 64
 """Length of the prompt that proves each weight push: enough tokens to expose any layer, cheap to score."""
@@ -56,12 +58,14 @@ class Rank:
         self.config: Config = load_config(self.run.config_path)
         self.events = EventLog(self.run.events_path, job.attempt) if rank == 0 else None
         self.stop_signal = 0
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, self._request_stop)
         self.ranks = Ranks(rank, job.world_size, job.device, Path(job.scratch) / "rendezvous")
 
     def _request_stop(self, signum: int, frame: object) -> None:
         self.stop_signal = signum
+
+    def should_stop(self) -> bool:
+        """Whether rank 0 was asked to stop. Collective."""
+        return bool(self.ranks.share_flag(self.stop_signal))
 
     def emit(self, kind: str, step: int, **fields: Any) -> None:
         """Append to events.jsonl (rank 0 only)."""
@@ -98,26 +102,23 @@ class Rank:
             teachers = {name: self._teacher(name, objective.vocab_size) for name in job.teachers}
         with self.phase("loading student"):
             dtype = getattr(torch, job.student_dtype)
-            student = Student(job.student, dtype, config, self.num_steps)
+            student = Student(job.student, dtype, config, self.num_steps, universal=job.universal)
             self.checks.append(
                 measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size)
             )
-        first = 0
+        first, self.guards = 0, Guards(config.guards)
         if job.checkpoint is not None:
             with self.phase("loading checkpoint"):
-                first = checkpoint.load(Path(job.checkpoint), student)
+                first, state = checkpoint.load(Path(job.checkpoint), student, self.ranks)
+                self.guards.load_state(state["guards"])
         with self.phase("waiting for the rollout engine"):
-            client = None
-            if self.ranks.is_main:
-                client = RolloutClient(Path(job.socket), READY_TIMEOUT_S)
-            self.ranks.barrier()
-        canary = train[0].token_ids[:CANARY_TOKENS]
-        pusher = WeightPusher(student, client, Path(job.scratch), canary)
-        gap = pusher.push(first) if first else pusher.prove(0)
+            canary = train[0].token_ids[:CANARY_TOKENS]
+            engine = RolloutEngine(job, config, self.ranks, student, canary, self.warn)
+        gap = engine.push(first) if first else engine.prove()
         self.checks.append(Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt"))
         for check in self.checks:
             self.emit("check", 0, **asdict(check))
-        self.first_step = first + 1
+        self.first_step, self.saved_step = first + 1, first
         stops = model_stop_token_ids(Path(job.student), self.tokenizer)
         sampling = Sampling(
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
@@ -125,7 +126,16 @@ class Rank:
         self.greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
         reward = parts.reward_function(config, self.tokenizer)
         self.trainer = Trainer(
-            config, self.ranks, stream, client, sampling, teachers, student, objective, reward, pusher
+            config,
+            self.ranks,
+            stream,
+            engine,
+            sampling,
+            teachers,
+            student,
+            objective,
+            reward,
+            self.should_stop,
         )
 
     def _teacher(self, name: str, vocab_size: int) -> LocalTeacher | ServedTeacher:
@@ -144,7 +154,9 @@ class Rank:
         return teacher
 
     def train(self) -> None:
-        """All steps to the end, or to the first step boundary after a stop was asked for."""
+        """All steps to the end, or to the first boundary between phases after a stop was asked for."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # before this there is nothing to save
+            signal.signal(signum, self._request_stop)
         config = self.config
         self.emit(
             "start", self.first_step - 1, run=str(self.run.path), steps=self.num_steps,
@@ -155,43 +167,68 @@ class Rank:
             self._evaluate(0)
         for step in range(self.first_step, self.num_steps + 1):
             result = self.trainer.train_step(step)
+            if result is None:
+                return self._stop(step - 1)
             self._report(step, result)
+            self._guard(step, result.metrics)
             last = step == self.num_steps
             self._evaluate(step, last=last)
-            stop = self.ranks.share_flag(self.stop_signal)
-            due = config.checkpoint.every and step % config.checkpoint.every == 0
-            if last or stop or due:
+            due = config.checkpoint.every and step % config.checkpoint.every == 0 and not self.guards.violated
+            if last or due:
                 self._save(step)
             self._status(step)
-            if stop and not last:
-                self.emit("stop", step, signal=stop)
-                return
+            if not last and self.should_stop():
+                return self._stop(step)
+        return None
+
+    def _stop(self, step: int) -> None:
+        """End early, after `step`, so that a resumed run goes on from there."""
+        if step > self.saved_step:
+            self._save(step)
+        self._status(step)
+        self.emit("stop", step, signal=self.stop_signal)
 
     def _report(self, step: int, result: StepResult) -> None:
         if not self.ranks.is_main:
             return
-        if result.skipped:
-            self.emit("warn", step, message="the gradient was not finite: optimizer step skipped")
         self.emit("step", step, metrics=result.metrics)
         if step in (1, self.num_steps) or step % self.config.samples.every == 0:
-            path = self.run.samples_dir / f"{checkpoint.step_dir(step)}.parquet"
-            _write_samples(path, result, self.tokenizer)
+            path = self.run.samples_dir / f"{step_dir(step)}.parquet"
+            write_samples(path, result, self.tokenizer)
             self.emit("sample", step, path=str(path.relative_to(self.run.path)))
 
+    def _guard(self, step: int, metrics: dict[str, float]) -> None:
+        """Warn of the first violation of each guard; raise RunFailed at the last that it is allowed."""
+        for violation in self.guards.check(metrics):
+            key = f"guards.{violation.guard}={getattr(self.config.guards, violation.guard)}"
+            if violation.count == 1:
+                message = f"{violation.message} ({key}); no checkpoint is written while it is so"
+                self.emit("warn", step, message=message, guard=violation.guard)
+            if violation.fatal:
+                raise RunFailed(
+                    f"stopped at step {step}: {violation.message} ({key}, {violation.count} steps in a row)",
+                    f"{violation.hint}; the last good checkpoint is of step {self.saved_step}",
+                )
+
     def _evaluate(self, step: int, *, last: bool = False) -> None:
-        every, client = self.config.eval.every, self.trainer.client
-        if not every or (step % every and not last) or client is None:
+        every = self.config.eval.every
+        if not every or (step % every and not last):
             return
-        result = evaluate(client, self.val, self.tokenizer, self.greedy)
+        result = self.trainer.engine.ask(
+            lambda client: evaluate(client, self.val, self.tokenizer, self.greedy)
+        )
+        if result is None:  # another rank than 0
+            return
         self.run.eval_dir.mkdir(exist_ok=True)
-        path = self.run.eval_dir / f"{checkpoint.step_dir(step)}.json"
-        path.write_text(json.dumps({"step": step, **asdict(result)}, indent=1))
+        path = self.run.eval_dir / f"{step_dir(step)}.json"
+        write_json(path, {"step": step, **asdict(result)})
         self.emit("eval", step, metrics={"val/acc": result.acc}, num=result.num_graded)
 
     def _save(self, step: int) -> None:
         folder, student = self.run.checkpoints, self.trainer.student
-        keep = self.config.checkpoint.keep
-        path = checkpoint.save(folder, step, student, self.tokenizer, self.ranks, keep=keep)
+        state, keep = {"guards": self.guards.state()}, self.config.checkpoint.keep
+        path = checkpoint.save(folder, step, student, self.tokenizer, self.ranks, state, keep=keep)
+        self.saved_step = step
         self.emit("checkpoint", step, path=str(path.relative_to(self.run.path)))
 
     def _status(self, step: int) -> None:
@@ -199,34 +236,6 @@ class Rank:
             fields = {"step": step, "steps": self.num_steps, "attempt": self.job.attempt}
             pid = self.job.parent_pid
             write_status(self.run.status_path, {"state": "running", **fields, "pid": pid})
-
-
-def _write_samples(path: Path, result: StepResult, tokenizer: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = []
-    answers = grade_rollouts(result.rollouts, tokenizer)
-    for answer, kl in zip(answers, result.kl, strict=True):
-        rollout = answer.rollout
-        rows.append(
-            {
-                "prompt_id": rollout.prompt.prompt_id,
-                "sample": rollout.sample,
-                "prompt_ids": rollout.prompt.token_ids,
-                "response_ids": rollout.response_ids,
-                "response_logprobs": rollout.response_logprobs,
-                "kl": [None if math.isnan(value) else value for value in kl.tolist()],
-                "finish_reason": rollout.finish_reason,
-                "text": answer.text,
-                "ground_truth": rollout.prompt.ground_truth,
-                "correct": None if answer.grade is None else answer.grade.normalised,
-            }
-        )
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=sample_schema()), partial)
-    partial.rename(path)
 
 
 def main() -> None:
@@ -241,10 +250,23 @@ def main() -> None:
         if not job.preflight_only:
             process.train()
     except DistillError as error:
-        report = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        path.with_name(f"error_{rank}.json").write_text(json.dumps(report))
-        sys.exit(error.exit_code)
+        _leave(error, path.with_name(f"error_{rank}.json"))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise
+        where = error.filename or job.run_dir
+        hint = "make room or make it writable, then start the same command again"
+        _leave(EnvironmentUnfit(f"{where}: {error.strerror}", hint), path.with_name(f"error_{rank}.json"))
     torch.distributed.destroy_process_group()
+
+
+def _leave(error: DistillError, path: Path) -> NoReturn:
+    """Tell the launcher and exit."""
+    report = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    with suppress(OSError):  # on a full disk the launcher shows the end of the log instead
+        path.write_text(json.dumps(report))
+    print(f"{error.message} ({error.hint})", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.events import EventTail, read_events
-from distillctl.run import RunDir, latest_checkpoint, metric_table, open_run, read_status
+from distillctl.run import RunDir, metric_table, open_run, read_status
 from distillctl.watch.plain import PlainDisplay, duration
 from distillctl.watch.state import RunState
 
@@ -102,7 +103,7 @@ def show_run(path: Path) -> dict[str, Any]:
     state, running = load_state(run), run.is_locked()
     steps = sorted(state.steps)
     first, last = (state.steps[steps[0]], state.steps[steps[-1]]) if steps else ({}, {})
-    checkpoint = latest_checkpoint(run.path)
+    checkpoint = checkpoints.latest(run.checkpoints)
     return {
         "run": str(run.path),
         "state": run_status(run),

@@ -1,0 +1,176 @@
+"""Checkpoints on disk: committing one, finding the one to resume from, dropping old ones. No torch.
+
+A checkpoint `step_N/{hf/, state/, manifest.json}` is complete or not there at all: it is written as
+`.tmp-step_N`, synced, hashed into a manifest, renamed, and then `latest.json` points to it. What a crash
+leaves under another name is swept at the next start; what a bad disk does to a complete one is found by its
+hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import distillctl
+from distillctl.atomic import read_object, write_json
+from distillctl.errors import ConfigError
+
+FORMAT = 1
+"""Of the manifest; another one is not read."""
+MANIFEST = "manifest.json"
+_TMP = ".tmp-"
+_STEP = re.compile(r"step_(\d{6,})")
+
+Sealed = dict[str, dict[str, Any]]
+"""`{"sha256", "size_bytes"}` by path inside the checkpoint."""
+
+
+def step_dir(step: int) -> str:
+    """Directory name of a checkpoint."""
+    return f"step_{step:06d}"
+
+
+def partial_dir(folder: Path, step: int) -> Path:
+    """Where a checkpoint is put together."""
+    return folder / f"{_TMP}{step_dir(step)}"
+
+
+def seal(partial: Path, share: int = 0, num_shares: int = 1) -> Sealed:
+    """Bring every `num_shares`-th file from `share` on to the disk and hash it."""
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    return {str(path.relative_to(partial)): _sync_and_hash(path) for path in files[share::num_shares]}
+
+
+def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
+    """Make a sealed directory the checkpoint of `step` and the latest one; returns its path.
+
+    A kill at any point leaves the earlier checkpoint or this one. One of the same step is replaced.
+    """
+    folder = partial.parent
+    final = folder / step_dir(step)
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "world_size": world_size,
+        "distillctl": distillctl.__version__,
+        "files": dict(sorted(sealed.items())),
+    }
+    write_json(partial / MANIFEST, manifest)
+    for inside in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
+        _sync(inside)
+    replaced = folder / f"{_TMP}replaced"
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    _sync(folder)
+    write_json(folder / "latest.json", {"step": step, "path": final.name})
+    _sync(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return final
+
+
+def rotate(folder: Path, step: int, keep: int) -> None:
+    """Drop all but the newest `keep` checkpoints up to `step`; later ones, of no use to this run, stay."""
+    known = [known for known in steps(folder) if known <= step]
+    for old in known[:-keep]:
+        dropped = folder / f"{_TMP}dropped-{step_dir(old)}"
+        (folder / step_dir(old)).rename(dropped)  # never half a checkpoint under its own name
+        shutil.rmtree(dropped)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a crash in the middle of a save left behind. For whoever holds the run's lock."""
+    for stale in folder.glob(f"{_TMP}*"):
+        shutil.rmtree(stale)
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, ascending."""
+    found = (_STEP.fullmatch(path.name) for path in folder.glob("step_*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint that `latest.json` names, or the newest where the pointer is lost; None without any.
+
+    Not verified: for readers, who would rather see a model than wait for its hashes.
+    """
+    name = read_object(folder / "latest.json").get("path")
+    if isinstance(name, str) and _STEP.fullmatch(name) and (folder / name).is_dir():
+        return folder / name
+    known = steps(folder)
+    return folder / step_dir(known[-1]) if known else None
+
+
+def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose every byte is as it was written, and what is wrong with newer ones."""
+    problems: list[str] = []
+    for step in reversed(steps(folder)):
+        path = folder / step_dir(step)
+        problem = find_damage(path)
+        if not problem:
+            return path, problems
+        problems.append(f"{path}: {problem}")
+    return None, problems
+
+
+def find_damage(path: Path) -> str:
+    """What makes a checkpoint unusable, or an empty string."""
+    try:
+        files = read_manifest(path)["files"]
+        for name, entry in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["size_bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {entry['size_bytes']}"
+            if _hash(file) != entry["sha256"]:
+                return f"{name} has changed since it was written (SHA-256 differs)"
+    except ConfigError as error:
+        return error.message
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return ""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint at `path`; raises ConfigError when it has none that can be used."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            raise ConfigError(f"{MANIFEST} has format {manifest['format']}, this version reads {FORMAT}")
+        for entry in manifest["files"].values():
+            int(entry["size_bytes"]), str(entry["sha256"])
+        int(manifest["world_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{MANIFEST} cannot be used ({type(error).__name__}: {error})") from None
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def merge(shares: Iterable[Sealed]) -> Sealed:
+    """What `seal` returned for each share, in one."""
+    return {name: entry for share in shares for name, entry in share.items()}
+
+
+def _sync_and_hash(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"sha256": _hash(path), "size_bytes": path.stat().st_size}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

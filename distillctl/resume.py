@@ -1,0 +1,92 @@
+"""Going on with a run: whether its directory, its configuration and its checkpoints allow it. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distillctl import checkpoints
+from distillctl.atomic import write_text
+from distillctl.config import Config
+from distillctl.errors import ConfigError
+from distillctl.presets import load_config, to_yaml
+from distillctl.run import RunDir
+
+_WORLD_SIZE = "train.world_size"
+
+
+def open_run(config: Config, name: str, path: Path | None, resume: str, *, elastic: bool) -> RunDir:
+    """The directory of a new run, or of one to go on with; see `--resume`.
+
+    With `elastic` a run may go on with another number of ranks. Raises ConfigError where `resume` does not
+    allow what is there, and for a configuration that differs from the run's.
+    """
+    if path is None:
+        if resume == "must":
+            raise ConfigError("--resume must needs --run-dir", "name the run to go on with")
+        return RunDir.create(Path("runs") / name)
+    run_dir = RunDir(path)
+    if not run_dir.config_path.exists():
+        if resume == "must":
+            raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
+        path.mkdir(parents=True, exist_ok=True)
+        return run_dir
+    if resume == "never":
+        raise ConfigError(
+            f"{path} already holds a run",
+            "--resume auto goes on with it; or delete it; or choose another --run-dir",
+        )
+    _require_same(load_config(run_dir.config_path), config, run_dir.config_path, elastic=elastic)
+    return run_dir
+
+
+def write_config(run_dir: RunDir, config: Config) -> None:
+    """Save the configuration of a new run, or the new number of ranks of an old one."""
+    if not run_dir.config_path.exists() or load_config(run_dir.config_path) != config:
+        write_text(run_dir.config_path, to_yaml(config))
+
+
+def choose_checkpoint(
+    run_dir: RunDir, resume: str, world_size: int, *, elastic: bool
+) -> tuple[Path | None, list[str]]:
+    """The newest good checkpoint, None to start anew, and what is wrong with newer ones. Call under the lock.
+
+    Every byte is verified. Raises ConfigError when there is none that can be used.
+    """
+    path, problems = checkpoints.newest_good(run_dir.checkpoints)
+    if path is None and problems:
+        raise ConfigError(
+            f"every checkpoint of {run_dir.path} is damaged: {'; '.join(problems)}",
+            f"delete {run_dir.checkpoints} to start anew, or restore a copy of it",
+        )
+    if path is None:
+        if resume == "must":
+            raise ConfigError(
+                f"{run_dir.path} has no checkpoint to resume from", "--resume auto starts it anew"
+            )
+        return None, []
+    written_by = checkpoints.read_manifest(path)["world_size"]
+    if written_by != world_size and not elastic:
+        raise ConfigError(
+            f"{path} was written by {written_by} rank(s), this run has {world_size}",
+            f"add --elastic to convert it, or set {_WORLD_SIZE}={written_by}",
+        )
+    return path, problems
+
+
+def _require_same(old: Config, new: Config, path: Path, *, elastic: bool) -> None:
+    before, after = _flat(old), _flat(new)
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    if elastic:
+        keys = [key for key in keys if key != _WORLD_SIZE]
+    if keys:
+        changed = [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
+        raise ConfigError(
+            f"{path} differs from this configuration: {'; '.join(changed)}",
+            "resume with the run's own: train --config RUN/config.yaml --run-dir RUN",
+        )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    tree = config.model_dump(mode="json")
+    return {f"{section}.{key}": v for section, keys in tree.items() for key, v in keys.items()}

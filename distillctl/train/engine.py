@@ -1,0 +1,95 @@
+"""The rollout engine as the ranks see it: it has the weights it was given, and survives its own process.
+
+When the engine dies or hangs, the launcher starts a fresh one. The ranks then push the current weights into
+it and repeat what they asked for: requests are seeded one by one, so the answer is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from distillctl.config import Config
+from distillctl.errors import EngineLost
+from distillctl.rollout.client import RolloutClient
+from distillctl.rollout.process import READY_TIMEOUT_S
+from distillctl.train.job import TrainJob
+from distillctl.train.ranks import Ranks
+from distillctl.train.student import Student
+from distillctl.train.weights import WeightWriter, largest_gap
+
+Answer = TypeVar("Answer")
+
+
+class RolloutEngine:
+    """All methods are collective: every rank calls them together, rank 0 talks to the engine."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        config: Config,
+        ranks: Ranks,
+        student: Student,
+        canary_ids: list[int],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Wait until the engine is ready. `canary_ids`: a prompt whose log-probabilities prove each push."""
+        self._path, self._timeout_s = Path(job.socket), config.rollout.timeout_s
+        self._ranks, self._student, self._canary_ids, self._warn = ranks, student, canary_ids, warn
+        self._writer = WeightWriter(student, Path(job.scratch), is_main=ranks.is_main)
+        self._version = 0
+        self._client = self._connect()
+        ranks.barrier()
+
+    def ask(self, request: Callable[[RolloutClient], Answer]) -> Answer | None:
+        """`request(client)` on rank 0, None on the others; on a fresh engine once more when it is lost."""
+        while True:
+            answer, lost = self._try(request)
+            if not lost:
+                return answer
+            self.push(self._version)
+
+    def push(self, version: int) -> float:
+        """Give the engine the student's weights as `version`, and prove it. Returns as `prove`."""
+        self._version = version
+        while True:
+            push = partial(RolloutClient.push, files=self._writer.write(), version=version)
+            _, lost = self._try(push)
+            if not lost and (gap := self._prove()) is not None:
+                return gap
+
+    def prove(self) -> float:
+        """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree.
+
+        Returns the largest difference in nats (0 on the other ranks).
+        """
+        gap = self._prove()
+        return self.push(self._version) if gap is None else gap
+
+    def _prove(self) -> float | None:
+        """None when the engine was lost."""
+        ours = self._student.logprobs(self._canary_ids)
+        theirs, lost = self._try(lambda client: client.score(self._canary_ids))
+        if lost:
+            return None
+        return 0.0 if theirs is None else largest_gap(ours, theirs, self._student.dtype, self._version)
+
+    def _try(self, request: Callable[[RolloutClient], Answer]) -> tuple[Answer | None, bool]:
+        """The answer (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
+        answer, lost = None, False
+        if self._client is not None:
+            try:
+                answer = request(self._client)
+            except EngineLost as error:
+                lost = True
+                self._warn(f"{error.message}; going on with a fresh engine and the current weights")
+                self._client.kill()
+                self._client = self._connect()
+        return answer, bool(self._ranks.share_flag(lost))
+
+    def _connect(self) -> RolloutClient | None:
+        if not self._ranks.is_main:
+            return None
+        return RolloutClient(self._path, READY_TIMEOUT_S, self._timeout_s)
