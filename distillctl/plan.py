@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from distillctl.config import Config, TeacherConfig, teacher_section
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus, read_json
+from distillctl.files import read_json
+from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, kv_cache_bytes
 from distillctl.rollout.worker import EngineSettings
 from distillctl.teacher.server import MAX_NUM_SEQS, server_arguments
@@ -146,12 +147,20 @@ def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, downl
     path = model_path(teacher.model, key, weights=download and teacher.url is None)
     # A served teacher may be of any architecture that vLLM has, and has to generate a token.
     if teacher.is_served:
-        positions = read_json(path / "config.json").get("max_position_embeddings", 2**31)
+        positions = _positions(path / "config.json")
     else:
         positions = model_shape(path).max_positions
     _check_positions(config, key, positions, num_generated=1 if teacher.is_served else 0)
     dtype = auto if teacher.dtype == "auto" else teacher.dtype
     return TeacherJob(model=str(path), dtype=dtype, endpoints=list(teacher.url or []))
+
+
+def _positions(file: Path) -> int:
+    """What a config.json of any architecture says about the longest sequence."""
+    positions = read_json(file).get("max_position_embeddings") or 2**31
+    if type(positions) is not int:
+        raise ConfigError(f"{file}: max_position_embeddings is no integer", "correct or download it again")
+    return positions
 
 
 def _check_positions(config: Config, key: str, positions: int, num_generated: int = 0) -> None:
@@ -180,6 +189,8 @@ def _check_no_offload(config: Config) -> None:
 def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
     """Raise ConfigError unless every teacher that is served here has GPUs of its own."""
     taken = dict.fromkeys(config.rollout.gpus or [0], "rollout.gpus")
+    if missing := [gpu for gpu in taken if not 0 <= gpu < num_gpus]:
+        raise ConfigError(f"rollout.gpus names GPU {missing[0]}, but there are {num_gpus} GPUs")
     taken |= dict.fromkeys(range(world_size), f"the ranks (train.world_size={world_size})")
     for name, teacher in config.all_teachers.items():
         if not teacher.serve:
