@@ -246,7 +246,7 @@ def test_an_evaluation_needs_shared_memory_too(folder, distillctl, monkeypatch):
         "--max-tokens",
         64,
     ]
-    code, _, err = distillctl("eval", *arguments)
+    code, _, err = distillctl("eval", *arguments, "--max-tokens", 64)
     assert code == 3
     assert err.startswith(f"error: {folder / 'shm'} is missing")
 

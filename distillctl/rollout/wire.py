@@ -79,7 +79,7 @@ def _num_bytes(entry: Any) -> int:
     # `type` and not isinstance: true is an int, too. Few dimensions keep the product small.
     if len(shape) > _MAX_DIMS or not all(type(n) is int and 0 <= n <= MAX_ARRAY_BYTES for n in shape):
         raise ValueError(f"array {name!r} has an impossible shape")
-    return math.prod(shape) * np.dtype(dtype).itemsize
+    return int(math.prod(shape)) * np.dtype(dtype).itemsize
 
 
 def _array(data: bytearray, dtype: str, shape: list[int]) -> np.ndarray:
