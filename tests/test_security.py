@@ -7,6 +7,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import shutil
 import stat
 import tarfile
@@ -89,9 +90,9 @@ def test_a_model_with_pickled_weights_only_is_refused(train, model, key):
 def test_nothing_that_can_hold_code_is_fetched_from_the_hub(patterns):
     from huggingface_hub.utils import filter_repo_objects
 
-    harmful = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "training_args.bin", "model.pt", "a.pth",
-               "consolidated.00.pth", "model.ckpt", "x.pkl", "x.pickle", "x.npy", "x.npz", "x.joblib", "tf.h5",
-               "modeling_mine.py", "sub/modeling.py", "setup.sh", "x.so", "x.msgpack"]  # fmt: skip
+    harmful = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "training_args.bin", "model.pt",
+               "a.pth", "consolidated.00.pth", "model.ckpt", "x.pkl", "x.pickle", "x.npy", "x.npz", "x.joblib",
+               "tf.h5", "modeling_mine.py", "sub/modeling.py", "setup.sh", "x.so", "x.msgpack"]  # fmt: skip
     assert list(filter_repo_objects(harmful, allow_patterns=patterns)) == []
     assert "config.json" in list(filter_repo_objects(["config.json"], allow_patterns=patterns))
 
@@ -124,12 +125,13 @@ def test_nothing_else_speaks_of_trusting_code():
     for file, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                assert "trust" not in node.value or "_" not in node.value.split("trust")[1][:2], file
-                assert "--trust" not in node.value, file
+                assert not re.search(r"trust.remote|remote.code", node.value), file
 
 
 def test_no_key_allows_it():
-    assert "trust" not in json.dumps(Config.model_json_schema())
+    schema = json.dumps(Config.model_json_schema())
+    assert '"trust' not in schema
+    assert "remote_code" not in schema
 
 
 @pytest.mark.parametrize("key", ["student.model", "teacher.model"])
@@ -161,9 +163,8 @@ def test_nothing_is_pickled_or_evaluated():
 def test_everything_that_loads_a_file_loads_data_only():
     for file, name, call in calls():
         given = keywords(call)
-        if name in ("torch.load", "load") and file != "train/checkpoint.py":
-            assert name != "torch.load", f"{file}: only checkpoints are read by torch"
         if name == "torch.load":
+            assert file == "train/checkpoint.py", f"{file}: only checkpoints are read by torch"
             assert given["weights_only"] == "True", file
         if name in ("np.load", "numpy.load"):
             assert given["allow_pickle"] == "False", file
@@ -172,14 +173,14 @@ def test_everything_that_loads_a_file_loads_data_only():
 
 
 def safe_loaders(tree):
-    """Names of YAML loaders that make plain values only: PyYAML's, and classes derived from it in this file."""
+    """Names of YAML loaders that make plain values only: PyYAML's, and this file's own derived from them."""
     safe = {"yaml.SafeLoader", "yaml.CSafeLoader"}
     derived = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     return safe | {node.name for node in derived if {ast.unparse(base) for base in node.bases} & safe}
 
 
 def test_ranks_exchange_no_objects():
-    """torch.distributed pickles what `broadcast_object_list`, `all_gather_object` and their like are given."""
+    """torch.distributed pickles what `broadcast_object_list`, `all_gather_object` and the like are given."""
     for file, name, _ in calls():
         called = name.split(".")[-1]
         assert not ("_object" in called and name.startswith(("dist.", "torch.", "deepspeed."))), (
@@ -296,8 +297,8 @@ def test_what_deepspeed_writes_is_accepted(scan):
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
-    state = {"fp32_flat_groups": [torch.ones(3)], "zero_stage": ZeroStageEnum.weights, "step": 3, "none": None,
-             "loss_scaler": LossScaler(1.0), "run": {"cursor": [1, 2.0, "a", True]}}  # fmt: skip
+    state = {"fp32_flat_groups": [torch.ones(3)], "zero_stage": ZeroStageEnum.weights, "step": 3,
+             "none": None, "loss_scaler": LossScaler(1.0), "run": {"cursor": [1, 2.0, "a", True]}}  # fmt: skip
     scan(torch_file(state))
 
 
@@ -387,7 +388,7 @@ def test_an_error_in_the_data_names_the_line_and_not_its_content(train, folder, 
 @pytest.mark.parametrize(
     "detail",
     [
-        "1 validation error:\n  {'type': 'missing', 'loc': ('body', 'x'), 'input': {'prompt': [31337, 1, 2]}}",
+        "1 validation error:\n  {'type': 'missing', 'loc': ('body',), 'input': {'prompt': [31337, 1, 2]}}",
         "1 validation error for Request\n  Field required [type=missing, input_value={'prompt': [31337, 5]}]",
         "invalid prompt [31337, 4, 5, 6]",
         "invalid prompt [4, 5, 31337",

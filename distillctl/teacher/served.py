@@ -43,7 +43,7 @@ _HINTS = {
     "data.max_response_length",
 }
 """By a part of vLLM's message."""
-_INPUT = re.compile(r",? *[\"']?input(?:_value)?[\"']? *[:=]|\[ *-?\d+ *(?:, *-?\d+ *){2,}")
+_INPUT = re.compile(r"""[\\"', ]*\binput(?:_value)?[\\"']* *[:=]|\[ *-?\d+ *(?:, *-?\d+ *){2,}""")
 """Where a message begins to repeat a request: pydantic's `input`, or a list of more than two numbers."""
 
 
