@@ -91,8 +91,8 @@ def test_nothing_that_can_hold_code_is_fetched_from_the_hub(patterns):
     from huggingface_hub.utils import filter_repo_objects
 
     harmful = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "training_args.bin", "model.pt",
-               "a.pth", "consolidated.00.pth", "model.ckpt", "x.pkl", "x.pickle", "x.npy", "x.npz", "x.joblib",
-               "tf.h5", "modeling_mine.py", "sub/modeling.py", "setup.sh", "x.so", "x.msgpack"]  # fmt: skip
+               "a.pth", "consolidated.00.pth", "model.ckpt", "x.pkl", "x.pickle", "x.npy", "x.npz",
+               "x.joblib", "tf.h5", "modeling_mine.py", "sub/modeling.py", "setup.sh", "x.so", "x.msgpack"]  # fmt: skip
     assert list(filter_repo_objects(harmful, allow_patterns=patterns)) == []
     assert "config.json" in list(filter_repo_objects(["config.json"], allow_patterns=patterns))
 
@@ -298,7 +298,8 @@ def test_what_deepspeed_writes_is_accepted(scan):
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
     state = {"fp32_flat_groups": [torch.ones(3)], "zero_stage": ZeroStageEnum.weights, "step": 3,
-             "none": None, "loss_scaler": LossScaler(1.0), "run": {"cursor": [1, 2.0, "a", True]}}  # fmt: skip
+             "none": None, "loss_scaler": LossScaler(1.0),
+             "run": {"cursor": [1, 2.0, "a", True]}}  # fmt: skip
     scan(torch_file(state))
 
 
