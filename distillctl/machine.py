@@ -136,7 +136,8 @@ def _checked(path: Path, key: str) -> Path:
             f"{key}: {path} has no .safetensors weights",
             "convert them with model.save_pretrained(); pickled weights are not loaded",
         )
-    if "auto_map" in read_json(path / "config.json"):
+    described = (path / name for name in ("config.json", "tokenizer_config.json"))
+    if any("auto_map" in read_json(file) for file in described if file.is_file()):
         raise ConfigError(
             f"{key}: {path} needs code from its repository (auto_map), which is never run",
             "use a model whose architecture transformers has",

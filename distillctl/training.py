@@ -21,7 +21,8 @@ from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
-from distillctl.machine import cpus, memory_bytes, require_packages, require_quantization
+from distillctl.fit import require_fit
+from distillctl.machine import cpus
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import to_yaml
@@ -99,7 +100,7 @@ def train(
     _count_prompts(config)
     plan = resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
     _static_checks(plan)
-    _require_fit(plan)
+    require_fit(plan, path or Path("runs") / name)
     plan = resolve(config)
     checks = _static_checks(plan)
     run_dir = open_run(config, name, path, resume, elastic=elastic)
@@ -140,7 +141,7 @@ def measured_checks(plan: Plan) -> list[Check]:
     if missing:
         return [Check("measured", "warn", f"nothing measured: the weights of {missing[0]} are not here")]
     try:
-        _require_fit(plan)
+        require_fit(plan)
     except EnvironmentUnfit as unfit:
         return [Check("measured", "warn", f"nothing measured: {unfit.message}", unfit.hint)]
     print("starting the engines once to measure; no step is made", file=sys.stderr)
@@ -170,29 +171,6 @@ def _num_steps(config: Config, num_prompts: int) -> int:
         return config.train.steps
     assert config.train.epochs is not None
     return max(1, config.train.epochs * num_prompts // config.data.train_batch_size)
-
-
-def _require_fit(plan: Plan) -> None:
-    """Raise EnvironmentUnfit when packages are missing, or, on a CPU, where all processes share the memory,
-    when the run cannot fit."""
-    require_packages(plan.device)
-    if any(teacher.quantization != "none" for teacher in plan.config.all_teachers.values()):
-        require_quantization()
-    if plan.device != "cpu":
-        return
-    phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}
-    needed = (
-        phases["rollout"]
-        + phases.get("teacher server", 0)
-        + plan.world_size * max(phases["teacher"], phases["update"])
-    )
-    if needed > memory_bytes():
-        raise EnvironmentUnfit(
-            f"the run needs about {needed / 2**30:.1f} GiB of memory, "
-            f"{memory_bytes() / 2**30:.1f} GiB are free",
-            "lower train.micro_batch_tokens, rollout.max_num_seqs or data.train_batch_size; "
-            "--dry-run shows the estimate per phase",
-        )
 
 
 def _write_provenance(run_dir: RunDir, config: Config) -> None:

@@ -94,7 +94,7 @@ class Rank:
 
         config, job = self.config, self.job
         with self.phase("loading data"):
-            self.tokenizer = AutoTokenizer.from_pretrained(job.student)
+            self.tokenizer = AutoTokenizer.from_pretrained(job.student, trust_remote_code=False)
             train = parts.train_prompts(config, self.tokenizer, self.warn)
             stream = PromptStream(train, config.data.train_batch_size, config.data.seed)
             self.val = parts.val_prompts(config, self.tokenizer, self.warn)
