@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distillctl.errors import ConfigError
+from distillctl.errors import ConfigError, EnvironmentUnfit
 
 _RETRIES = 5
 _RETRY_S = 0.05
@@ -21,8 +21,14 @@ _RETRY_S = 0.05
 
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold `path` for this process; raises ConfigError with the holder's pid when it is taken."""
-    with path.open("a+") as file:
+    """Hold `path` for this process; raises ConfigError with the holder's pid when it is taken, and
+    EnvironmentUnfit when it cannot be written."""
+    try:
+        opened = path.open("a+")
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise EnvironmentUnfit(message, "choose another --run-dir") from None
+    with opened as file:
         if not _try_lock(file.fileno()):
             file.seek(0)
             raise ConfigError(

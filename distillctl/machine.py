@@ -140,7 +140,8 @@ def _no_model(spec: str, key: str) -> ConfigError:
 def _checked(path: Path, key: str) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
-    if "auto_map" in read_json(path / "config.json"):
+    described = (path / name for name in ("config.json", "tokenizer_config.json"))
+    if any("auto_map" in read_json(file) for file in described if file.is_file()):
         raise _needs_code(f"{key}: {path}")
     check_weights(path, key)
     return path

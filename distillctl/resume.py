@@ -10,7 +10,7 @@ from distillctl.atomic import write_text
 from distillctl.config import Config
 from distillctl.errors import ConfigError
 from distillctl.presets import load_config, to_yaml
-from distillctl.run import RunDir
+from distillctl.run import RunDir, make_directory
 
 _WORLD_SIZE = "train.world_size"
 
@@ -29,7 +29,7 @@ def open_run(config: Config, name: str, path: Path | None, resume: str, *, elast
     if not run_dir.config_path.exists():
         if resume == "must":
             raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(path)
         return run_dir
     if resume == "never":
         raise ConfigError(

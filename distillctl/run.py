@@ -18,7 +18,7 @@ from typing import Any
 
 from distillctl import checkpoints, lock
 from distillctl.atomic import read_object, write_json
-from distillctl.errors import ConfigError
+from distillctl.errors import ConfigError, EnvironmentUnfit
 
 _STEP_DIR = re.compile(r"step_(\d{6,})")
 
@@ -91,16 +91,19 @@ class RunDir:
     @classmethod
     def create(cls, root: Path) -> RunDir:
         """Make `root/0001` or the next free number; two launchers never get the same."""
-        root.mkdir(parents=True, exist_ok=True)
-        taken = [int(p.name) for p in root.iterdir() if p.name.isdigit()]
-        number = max(taken, default=0) + 1
-        while True:
-            path = root / f"{number:04d}"
-            try:
-                path.mkdir()
-                return cls(path)
-            except FileExistsError:
-                number += 1
+        make_directory(root)
+        try:
+            taken = [int(p.name) for p in root.iterdir() if p.name.isdigit()]
+            number = max(taken, default=0) + 1
+            while True:
+                path = root / f"{number:04d}"
+                try:
+                    path.mkdir()
+                    return cls(path)
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            raise _unusable(root, error) from None
 
     @property
     def attempt(self) -> int:
@@ -126,12 +129,28 @@ class RunDir:
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the run for this process; raises ConfigError with the holder's pid when it is taken."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path)
         return lock.hold(self.path / ".lock")
 
     def is_locked(self) -> bool:
         """Whether a launcher holds the run now."""
         return lock.is_held(self.path / ".lock")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory of a run, or leave the one there. Raises ConfigError where a file is in the way,
+    EnvironmentUnfit where the system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        message = f"{path} cannot be a run directory: a file is in the way"
+        raise ConfigError(message, "choose another --run-dir") from None
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> EnvironmentUnfit:
+    return EnvironmentUnfit(f"{path} cannot be used: {error.strerror}", "choose another --run-dir")
 
 
 def open_run(path: Path) -> RunDir:

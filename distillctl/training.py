@@ -15,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillctl import __version__, checkpoints, launch, preflight
+from distillctl import __version__, atomic, checkpoints, launch, preflight
 from distillctl.config import Config
 from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
-from distillctl.machine import cpus, memory_bytes, require_packages, require_quantization
+from distillctl.fit import require_fit
+from distillctl.machine import cpus
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import to_yaml
@@ -99,7 +100,7 @@ def train(
     _count_prompts(config)
     plan = resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
     _static_checks(plan)
-    _require_fit(plan)
+    require_fit(plan, path or Path("runs") / name)
     plan = resolve(config)
     checks = _static_checks(plan)
     run_dir = open_run(config, name, path, resume, elastic=elastic)
@@ -107,6 +108,7 @@ def train(
         if read_status(run_dir.status_path).get("state") == "done":
             print(f"{run_dir.path} is done already", file=sys.stderr)
             return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+        atomic.sweep(run_dir.path)
         checkpoints.sweep(run_dir.checkpoints)
         checkpoint, problems = choose_checkpoint(run_dir, resume, plan.world_size, elastic=elastic)
         attempt = run_dir.begin_attempt()
@@ -139,7 +141,7 @@ def measured_checks(plan: Plan) -> list[Check]:
     if missing:
         return [Check("measured", "warn", f"nothing measured: the weights of {missing[0]} are not here")]
     try:
-        _require_fit(plan)
+        require_fit(plan)
     except EnvironmentUnfit as unfit:
         return [Check("measured", "warn", f"nothing measured: {unfit.message}", unfit.hint)]
     print("starting the engines once to measure; no step is made", file=sys.stderr)
@@ -169,29 +171,6 @@ def _num_steps(config: Config, num_prompts: int) -> int:
         return config.train.steps
     assert config.train.epochs is not None
     return max(1, config.train.epochs * num_prompts // config.data.train_batch_size)
-
-
-def _require_fit(plan: Plan) -> None:
-    """Raise EnvironmentUnfit when packages are missing, or, on a CPU, where all processes share the memory,
-    when the run cannot fit."""
-    require_packages(plan.device)
-    if any(teacher.quantization != "none" for teacher in plan.config.all_teachers.values()):
-        require_quantization()
-    if plan.device != "cpu":
-        return
-    phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}
-    needed = (
-        phases["rollout"]
-        + phases.get("teacher server", 0)
-        + plan.world_size * max(phases["teacher"], phases["update"])
-    )
-    if needed > memory_bytes():
-        raise EnvironmentUnfit(
-            f"the run needs about {needed / 2**30:.1f} GiB of memory, "
-            f"{memory_bytes() / 2**30:.1f} GiB are free",
-            "lower train.micro_batch_tokens, rollout.max_num_seqs or data.train_batch_size; "
-            "--dry-run shows the estimate per phase",
-        )
 
 
 def _write_provenance(run_dir: RunDir, config: Config) -> None:

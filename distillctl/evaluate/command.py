@@ -17,6 +17,7 @@ from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.evaluate.evaluation import Evaluation, evaluate
+from distillctl.fit import require_shared_memory
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
 from distillctl.memory import scratch_directory
 from distillctl.presets import load_config
@@ -93,7 +94,7 @@ def _evaluate_one(
 
     from distillctl.teacher.compat import model_stop_token_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(target.path)
+    tokenizer = AutoTokenizer.from_pretrained(target.path, trust_remote_code=False)
     room = model_shape(target.path).max_positions - max_tokens
     if room < 1:
         raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt")
@@ -110,6 +111,7 @@ def _evaluate_one(
 def running_engine(model: Path, max_model_len: int, device: str) -> Iterator[RolloutClient]:
     """A rollout engine of its own for `model`, stopped at the end. Raises EnvironmentUnfit if it dies."""
     on_gpu = device == "cuda"
+    require_shared_memory(0)
     with scratch_directory() as scratch:
         settings = engine_settings(
             model,

@@ -47,10 +47,13 @@ def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
         "DO_NOT_TRACK": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "HF_HUB_OFFLINE": "1",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # never from the caller's environment: pickle in requests
+        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "false",  # nor answers in the log
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_PLUGINS": "distillctl",
         "VLLM_RPC_BASE_PATH": str(sockets),
+        "VLLM_SERVER_DEV_MODE": "0",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if num_gpus:

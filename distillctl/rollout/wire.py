@@ -7,6 +7,7 @@ On the wire: 4 bytes big-endian header length, the JSON header, then the bytes o
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ Arrays = dict[str, np.ndarray]
 
 _DTYPES = {"int32", "int64", "float32", "uint8"}
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_DIMS = 4
+MAX_ARRAY_BYTES = 16 << 30
+"""Of one message. 8192 answers of 8192 tokens have 0.5 GiB of ids and log-probabilities; `topk_ids` multiply
+that."""
 
 
 class Closed(ConnectionError):
@@ -36,18 +41,49 @@ def send(sock: socket.socket, header: Header, arrays: Mapping[str, np.ndarray] |
 
 
 def receive(sock: socket.socket) -> tuple[Header, Arrays]:
-    """Read one message. Raises `Closed` at end of stream, ValueError for a malformed one."""
+    """Read one message. Raises `Closed` at end of stream, ValueError for a malformed one.
+
+    Sizes are checked before anything is allocated for them. After a ValueError the stream is of no use.
+    """
     (size,) = struct.unpack(">I", _read(sock, 4))
     if size > _MAX_HEADER_BYTES:
         raise ValueError(f"message header of {size} bytes; at most {_MAX_HEADER_BYTES} are allowed")
-    header = json.loads(_read(sock, size))
-    arrays: Arrays = {}
-    for name, dtype, shape in header.pop("arrays"):
-        if dtype not in _DTYPES:
-            raise ValueError(f"array {name!r} has dtype {dtype!r}; allowed are {sorted(_DTYPES)}")
-        num_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        arrays[name] = np.frombuffer(_read(sock, num_bytes), dtype=dtype).reshape(shape)
+    header, table = _parse(_read(sock, size))
+    arrays = {name: _array(_read(sock, num_bytes), dtype, shape) for name, dtype, shape, num_bytes in table}
     return header, arrays
+
+
+def _parse(data: bytearray) -> tuple[Header, list[tuple[str, str, list[int], int]]]:
+    """The header, and name, dtype, shape and bytes of every array that follows it."""
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"message header is not JSON: {type(error).__name__}") from None
+    if not isinstance(header, dict) or not isinstance(header.get("arrays"), list):
+        raise ValueError("message header is no object with a list `arrays`")
+    table = [(*entry, _num_bytes(entry)) for entry in header.pop("arrays")]
+    if sum(num_bytes for *_, num_bytes in table) > MAX_ARRAY_BYTES:
+        raise ValueError(f"a message with more than {MAX_ARRAY_BYTES} bytes of arrays")
+    return header, table
+
+
+def _num_bytes(entry: Any) -> int:
+    """Bytes of the array that an entry of the table describes; raises ValueError when it describes none."""
+    match entry:
+        case [str(name), str(dtype), [*shape]]:
+            pass
+        case _:
+            raise ValueError("an array's entry is not [name, dtype, shape]")
+    if dtype not in _DTYPES:
+        raise ValueError(f"array {name!r} has dtype {dtype!r}; allowed are {sorted(_DTYPES)}")
+    # `type` and not isinstance: true is an int, too. Few dimensions keep the product small.
+    if len(shape) > _MAX_DIMS or not all(type(n) is int and 0 <= n <= MAX_ARRAY_BYTES for n in shape):
+        raise ValueError(f"array {name!r} has an impossible shape")
+    return int(math.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def _array(data: bytearray, dtype: str, shape: list[int]) -> np.ndarray:
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
 def _read(sock: socket.socket, size: int) -> bytearray:

@@ -5,6 +5,7 @@ Dimensions: T response tokens of one sequence, N of a micro-batch, K listed toke
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -42,6 +43,8 @@ _HINTS = {
     "data.max_response_length",
 }
 """By a part of vLLM's message."""
+_INPUT = re.compile(r"""[\\"', ]*\binput(?:_value)?[\\"']* *[:=]|\[ *-?\d+ *(?:, *-?\d+ *){2,}""")
+"""Where a message begins to repeat a request: pydantic's `input`, or a list of more than two numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +275,11 @@ def _wait_for_socket(spec: str, deadline: float) -> None:
 
 
 def _message(response: httpx.Response) -> str:
-    """The server's own words, cut, because some errors repeat their input."""
+    """The server's own words, cut where they repeat what was sent: token ids are a prompt too."""
     try:
         told = response.json()
         told = told.get("error", told)
         text = told["message"] if isinstance(told, dict) else told
     except (ValueError, AttributeError, KeyError):
         text = response.text
-    return " ".join(str(text).split())[:300]
+    return _INPUT.split(" ".join(str(text).split()), maxsplit=1)[0][:300]

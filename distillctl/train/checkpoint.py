@@ -120,9 +120,9 @@ def _scan(state: Path, ranks: Ranks) -> None:
         for file in sorted(state.glob("*.pt"))[ranks.rank :: ranks.world_size]:
             try:
                 torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except UnpicklingError as error:
+            except (UnpicklingError, RuntimeError, EOFError) as error:  # RuntimeError: not torch's zip format
                 raise RunFailed(
-                    f"{file} is refused: it holds more than tensors ({str(error).splitlines()[0]})",
+                    f"{file} is refused: it holds more than tensors ({str(error).split('. ')[0]})",
                     "it was not written by distillctl; delete the checkpoint to go on from an earlier one",
                 ) from None
 
