@@ -205,10 +205,14 @@ def _require_decoder(config: dict[str, Any], file: Path) -> None:
     optional = [name for name in _OPTIONAL_DIMENSIONS if config.get(name) is not None]
     for name in (*_DIMENSIONS, *optional):
         if type(config[name]) is not int or config[name] < 1:
-            raise ConfigError(f"{file}: {name} is {json.dumps(config[name])[:80]}, not a positive integer", hint)
+            raise ConfigError(
+                f"{file}: {name} is {json.dumps(config[name])[:80]}, not a positive integer", hint
+            )
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or any(not str(name).endswith("ForCausalLM") for name in classes):
-        raise ConfigError(f"{file}: architectures={json.dumps(classes)[:80]} is no causal language model", hint)
+        raise ConfigError(
+            f"{file}: architectures={json.dumps(classes)[:80]} is no causal language model", hint
+        )
     if not _is_known(str(config["model_type"])):
         raise ConfigError(f"{file}: transformers has no model_type {config['model_type']!r}", hint)
 

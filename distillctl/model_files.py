@@ -46,8 +46,10 @@ def _check_index(index: Path, key: str, tensors: dict[str, set[str]]) -> None:
         more = f" and {len(missing) - 1} more shards" if len(missing) > 1 else ""
         raise ConfigError(f"{key}: {index.parent} lacks {missing[0]}{more}, which {index.name} names", _AGAIN)
     for name, shard in shard_of.items():
-        if name not in tensors[shard]:
-            raise ConfigError(f"{key}: {index.parent / shard} lacks {name}, which {index.name} names", _AGAIN)
+        if name not in tensors[str(shard)]:
+            raise ConfigError(
+                f"{key}: {index.parent / str(shard)} lacks {name}, which {index.name} names", _AGAIN
+            )
 
 
 def _tensors(file: Path, key: str) -> set[str]:
@@ -56,10 +58,10 @@ def _tensors(file: Path, key: str) -> set[str]:
     header, start = _header(file, key, size)
     expected = start
     for name, entry in header.items():
-        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-        if not _are_offsets(offsets):
+        end = _end(entry)
+        if end is None:
             raise _corrupt(file, key, f"its header has no place for {name[:80]!r}")
-        expected = max(expected, start + offsets[1])
+        expected = max(expected, start + end)
     if size != expected:
         how = "truncated" if size < expected else "longer than its header says"
         raise _corrupt(file, key, f"it is {how}: {size} bytes instead of {expected}")
@@ -87,11 +89,12 @@ def _header(file: Path, key: str, size: int) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _are_offsets(value: Any) -> bool:
-    """Whether it is a pair of whole numbers in order."""
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    return all(type(number) is int for number in value) and 0 <= value[0] <= value[1]
+def _end(entry: object) -> int | None:
+    """Where a tensor's data ends, counted from where all data begins; None for an entry that does not say."""
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(o) is not int for o in offsets):
+        return None
+    return int(offsets[1]) if 0 <= offsets[0] <= offsets[1] else None
 
 
 def _corrupt(file: Path, key: str, why: str) -> ConfigError:

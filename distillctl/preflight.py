@@ -125,13 +125,15 @@ def _chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     """The template transformers would render with: chat_template.jinja before tokenizer_config.json."""
     file = path / "chat_template.jinja"
     if file.is_file():
-        return read_text(file, _MAX_TEMPLATE_BYTES)
+        return read_text(file, _MAX_TEMPLATE_BYTES) or None
     template = tokenizer.get("chat_template")
     if isinstance(template, list):
         named = [entry for entry in template if isinstance(entry, dict)]
         template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
     if template and not isinstance(template, str):
-        raise ConfigError(f"{path / 'tokenizer_config.json'}: chat_template is no text", "save the model again")
+        raise ConfigError(
+            f"{path / 'tokenizer_config.json'}: chat_template is no text", "save the model again"
+        )
     return template or None
 
 
@@ -180,11 +182,7 @@ def _named(ids: Sequence[int], vocab: Mapping[str, int]) -> str:
 
 def _template_check(ours: _Model, theirs: _Model) -> Check:
     name, key = "chat template", theirs.key
-    if ours.template is None:
-        raise ConfigError(
-            "student.model has no chat template, so prompts cannot be rendered",
-            f"take an instruction-tuned student, or save the tokenizer of {key} with the student",
-        )
+    assert ours.template is not None  # refused before
     if theirs.template is None:
         detail = f"{key} has none: it scores the student's format, which it was perhaps never trained on"
         return Check(name, "warn", detail, "take an instruction-tuned teacher")
@@ -200,6 +198,11 @@ def _template_check(ours: _Model, theirs: _Model) -> Check:
 def _student_checks(config: Config, ours: _Model) -> list[Check]:
     """The head, and what an engine or a template would do on its own."""
     require_plain_head(ours.config, "student.model")
+    if ours.template is None:
+        raise ConfigError(
+            f"student.model={config.student.model} has no chat template, so prompts cannot be rendered",
+            "take an instruction-tuned student, or save the tokenizer of one with the student",
+        )
     checks = []
     given = {key: ours.generation.get(key) for key in _SAMPLING_KEYS}
     ignored = [f"{key}={value}" for key, value in given.items() if value is not None]

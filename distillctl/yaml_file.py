@@ -42,7 +42,7 @@ class _PlainLoader(yaml.SafeLoader):
     """SafeLoader without aliases, tags and repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise _refused("aliases (*name) are not supported: write the value out", event)
         if getattr(event, "tag", None) is not None:
@@ -59,4 +59,4 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _refused(problem: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+    return yaml.MarkedYAMLError(None, None, problem, at.start_mark)  # type: ignore[arg-type]

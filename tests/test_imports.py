@@ -18,23 +18,27 @@ ENGINES = {"accelerate", "deepspeed", "safetensors", "torch", "transformers", "v
 
 # Who may import whom, by name or by package; a module may always import its own package's. The import of a
 # package's single light module is written out (`rollout.wire`). `distillctl` itself means the version.
-BASE = {"config", "errors", "events", "lifeline", "lock", "samples"}
+BASE = {"config", "errors", "events", "files", "lifeline", "lock", "samples"}
 LAYERS = {
     "distillctl": set(),
     "errors": set(),
+    "files": {"errors"},
+    "model_files": {"errors", "files"},
+    "yaml_file": {"errors", "files"},
     "lifeline": set(),
     "samples": {"objective"},
     "config": {"errors"},
     "events": {"errors"},
     "lock": {"errors"},
-    "machine": {"errors"},
-    "presets": {"config", "errors"},
+    "machine": {"errors", "files", "model_files"},
+    "presets": {"config", "errors", "yaml_file"},
     "config_doc": {"config", "errors", "presets"},
     "run": {"errors", "events", "lock"},
-    "data": {"distillctl", "errors", "samples"},
+    "data": {"distillctl", "errors", "files", "samples"},
     "objective": set(),
-    "teacher": {"config", "errors", "lifeline", "machine", "objective", "rollout.process", "samples"},
-    "preflight": {"config", "errors", "machine", "teacher"},
+    "teacher": {"config", "errors", "files", "lifeline", "machine", "objective", "rollout.process",
+                "samples"},
+    "preflight": {"config", "errors", "files", "machine", "teacher"},
     "rollout": {"config", "errors", "lifeline", "machine", "samples"},
     "models": {"data", "distillctl", "errors"},
     "watch": {"config", "data", "errors", "events", "presets", "run", "samples"},
@@ -47,7 +51,8 @@ LAYERS = {
     "estimate": {"config", "errors", "machine", "plan", "rollout.process", "teacher.server"},
     "fit": BASE | {"checkpoints", "estimate", "machine", "memory", "plan"},
     "training": BASE | {"data", "distillctl", "estimate", "launch", "machine", "plan", "preflight", "presets",
-                        "rollout.process", "run", "teacher.server", "train.reward", "watch", "fit"},
+                        "rollout.process", "run", "teacher.compat", "teacher.server", "train.reward", "watch",
+                        "fit"},
     "cli": {"data", "distillctl", "errors", "evaluate", "presets", "training", "watch"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -26,12 +26,11 @@ def require_usable(
     `count` is the number of tokens of a text; `key` names the setting that the rows come from. Rows are
     looked at only until there are enough.
     """
-    shortest = fewest_tokens(rows[0], count)
+    lengths: list[int] = []
     usable = 0
     for row in rows:
-        length = fewest_tokens(row, count)
-        shortest = min(shortest, length)
-        usable += length <= max_prompt_length
+        lengths.append(fewest_tokens(row, count))
+        usable += lengths[-1] <= max_prompt_length
         if usable >= num_needed:
             return
     limit = f"data.max_prompt_length={max_prompt_length} tokens"
@@ -43,7 +42,7 @@ def require_usable(
         )
     raise ConfigError(
         f"{key}: none of {len(rows)} prompts has no more than {limit}",
-        f"raise data.max_prompt_length: the shortest prompt has at least {shortest}",
+        f"raise data.max_prompt_length: the shortest prompt has at least {min(lengths)}",
     )
 
 

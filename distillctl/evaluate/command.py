@@ -17,13 +17,14 @@ from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.evaluate.evaluation import Evaluation, evaluate
-from distillctl.fit import require_shared_memory
+from distillctl.fit import require_shared_memory, require_writable
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
 from distillctl.memory import scratch_directory
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S, engine_settings, start_engine
 from distillctl.run import RunDir, resolve_checkpoint
+from distillctl.teacher.compat import tokenizer_vocab
 
 DEFAULT_MAX_TOKENS = 512
 MAX_NUM_SEQS = 256
@@ -53,8 +54,12 @@ def run(
     require_packages(device)
     resolved = [resolve_checkpoint(spec) for spec in models]
     targets = [_Target(r.label, model_path(r.model, "--checkpoint")) for r in resolved]
+    for target in targets:
+        tokenizer_vocab(target.path)  # refused here, not after the models before it were evaluated
     data, max_tokens = _from_run(resolved[0].run, settings)
     rows = read_rows(data)[: settings.limit]
+    if out is not None:
+        _require_directory(out)
     results = []
     for target in targets:
         started = time.perf_counter()
@@ -69,6 +74,13 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         (out / "eval.json").write_text(json.dumps(report, indent=1))
     return report, render_table(results)
+
+
+def _require_directory(out: Path) -> None:
+    """Raise when results could not be written, before hours are spent on them."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
+    require_writable(out)
 
 
 def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]:
