@@ -146,10 +146,8 @@ def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, downl
     key = f"{teacher_section(name)}.model"
     path = model_path(teacher.model, key, weights=download and teacher.url is None)
     # A served teacher may be of any architecture that vLLM has, and has to generate a token.
-    if teacher.is_served:
-        positions = _positions(path / "config.json")
-    else:
-        positions = model_shape(path).max_positions
+    served = teacher.is_served
+    positions = _positions(path / "config.json") if served else model_shape(path).max_positions
     _check_positions(config, key, positions, num_generated=1 if teacher.is_served else 0)
     dtype = auto if teacher.dtype == "auto" else teacher.dtype
     return TeacherJob(model=str(path), dtype=dtype, endpoints=list(teacher.url or []))

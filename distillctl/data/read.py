@@ -23,7 +23,7 @@ Message = dict[str, str]
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_ROW_BYTES = 16 << 20
-"""Of one row's JSON, or of one text. No prompt is that long: a file without newlines is, or one that is none."""
+"""Of one row's JSON, or of one text. No prompt is that long; a file without line breaks is."""
 MAX_JSON_BYTES = 1 << 30
 """Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
 _MAX_NESTING = 16

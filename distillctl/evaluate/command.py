@@ -80,7 +80,7 @@ def _require_directory(out: Path) -> None:
     """Raise when results could not be written, before hours are spent on them."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
-    require_writable(out)
+    require_writable(out, option="--out")
 
 
 def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]:
