@@ -126,7 +126,10 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
     shape = model_shape(student)
     _check_positions(config, "student.model", shape.max_positions)
     if config.loss.num_listed > shape.vocab_size:
-        raise ConfigError(f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens")
+        raise ConfigError(
+            f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens",
+            "lower loss.topk",
+        )
     return Plan(
         config=config,
         student=student,
@@ -165,13 +168,15 @@ def _check_positions(config: Config, key: str, positions: int, num_generated: in
     if config.data.max_prompt_length + 1 > positions:
         raise ConfigError(
             f"data.max_prompt_length={config.data.max_prompt_length} leaves no room for a response: "
-            f"{key} takes {positions} tokens"
+            f"{key} takes {positions} tokens",
+            "lower data.max_prompt_length",
         )
     if config.max_length + num_generated > positions:
         besides = ", and a server generates one more" if num_generated else ""
         raise ConfigError(
             f"data.max_prompt_length + data.max_response_length = {config.max_length}{besides}, but {key} "
-            f"takes {positions} tokens"
+            f"takes {positions} tokens",
+            "lower data.max_prompt_length or data.max_response_length",
         )
 
 
@@ -181,7 +186,7 @@ def _check_no_offload(config: Config) -> None:
     offloads |= {f"{teacher_section(n)}.offload": t.offload for n, t in config.all_teachers.items()}
     for key, offload in offloads.items():
         if offload != "none":
-            raise ConfigError(f"{key}={offload} needs a GPU to offload from")
+            raise ConfigError(f"{key}={offload} needs a GPU to offload from", f"set {key}=none")
 
 
 def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:

@@ -47,6 +47,11 @@ class _PlainLoader(yaml.SafeLoader):
             raise _refused("aliases (*name) are not supported: write the value out", event)
         if getattr(event, "tag", None) is not None:
             raise _refused("tags (!name) are not supported: write a plain value", event)
+        if isinstance(event, yaml.ScalarEvent) and not event.value.isascii():
+            try:
+                event.value.encode()
+            except UnicodeEncodeError:  # "\\ud800", half of a surrogate pair
+                raise _refused("a text is not valid Unicode", event) from None
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -23,7 +23,11 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _fits_a_machine_word(cls, value: Any) -> Any:
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError("does not fit into 64 bits")
+    def _can_be_written_down(cls, value: Any) -> Any:
+        """Python's integers have no end, and JSON can spell half of a surrogate pair."""
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int) and abs(item) >= 2**63:
+                raise ValueError("does not fit into 64 bits")
+            if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
+                raise ValueError("is not valid Unicode")
         return value

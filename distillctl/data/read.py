@@ -87,7 +87,7 @@ def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str,
     try:
         for where, row in source(path, columns):
             if not isinstance(row, dict):
-                raise ConfigError(f"{where}: expected an object, got {_kind(row)}")
+                raise _bad_row(f"{where}: expected an object, got {_kind(row)}")
             if columns[0] not in row:
                 raise _no_column(where, columns[0], row)
             empty = False
@@ -102,15 +102,15 @@ def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str,
 def require_text(value: object, where: str, name: str) -> str:
     """`value` when it is text that can be encoded and is not blank, else a ConfigError."""
     if value is None:
-        raise ConfigError(f"{where}: `{name}` is missing or null")
+        raise _bad_row(f"{where}: `{name}` is missing or null")
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: `{name}` must be text, got {_kind(value)}")
+        raise _bad_row(f"{where}: `{name}` must be text, got {_kind(value)}")
     if not value.strip():
-        raise ConfigError(f"{where}: `{name}` is empty")
+        raise _bad_row(f"{where}: `{name}` is empty")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise ConfigError(f"{where}: `{name}` is not valid Unicode ({error.reason})") from error
+        raise _bad_row(f"{where}: `{name}` is not valid Unicode ({error.reason})") from error
     if len(value) > MAX_ROW_BYTES:
         raise _too_long(f"{where}: `{name}`")
     return value
@@ -124,19 +124,19 @@ def parse_messages(value: object, where: str, name: str) -> list[Message]:
     if value is None or isinstance(value, str):
         return [{"role": "user", "content": require_text(value, where, name)}]
     if not isinstance(value, list):
-        raise ConfigError(f"{where}: `{name}` must be text or messages, got {_kind(value)}")
+        raise _bad_row(f"{where}: `{name}` must be text or messages, got {_kind(value)}")
     messages = []
     for i, message in enumerate(value):
         label = f"{name}[{i}]"
         if not isinstance(message, dict):
-            raise ConfigError(f"{where}: `{label}` must be a message, got {_kind(message)}")
+            raise _bad_row(f"{where}: `{label}` must be a message, got {_kind(message)}")
         role = require_text(message.get("role"), where, f"{label}.role")
         # An empty system message is common and meant: it keeps a template's default one away.
         blank = role != "user" and message.get("content") == ""
         content = "" if blank else require_text(message.get("content"), where, f"{label}.content")
         messages.append({"role": role, "content": content})
     if not any(message["role"] == "user" for message in messages):
-        raise ConfigError(f"{where}: `{name}` has no message with the role `user`")
+        raise _bad_row(f"{where}: `{name}` has no message with the role `user`")
     return messages
 
 
@@ -197,7 +197,7 @@ def _struct(value: object, where: str, name: str) -> dict[str, Any]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: `{name}` must be an object, got {_kind(value)}")
+        raise _bad_row(f"{where}: `{name}` must be an object, got {_kind(value)}")
     return value
 
 
@@ -263,6 +263,10 @@ def _parse_json(data: bytes, path: str, first_line: int) -> Any:
         raise ConfigError(f"{path}:{line}: not JSON: {error.msg}", hint) from error
     except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
         raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error
+
+
+def _bad_row(message: str) -> ConfigError:
+    return ConfigError(message, "correct that row, or leave it out")
 
 
 def _too_long(what: str) -> ConfigError:
