@@ -52,7 +52,7 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
 
 
 def require_writable(*paths: Path, option: str = "--run-dir") -> None:
-    """Raise unless each of `paths`, given by `option`, is a directory that can be written, or could be made."""
+    """Raise unless each of `paths`, given by `option`, is a directory that can be written or made."""
     hint = f"choose another {option}"
     for path in paths:
         try:

@@ -54,9 +54,10 @@ def run(
     require_packages(device)
     resolved = [resolve_checkpoint(spec) for spec in models]
     targets = [_Target(r.label, model_path(r.model, "--checkpoint")) for r in resolved]
-    for target in targets:
-        tokenizer_vocab(target.path)  # refused here, not after the models before it were evaluated
     data, max_tokens = _from_run(resolved[0].run, settings)
+    for target in targets:  # refused here, not after the models before it were evaluated
+        _room(target, max_tokens)
+        tokenizer_vocab(target.path)
     rows = read_rows(data)[: settings.limit]
     if out is not None:
         _require_directory(out)
@@ -99,6 +100,15 @@ def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]
     return Path(config.data.val_files[0]), max_tokens
 
 
+def _room(target: _Target, max_tokens: int) -> int:
+    """Tokens that a prompt may have; raises ConfigError where there are none."""
+    room = model_shape(target.path).max_positions - max_tokens
+    if room < 1:
+        message = f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt"
+        raise ConfigError(message, f"give at most {room + max_tokens - 1}")
+    return room
+
+
 def _evaluate_one(
     target: _Target, rows: list[PromptRow], temperature: float, max_tokens: int, device: str
 ) -> Evaluation:
@@ -107,10 +117,7 @@ def _evaluate_one(
     from distillctl.teacher.compat import model_stop_token_ids
 
     tokenizer = AutoTokenizer.from_pretrained(target.path, trust_remote_code=False)
-    room = model_shape(target.path).max_positions - max_tokens
-    if room < 1:
-        raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt")
-    prompts, dropped = render(rows, tokenizer, room)
+    prompts, dropped = render(rows, tokenizer, _room(target, max_tokens))
     if dropped:
         print(f"{target.label}: {dropped} prompts are too long and left out", file=sys.stderr)
     longest = max(len(prompt.token_ids) for prompt in prompts)
