@@ -22,7 +22,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     """The mapping in a YAML file. Raises ConfigError that names the file and, where it is known, the line."""
     text = read_text(path, _MAX_BYTES, "see: distillctl inspect presets")
     try:
-        tree = yaml.load(text, _PlainLoader)
+        tree = yaml.load(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)

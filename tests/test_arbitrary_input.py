@@ -53,12 +53,14 @@ def valid_or_refused(read, kind):
     """The result, which has to be of that kind, or None where it was refused with a message."""
     try:
         result = read()
-    except DistillError as error:
-        assert error.exit_code in (2, 3)
-        assert error.message
-        return None
-    assert isinstance(result, kind)
-    return result
+    except DistillError as refusal:
+        error = refusal
+    else:
+        assert isinstance(result, kind)
+        return result
+    assert error.exit_code in (2, 3)
+    assert error.message
+    return None
 
 
 # Configurations
