@@ -23,6 +23,7 @@ from torch import Tensor
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.estimators import k3
 from distillctl.objective.policy import clipped_surrogate
+from distillctl.objective.products import add_head_gradient, hidden_gradient
 from distillctl.objective.terms import Chunk, Stats, chunk_stats, distillation_term
 from distillctl.objective.views import Dense, Objective, Teacher, Tokens, TopK
 
@@ -101,12 +102,8 @@ def _chunk_gradients(
     """Statistics and the gradient [C, H] of the hidden states; adds that of the head to `grad_head_VH`."""
     log_q_CV = log_probs(hidden_CH, head_VH, objective.temperature)
     stats, grad_CV = token_losses(log_q_CV, teacher, tokens, objective)
-    grad_CV = grad_CV.to(hidden_CH.dtype)
-    if grad_head_VH.dtype == hidden_CH.dtype:
-        grad_head_VH.addmm_(grad_CV.T, hidden_CH)  # needs no second [V, H] tensor
-    else:
-        grad_head_VH += grad_CV.T @ hidden_CH
-    return stats, grad_CV @ head_VH
+    add_head_gradient(grad_head_VH, grad_CV, hidden_CH)
+    return stats, hidden_gradient(grad_CV, head_VH)
 
 
 def _teacher_view(teacher: Teacher, span: slice, objective: Objective) -> Tensor | TopK | None:
@@ -171,7 +168,7 @@ def _temperature_ratio(objective: Objective) -> float:
 def _add_sampled_slope(
     slope_CV: Tensor, slope_C: Tensor, log_r_CV: Tensor, chunk: Chunk, objective: Objective
 ) -> None:
-    """Add to the slope, which is with respect to log q, one [C] with respect to log r of the sampled token."""
+    """Add to the slope with respect to log q one [C] with respect to log r of the sampled token."""
     scaled_C1 = slope_C[:, None] * _temperature_ratio(objective)
     slope_CV.scatter_add_(-1, chunk.target_C1, scaled_C1)
     if log_r_CV is not chunk.log_q_CV:  # else a multiple of q, which changes nothing

@@ -18,8 +18,8 @@ import math
 import torch
 from torch import Tensor
 
-_PIECE_ROWS = 8192
-"""Rows of a 16-bit head that are in float32 at the same time: 29 MB of them for 896 hidden units."""
+from distillctl.objective.products import logits
+
 LOG_FLOOR = -1e4
 """Log-probability that stands for none at all. A token that one model rules out gives a large finite loss
 instead of an infinite one, and one that both rule out gives none. exp(-104) is already 0 in float32."""
@@ -27,25 +27,10 @@ instead of an infinite one, and one that both rule out gives none. exp(-104) is 
 
 def log_probs(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
     """log softmax(hidden head^T / temperature) [C, V] in at least float32, never below `LOG_FLOOR`."""
-    logits_CV = _logits(hidden_CH, head_VH)
+    logits_CV = logits(hidden_CH, head_VH)
     if temperature != 1.0:
         logits_CV /= temperature
     return logits_CV.log_softmax(-1).clamp_(min=LOG_FLOOR)
-
-
-def _logits(hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
-    """hidden head^T [C, V]; of 16-bit factors the sums are float32 and stay it, instead of being rounded to
-    16 bits (steps of 0.125 for logits from 16 to 32)."""
-    if hidden_CH.dtype not in (torch.bfloat16, torch.float16):
-        return hidden_CH @ head_VH.T
-    if hidden_CH.is_cuda:  # not yet run on a GPU
-        return torch.mm(hidden_CH, head_VH.T, out_dtype=torch.float32)
-    logits_CV = torch.empty(len(hidden_CH), len(head_VH))
-    wide_CH = hidden_CH.float()  # torch has no 16-bit product with a float32 result on a CPU
-    for start in range(0, len(head_VH), _PIECE_ROWS):
-        rows = slice(start, start + _PIECE_ROWS)
-        torch.mm(wide_CH, head_VH[rows].float().T, out=logits_CV[:, rows])
-    return logits_CV
 
 
 def divergence(

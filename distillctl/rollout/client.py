@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
     """Seed of one sampled answer in [0, 2**63): a hash, so that no two requests share a stream."""
     key = f"{run_seed}/{step}/{prompt_id}/{sample}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def request_names(prompts: list[Prompt]) -> list[str]:
+    """The ids of prompts; one that stands there again gets a number, or its samples would be the same."""
+    seen: Counter[str] = Counter()
+    names = []
+    for prompt in prompts:
+        repeat = seen[prompt.prompt_id]
+        names.append(f"{prompt.prompt_id}#{repeat}" if repeat else prompt.prompt_id)
+        seen[prompt.prompt_id] += 1
+    return names
 
 
 class RolloutClient:
@@ -56,7 +68,8 @@ class RolloutClient:
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
         flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
-        seeds = [sample_seed(run_seed, step, prompt.prompt_id, sample) for prompt, sample in jobs]
+        names = request_names(prompts)
+        seeds = [sample_seed(run_seed, step, name, i) for name in names for i in range(num_samples)]
         header = {
             "request": "generate",
             "temperature": sampling.temperature,

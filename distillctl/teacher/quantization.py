@@ -31,7 +31,6 @@ def quantization_kl(
     quantised one's. Both heads are cut to `vocab_size`.
     """
     total = _total_kl(LocalTeacher(path, dtype, device), quantized, token_ids, vocab_size)
-    torch.cuda.empty_cache()  # other processes use the GPU too; does nothing without one
     return total / sum(map(len, token_ids))
 
 
