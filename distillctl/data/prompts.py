@@ -157,7 +157,7 @@ class PromptStream:
         epoch, offset = divmod(start, len(self._prompts))
         order = self._order(epoch)[offset : offset + self._batch_size]
         missing = self._batch_size - len(order)
-        again = self._order(epoch + 1)[:missing]
+        again = self._order(epoch + 1)[:missing] if missing else order[:0]
         return [self._prompts[i] for i in order] + [replace(self._prompts[i]) for i in again]
 
     def num_steps(self, epochs: int) -> int:

@@ -107,7 +107,9 @@ def test_empty_responses_have_no_weight_and_change_no_other(mode, lengths, place
     for place in places:
         mixed.insert(place, 0)
     weights = token_weights(mode, mixed, 40.0)
-    assert [w for w, length in zip(weights, mixed, strict=True) if length] == token_weights(mode, filled, 40.0)
+    assert [w for w, length in zip(weights, mixed, strict=True) if length] == token_weights(
+        mode, filled, 40.0
+    )
     assert all(w == 0 for w, length in zip(weights, mixed, strict=True) if not length)
 
 

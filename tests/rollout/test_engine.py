@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from distillctl.errors import RunFailed
 from distillctl.machine import model_path
-from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
+from distillctl.rollout.client import RolloutClient, Sampling, request_names, sample_seed
 from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
 from distillctl.samples import Prompt
 
@@ -222,6 +222,12 @@ def test_seeds_are_different_for_every_request():
     }
     assert len(seeds) == 3 * 5 * 20 * 3
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_prompt_that_stands_twice_in_a_batch_has_other_samples_the_second_time():
+    names = request_names([Prompt(name, [1], "", None) for name in ("train/1", "train/2", "train/1")])
+    assert names[:2] == ["train/1", "train/2"]  # the seeds of all others do not change
+    assert len(set(names)) == 3
 
 
 def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worker, prompts, process_group):
