@@ -433,7 +433,7 @@ def test_a_server_that_answers_too_late_is_asked_again_and_then_given_up(monkeyp
         teacher = ServedTeacher(
             [url], "served", num_topk=1, ask_ids=False, vocab_size=VOCAB, max_length=200, timeout_s=0.2
         )
-        with pytest.raises(RunFailed, match="in 4 attempts; the last: .*ReadTimeout") as error:
+        with pytest.raises(RunFailed, match=r"in 4 attempts; the last: .*ReadTimeout") as error:
             teacher.score([micro_batch(0, RAGGED[:1])])
         teacher.close()
     assert len(seen) == served.ATTEMPTS
@@ -666,7 +666,7 @@ def test_a_teacher_behind_a_url_needs_no_weights_here(path, tmp_path):
         shutil.copy(path / file, tmp_path)
     plan = resolve(config_of(teacher={"model": str(tmp_path), "url": ["http://a:1"]}))
     assert plan.teachers["default"].model == str(tmp_path)
-    with pytest.raises(ConfigError, match="no .safetensors weights"):
+    with pytest.raises(ConfigError, match=r"no \.safetensors weights"):
         resolve(config_of(teacher={"model": str(tmp_path)}))
 
 
