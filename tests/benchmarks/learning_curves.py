@@ -178,7 +178,7 @@ def draw(curves, path):
         ends[1][name] = run.eval_steps[-1], 100 * run.accuracy[-1]
     left.set(yscale="log", xlabel="step", ylabel="nats per token")
     left.set_title(f"KL(student || teacher) on the student's samples, mean of {WINDOW} steps", **title)
-    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_locator(ticker.NullLocator())
     right.set(xlabel="step")
