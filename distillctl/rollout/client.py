@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +33,12 @@ def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
 
 def request_names(prompts: list[Prompt]) -> list[str]:
     """The ids of prompts; one that stands there again gets a number, or its samples would be the same."""
-    seen: Counter[str] = Counter()
+    seen: dict[str, int] = {}
     names = []
     for prompt in prompts:
-        repeat = seen[prompt.prompt_id]
+        repeat = seen.get(prompt.prompt_id, 0)
         names.append(f"{prompt.prompt_id}#{repeat}" if repeat else prompt.prompt_id)
-        seen[prompt.prompt_id] += 1
+        seen[prompt.prompt_id] = repeat + 1
     return names
 
 

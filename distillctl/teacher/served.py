@@ -5,13 +5,13 @@ Dimensions: T response tokens of one sequence, N of a micro-batch, K listed toke
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os import environ
 from typing import Any
 
 import httpx
@@ -233,7 +233,7 @@ def _client(spec: str, timeout_s: float) -> httpx.Client:
 
 
 def _authorization() -> dict[str, str]:
-    key = os.environ.get(API_KEY, "").strip()
+    key = environ.get(API_KEY, "").strip()
     if not (key.isascii() and key.isprintable()):  # httpx would show it in its error
         raise ConfigError(f"{API_KEY} has characters that a key cannot have")
     return {"Authorization": f"Bearer {key}"} if key else {}
