@@ -105,8 +105,8 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
 
     `key` names the setting in errors. With `weights=False` only the configuration and the tokenizer of a hub
-    model are fetched (without network, what the cache has of them). Raises ConfigError for an unusable
-    directory and EnvironmentUnfit when it cannot be had.
+    model are fetched (without network, what the cache has of them), and a directory need not have more.
+    Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
     """
     if spec.startswith(BUILTIN):
         name = spec.removeprefix(BUILTIN)
@@ -118,7 +118,7 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
         return _MODELS / name
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _checked(path.resolve(), key)
+        return _checked(path.resolve(), key, weights=weights)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise _no_model(spec, key)
     return _from_hub(spec, key, weights=weights)
@@ -128,10 +128,10 @@ def _no_model(spec: str, key: str) -> ConfigError:
     return ConfigError(f"{key}: {spec} is neither a model directory nor a hub id like org/name")
 
 
-def _checked(path: Path, key: str) -> Path:
+def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
-    if not list(path.glob("*.safetensors")):
+    if weights and not list(path.glob("*.safetensors")):
         raise ConfigError(
             f"{key}: {path} has no .safetensors weights",
             "convert them with model.save_pretrained(); pickled weights are not loaded",
