@@ -24,6 +24,12 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left in `folder`. Call it while nobody writes."""
+    for partial in folder.glob(".*.tmp"):
+        partial.unlink()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """What a JSON file holds; empty when there is none, or it is unreadable or no object."""
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import distillctl
+from distillctl import atomic
 from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError
 
@@ -50,7 +51,8 @@ def seal(partial: Path, share: int = 0, num_shares: int = 1) -> Sealed:
 def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
     """Make a sealed directory the checkpoint of `step` and the latest one; returns its path.
 
-    A kill at any point leaves the earlier checkpoint or this one. One of the same step is replaced.
+    A kill at any point leaves the earlier checkpoint or this one. One of the same step, which would have been
+    resumed from were it good, is replaced.
     """
     folder = partial.parent
     final = folder / step_dir(step)
@@ -86,6 +88,7 @@ def rotate(folder: Path, step: int, keep: int) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a crash in the middle of a save left behind. For whoever holds the run's lock."""
+    atomic.sweep(folder)
     for stale in folder.glob(f"{_TMP}*"):
         shutil.rmtree(stale)
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillctl import __version__, checkpoints, launch, preflight
+from distillctl import __version__, atomic, checkpoints, launch, preflight
 from distillctl.config import Config
 from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
@@ -108,6 +108,7 @@ def train(
         if read_status(run_dir.status_path).get("state") == "done":
             print(f"{run_dir.path} is done already", file=sys.stderr)
             return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+        atomic.sweep(run_dir.path)
         checkpoints.sweep(run_dir.checkpoints)
         checkpoint, problems = choose_checkpoint(run_dir, resume, plan.world_size, elastic=elastic)
         attempt = run_dir.begin_attempt()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.run import (
     METRICS,
     RunDir,
-    latest_checkpoint,
     metric_table,
     open_run,
     read_status,
@@ -71,7 +71,9 @@ def test_metric_names_are_the_contract() -> None:
     optional = {"actor/sft_loss", "actor/pg_clipfrac", "reward/mean", "topk/student_mass",
                 "topk/teacher_mass", "topk/overlap"}  # fmt: skip
     timings = {f"timing_s/{phase}" for phase in ("rollout", "teacher", "update", "sync", "step")}
-    actor = {"kl_loss", "pg_loss", "distillation_mode", "entropy", "grad_norm", "lr", "loss"}
+    actor = {
+            "kl_loss", "pg_loss", "distillation_mode", "entropy", "grad_norm", "lr", "loss", "skipped_steps",
+        }  # fmt: skip
     assert set(METRICS) - optional == timings | {f"actor/{name}" for name in actor} | {
         "kl/reverse",
         "kl/forward",
@@ -154,16 +156,10 @@ def test_an_unreadable_status_is_empty(tmp_path: Path, text: str) -> None:
 
 
 def test_latest_checkpoint_follows_the_pointer(run: RunDir) -> None:
-    assert latest_checkpoint(run.path) == run.checkpoints / "step_000040"
+    assert checkpoints.latest(run.checkpoints) == run.checkpoints / "step_000040"
     add_checkpoint(run, 60)
     (run.checkpoints / "latest.json").write_text('{"step": 40, "path": "step_000040"}')
-    assert latest_checkpoint(run.path) == run.checkpoints / "step_000040"
-
-
-@pytest.mark.parametrize("pointer", ["", "[]", "{}", '{"step": 9, "path": "step_000009"}', '{"path": 4}'])
-def test_no_latest_checkpoint(run: RunDir, pointer: str) -> None:
-    (run.checkpoints / "latest.json").write_text(pointer)
-    assert latest_checkpoint(run.path) is None
+    assert checkpoints.latest(run.checkpoints) == run.checkpoints / "step_000040"
 
 
 def test_open_run(run: RunDir, tmp_path: Path) -> None:

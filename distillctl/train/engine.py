@@ -33,9 +33,12 @@ class RolloutEngine:
         ranks: Ranks,
         student: Student,
         canary_ids: list[int],
-        warn: Callable[[str], None],
+        warn: Callable[[int, str], None],
     ) -> None:
-        """Wait until the engine is ready. `canary_ids`: a prompt whose log-probabilities prove each push."""
+        """Wait until the engine is ready. `canary_ids`: a prompt whose log-probabilities prove each push.
+
+        `warn(step, message)` is told of every loss.
+        """
         self._path, self._timeout_s = Path(job.socket), config.rollout.timeout_s
         self._ranks, self._student, self._canary_ids, self._warn = ranks, student, canary_ids, warn
         self._writer = WeightWriter(student, Path(job.scratch), is_main=ranks.is_main)
@@ -84,7 +87,8 @@ class RolloutEngine:
                 answer = request(self._client)
             except EngineLost as error:
                 lost = True
-                self._warn(f"{error.message}; going on with a fresh engine and the current weights")
+                message = f"{error.message}; going on with a fresh engine and the current weights"
+                self._warn(self._version, message)
                 self._client.kill()
                 self._client = self._connect()
         return answer, bool(self._ranks.share_flag(lost))

@@ -82,7 +82,11 @@ class Rank:
 
     def warn(self, message: str) -> None:
         """A warning before the first step."""
-        self.emit("warn", 0, message=message)
+        self.warn_at(0, message)
+
+    def warn_at(self, step: int, message: str) -> None:
+        """A warning after `step`."""
+        self.emit("warn", step, message=message)
 
     def build(self) -> None:
         """Load data and models, connect to the engine, measure, resume, prove the first weights."""
@@ -113,7 +117,7 @@ class Rank:
                 self.guards.load_state(state["guards"])
         with self.phase("waiting for the rollout engine"):
             canary = train[0].token_ids[:CANARY_TOKENS]
-            engine = RolloutEngine(job, config, self.ranks, student, canary, self.warn)
+            engine = RolloutEngine(job, config, self.ranks, student, canary, self.warn_at)
         gap = engine.push(first) if first else engine.prove()
         self.checks.append(Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt"))
         for check in self.checks:

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from distillctl.machine import model_path
+from distillctl.memory import scratch_directory
 from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
-from distillctl.rollout.plugin import LIFELINE_ENV
-from distillctl.rollout.process import engine_environment, engine_settings, scratch_directory, start_engine
+from distillctl.rollout.plugin import OWNER_ENV
+from distillctl.rollout.process import engine_environment, engine_settings, start_engine
 from distillctl.rollout.worker import EngineSettings, build_engine
 from distillctl.samples import Prompt
 
@@ -70,8 +71,8 @@ def main(model="builtin:tiny-student", count=128, max_tokens=60, rounds=7):
             max_model_len=PROMPT_TOKENS + max_tokens, max_num_seqs=256,
         )  # fmt: skip
         code = f"import rollout_throughput as b; b.plain({asdict(settings)!r}, {count}, {max_tokens})"
-        env = engine_environment(0, None)
-        del env[LIFELINE_ENV]
+        env = engine_environment(0, None, scratch)
+        del env[OWNER_ENV]
         child = subprocess.Popen(
             [sys.executable, "-c", code], cwd=Path(__file__).parent, env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,

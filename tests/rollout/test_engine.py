@@ -7,18 +7,19 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillctl.errors import RunFailed
-from distillctl.machine import model_path
+from distillctl.errors import EngineLost, RunFailed
+from distillctl.machine import model_path, model_shape
+from distillctl.memory import scratch_directory
 from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
-from distillctl.rollout.process import engine_settings, scratch_directory, start_engine
+from distillctl.rollout.process import engine_settings, start_engine
 from distillctl.samples import Prompt
+from distillctl.train.weights import largest_gap
 
 EOS = [2]
 SAMPLING = Sampling(1.0, 1.0, 24, EOS)
@@ -33,7 +34,7 @@ def student():
 def worker(student):
     with scratch_directory() as scratch:
         settings = engine_settings(
-            student, dtype="float32", socket=scratch / "rollout.sock", max_model_len=96, max_num_seqs=16
+            student, dtype="float32", socket=scratch / "rollout.sock", max_model_len=256, max_num_seqs=16
         )
         settings = replace(settings, max_logprobs=8)
         process = start_engine(settings, scratch / "engine.json", scratch / "rollout.log")
@@ -169,26 +170,20 @@ def test_pushed_weights_are_used_including_the_tied_head(client, worker, prompts
     np.testing.assert_allclose(client.score(ids), before, atol=1e-6)
 
 
-def test_the_canary_stops_a_run_whose_engine_has_not_taken_the_weights(
-    client, worker, prompts, student, reference
-):
-    """The pusher on a plain model in the student's place: a push proves itself, a missed one is found."""
-    from distillctl.train.weights import WeightPusher
+def test_the_canary_finds_weights_that_the_engine_does_not_have(client, prompts, reference):
+    ids = prompts[0].token_ids
+    theirs = client.score(ids)
+    assert largest_gap(ours(reference, ids), theirs, torch.float32, 6) < 1e-4
+    with torch.no_grad():
+        reference.lm_head.weight.mul_(1.05)
+    with pytest.raises(RunFailed, match=r"step 6 .*disagree on the canary"):
+        largest_gap(ours(reference, ids), theirs, torch.float32, 6)
+    with torch.no_grad():
+        reference.lm_head.weight.div_(1.05)
 
-    trained = SimpleNamespace(
-        model=reference, logprobs=lambda ids: torch.from_numpy(logprobs(reference, ids)).float()
-    )
-    pusher = WeightPusher(trained, client, worker[1], prompts[0].token_ids)
-    with torch.no_grad():
-        reference.lm_head.weight.mul_(1.05)
-    pusher.push(6)
-    with torch.no_grad():
-        reference.lm_head.weight.mul_(1.05)
-    with pytest.raises(RunFailed, match="disagree on the canary"):
-        pusher.prove(6)
-    tensors = load_file(student / "model.safetensors")
-    reference.load_state_dict(tensors, strict=False)
-    push(client, tensors, worker[1], 0)
+
+def ours(model, ids):
+    return torch.from_numpy(logprobs(model, ids)).float()
 
 
 def test_an_answer_from_other_weights_is_refused(client, prompts):
@@ -224,12 +219,34 @@ def test_seeds_are_different_for_every_request():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+def test_an_engine_short_of_kv_memory_gives_the_same_answers(client, worker, prompts, student):
+    """Four blocks of 128 tokens, of which vLLM keeps one: three sequences begin, each comes to need a second
+    block, and vLLM has to throw some out and compute them again."""
+    long = Sampling(1.0, 1.0, 160, [])
+    expected = client.generate(prompts, 1, long, 7, 3)
+    folder = worker[1] / "small"
+    folder.mkdir(mode=0o700)
+    settings = engine_settings(
+        student, dtype="float32", socket=folder / "rollout.sock", max_model_len=256, max_num_seqs=16
+    )
+    block_bytes = model_shape(student).kv_bytes_per_token(4) * 128
+    settings = replace(settings, kv_cache_bytes=4 * block_bytes)
+    process = start_engine(settings, folder / "engine.json", folder / "rollout.log")
+    small = RolloutClient(folder / "rollout.sock", 120)
+    found = small.generate(prompts, 1, long, 7, 3)
+    small.kill()
+    process.wait()
+    for one, two in zip(expected, found, strict=True):
+        assert one.response_ids.tolist() == two.response_ids.tolist()
+        np.testing.assert_allclose(one.response_logprobs, two.response_logprobs, atol=1e-4)
+
+
 def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worker, prompts, process_group):
     """Last in the module: it ends the engine."""
     process, _ = worker
     group = process_group(process.pid)
     process.kill()
     process.wait()
-    with pytest.raises(RunFailed, match="stopped answering"):
+    with pytest.raises(EngineLost, match="stopped answering"):
         client.score(prompts[0].token_ids)
     group.wait_until_dead(5)

@@ -23,8 +23,9 @@ import torch
 from distillctl.config import Config
 from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
 from distillctl.machine import model_path, model_shape
+from distillctl.memory import scratch_directory
 from distillctl.plan import check_gpus, file_name, resolve
-from distillctl.rollout.process import engine_environment, kv_cache_bytes, scratch_directory
+from distillctl.rollout.process import engine_environment, kv_cache_bytes
 from distillctl.samples import MicroBatch
 from distillctl.teacher import served
 from distillctl.teacher.answers import FLOOR, read_asked, read_most_likely
@@ -59,7 +60,7 @@ def server(path):
             num_gpus=0,
             gpu_memory_utilization=0.9,
         )
-        process = start_server(arguments, engine_environment(0, None), scratch / "teacher.log")
+        process = start_server(arguments, engine_environment(0, None, scratch), scratch / "teacher.log")
         yield process, socket
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

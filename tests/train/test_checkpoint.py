@@ -1,36 +1,121 @@
-"""The files of a checkpoint (the engine's part is in the end-to-end test)."""
+"""Saving and loading the state of real DeepSpeed ranks on the tiny student, without an engine."""
 
-import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-from distillctl.train.checkpoint import _commit, _rotate, step_dir
+import pytest
+import torch
+from safetensors.torch import load_file
 
+from distillctl import checkpoints
 
-def write(folder, step):
-    partial = folder / f".tmp-{step_dir(step)}"
-    (partial / "hf").mkdir(parents=True)
-    (partial / "hf" / "weights").write_bytes(b"abc")
-    _commit(partial, folder / step_dir(step), step, 1)
-
-
-def test_commit_lists_every_file_with_its_hash_and_moves_the_pointer(tmp_path):
-    write(tmp_path, 4)
-    manifest = json.loads((tmp_path / "step_000004/manifest.json").read_text())
-    assert manifest["files"] == {
-        "hf/weights": {"sha256": hashlib.sha256(b"abc").hexdigest(), "size_bytes": 3}
-    }
-    assert json.loads((tmp_path / "latest.json").read_text()) == {"step": 4, "path": "step_000004"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step_000004"]
+SCRIPT = Path(__file__).with_name("checkpoint_process.py")
 
 
-def test_the_same_step_can_be_committed_again(tmp_path):
-    write(tmp_path, 4)
-    write(tmp_path, 4)
-    assert (tmp_path / "step_000004/manifest.json").exists()
+def run(out, command, stage, name="", world_size=1):
+    """What rank 0 found, and the tensors it saved (none for `fill`)."""
+    processes = []
+    for rank in range(world_size):
+        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+               "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # fmt: skip
+        arguments = [sys.executable, SCRIPT, out, command, str(stage), *([name] if name else [])]
+        processes.append(
+            subprocess.Popen(arguments, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        )
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()[-3000:]
+    found = json.loads((out / f"{name or command}.json").read_text())
+    tensors = out / f"{name or command}.safetensors"
+    return found, load_file(tensors) if tensors.exists() else {}
 
 
-def test_rotation_keeps_the_newest(tmp_path):
-    for step in (1, 2, 30):
-        write(tmp_path, step)
-    _rotate(tmp_path, 2)
-    assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_000002", "step_000030"]
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A checkpoint of one rank."""
+    out = tmp_path_factory.mktemp("one")
+    return out, *run(out, "save", 3)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A checkpoint of two ranks."""
+    out = tmp_path_factory.mktemp("two")
+    return out, *run(out, "save", 3, world_size=2)
+
+
+def copy(out, tmp_path):
+    return Path(shutil.copytree(out, tmp_path / "copy"))
+
+
+def assert_equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path):
+    out, saved, tensors = one
+    found, loaded = run(copy(out, tmp_path), "load", 3, "again")
+    assert found["step"] == 1
+    assert found["state"] == {"guards": {"step": 1}}
+    assert_equal(loaded, tensors)
+    assert found["after"] == saved["after"]
+    assert found["digest"] == saved["digest"]
+
+
+@pytest.mark.parametrize(("fixture", "world_size"), [("two", 1), ("one", 2)], ids=["2 to 1", "1 to 2"])
+def test_another_number_of_ranks_loads_the_same_weights_and_moments(request, tmp_path, fixture, world_size):
+    out, saved, tensors = request.getfixturevalue(fixture)
+    here = copy(out, tmp_path)
+    found, loaded = run(here, "load", 3, "elastic", world_size=world_size)
+    assert_equal(loaded, tensors)
+    assert found["state"] == {"guards": {"step": 1}}
+    assert found["after"]["loss"] == pytest.approx(saved["after"]["loss"], rel=1e-5)
+    assert found["after"]["actor/lr"] == saved["after"]["actor/lr"]
+    assert sorted(p.name for p in (here / "checkpoints").iterdir()) == [
+        "latest.json", "step_000001", "step_000002",
+    ]  # fmt: skip
+    assert checkpoints.read_manifest(here / "checkpoints/step_000002")["world_size"] == world_size
+
+
+def test_every_file_of_every_rank_is_in_the_manifest(two):
+    path = two[0] / "checkpoints/step_000001"
+    files = checkpoints.read_manifest(path)["files"]
+    on_disk = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    assert set(files) | {"manifest.json"} == on_disk
+    assert sum("zero_pp_rank_1" in name for name in files) >= 1
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_with_a_nan_on_one_rank_is_skipped_on_all_and_counted(tmp_path, stage):
+    found, weights = run(tmp_path, "nan", stage, world_size=2)
+    assert found["steps"] == [0, 1, 1]
+    assert found["kept"]
+    assert found["lr"][1] == found["lr"][2] > found["lr"][0]  # the schedule waits for the skipped step
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    """A file system of 48 MiB in memory; a checkpoint of the tiny student has about 14 MiB."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        found, _ = run(tmp_path, "fill", 3)
+        folder = tmp_path / "checkpoints"
+        assert "checkpoint of step 2 could not be written" in found["message"]
+        assert str(folder) in found["message"]
+        assert "make room" in found["hint"]
+        checkpoints.sweep(folder)
+        assert checkpoints.newest_good(folder) == (folder / "step_000001", [])
+        assert checkpoints.steps(folder) == [1]
+        assert checkpoints.latest(folder) == folder / "step_000001"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -5,11 +5,8 @@ can be mixed in, and one that is stopped and resumed.
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,6 @@ import pytest
 import torch
 
 from distillctl.events import read_events
-from distillctl.rollout.process import scratch_directory
 from distillctl.run import METRICS
 from distillctl.samples import sample_schema
 
@@ -282,46 +278,6 @@ def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):
     done = train(folder, "one", "eval.every=3", "samples.every=2")
     assert done.stdout.strip() == "one"
     assert (one_rank / "events.jsonl").read_text() == before
-
-
-def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(one_rank, folder):
-    overrides = [*SMALL, "eval.every=3", "samples.every=2"]
-    command = ["-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "stopped", *overrides]
-    run = folder / "stopped"
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 200
-    while not any(e["kind"] == "start" for e in read_events(run / "events.jsonl")):
-        assert process.poll() is None, process.communicate()[1].decode()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
-    stopped_at = json.loads((run / "checkpoints/latest.json").read_text())["step"]
-    assert 0 < stopped_at < STEPS
-    train(folder, "stopped", "eval.every=3", "samples.every=2")
-    ours, theirs = weights(run), weights(one_rank)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_a_killed_launcher_leaves_no_process_behind(folder):
-    command = ["-m", "distillctl", "train", "--preset", PRESET, "--run-dir", "killed", *SMALL]
-    process = subprocess.Popen([sys.executable, *command], cwd=folder, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(children := workers()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 5
-    while workers():
-        assert time.monotonic() < deadline, f"left of {children}: {workers()}"
-        time.sleep(0.05)
-    with scratch_directory():  # the next start of anything sweeps what the killed one left in memory
-        assert len(list(Path("/dev/shm").glob("distillctl-*"))) == 1
 
 
 def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(one_rank, folder):

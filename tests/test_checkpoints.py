@@ -1,0 +1,168 @@
+"""The files of a checkpoint: what a kill at any moment, or a bad disk, leaves of them."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import pytest
+
+from distillctl import checkpoints
+from distillctl.checkpoints import find_damage, latest, newest_good, partial_dir, rotate, step_dir, sweep
+
+
+def save(folder, step, *, keep=2, weights=b"abc"):
+    """What `train.checkpoint.save` does on one rank, with two small files in place of a model."""
+    partial = partial_dir(folder, step)
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in ("hf/weights", "state/optimizer"):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_bytes(weights + str(step).encode())
+    path = checkpoints.commit(partial, step, 1, checkpoints.seal(partial))
+    rotate(folder, step, keep)
+    return path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_commit_lists_every_file_with_its_hash_and_moves_the_pointer(tmp_path):
+    path = save(tmp_path, 4)
+    manifest = json.loads((path / "manifest.json").read_text())
+    expected = {"sha256": hashlib.sha256(b"abc4").hexdigest(), "size_bytes": 4}
+    assert manifest["files"] == {"hf/weights": expected, "state/optimizer": expected}
+    assert json.loads((tmp_path / "latest.json").read_text()) == {"step": 4, "path": "step_000004"}
+    assert names(tmp_path) == ["latest.json", "step_000004"]
+
+
+def test_shares_of_the_ranks_make_up_the_whole(tmp_path):
+    for index in range(5):
+        (tmp_path / f"file_{index}").write_text(str(index))
+    shares = [checkpoints.seal(tmp_path, rank, 3) for rank in range(3)]
+    assert all(shares)
+    assert checkpoints.merge(shares) == checkpoints.seal(tmp_path)
+
+
+def test_the_same_step_can_be_committed_again(tmp_path):
+    save(tmp_path, 4)
+    path = save(tmp_path, 4, weights=b"other")
+    assert (path / "hf/weights").read_bytes() == b"other4"
+    assert names(tmp_path) == ["latest.json", "step_000004"]
+
+
+def test_rotation_keeps_the_newest(tmp_path):
+    for step in (1, 2, 30):
+        save(tmp_path, step)
+    assert checkpoints.steps(tmp_path) == [2, 30]
+
+
+def test_rotation_never_drops_the_checkpoint_just_written(tmp_path):
+    """After a fall back to step 10 there may be a damaged step 20, which must not count as the newest."""
+    save(tmp_path, 10)
+    (save(tmp_path, 20) / "hf/weights").write_bytes(b"damaged")
+    save(tmp_path, 11, keep=1)
+    assert checkpoints.steps(tmp_path) == [11, 20]
+    assert newest_good(tmp_path)[0] == tmp_path / "step_000011"
+
+
+DAMAGES = {
+    "truncated": (lambda path: (path / "state/optimizer").write_bytes(b"abc"), "3 bytes instead of 5"),
+    "flipped bit": (lambda path: (path / "state/optimizer").write_bytes(b"abb20"), "SHA-256 differs"),
+    "missing file": (lambda path: (path / "state/optimizer").unlink(), "state/optimizer is missing"),
+    "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json cannot be used"),
+    "empty manifest": (lambda path: (path / "manifest.json").write_text(""), "manifest.json cannot be used"),
+    "torn manifest": (lambda path: (path / "manifest.json").write_text('{"format": 1'), "cannot be used"),
+    "manifest of another kind": (lambda path: (path / "manifest.json").write_text("[1]"), "cannot be used"),
+    "other format": (lambda path: (path / "manifest.json").write_text('{"format": 99}'), "has format 99"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_taken(tmp_path, damage):
+    save(tmp_path, 10)
+    path = save(tmp_path, 20)
+    harm, message = DAMAGES[damage]
+    harm(path)
+    good, problems = newest_good(tmp_path)
+    assert good == tmp_path / "step_000010"
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{path}: ")
+    assert message in problems[0]
+
+
+def test_undamaged_checkpoints_have_no_problems(tmp_path):
+    path = save(tmp_path, 20)
+    assert find_damage(path) == ""
+    assert newest_good(tmp_path) == (path, [])
+
+
+@pytest.mark.parametrize("pointer", ["", "[]", '{"path": 4}', '{"path": "step_000009"}', '{"path": "../x"}'])
+def test_a_lost_pointer_does_not_lose_the_checkpoint(tmp_path, pointer):
+    path = save(tmp_path, 20)
+    (tmp_path / "latest.json").write_text(pointer)
+    assert newest_good(tmp_path) == (path, [])
+    assert latest(tmp_path) == path
+
+
+def test_there_is_nothing_without_a_folder(tmp_path):
+    assert newest_good(tmp_path / "none") == (None, [])
+    assert latest(tmp_path / "none") is None
+    sweep(tmp_path / "none")
+
+
+_OPERATIONS = ("rename", "replace", "unlink", "rmdir", "fsync", "mkdir", "open")
+
+
+def save_and_die(folder, step, at):
+    """Save, and SIGKILL this process right before its `at`-th operation on the file system."""
+    seen = 0
+
+    def deadly(operation):
+        def run(*arguments, **options):
+            nonlocal seen
+            seen += 1
+            if seen == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **options)
+
+        return run
+
+    for name in _OPERATIONS:
+        setattr(os, name, deadly(getattr(os, name)))
+    save(folder, step, weights=b"new")
+    os._exit(0)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["next step", "same step"])
+def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path, again):
+    """Every operation of a save in turn is the last: the next start finds the old or the new checkpoint."""
+    fork = multiprocessing.get_context("fork")
+    found = set()
+    for at in range(1, 200):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        save(folder, 10)
+        step = 10 if again else 20
+        process = fork.Process(target=save_and_die, args=(folder, step, at))
+        process.start()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        sweep(folder)
+        good, problems = newest_good(folder)
+        if again and good is None:  # between the two renames; what is replaced was damaged anyway
+            assert problems == []
+            continue
+        assert problems == []
+        assert set(names(folder)) <= {"latest.json", "step_000010", "step_000020"}
+        found.add((good.name, (good / "hf/weights").read_bytes()[:3]))
+        save(folder, 30)  # and goes on from there
+        assert newest_good(folder)[0] == folder / step_dir(30)
+        if process.exitcode == 0:
+            break
+    else:
+        pytest.fail("a save has more operations than were tried")
+    assert at > 15
+    assert found == {("step_000010", b"abc"), (step_dir(step), b"new")}

@@ -1,0 +1,168 @@
+"""Run by test_checkpoint.py in processes of its own, once per rank (RANK, WORLD_SIZE): the tiny student,
+saved and loaded without an engine.
+
+    python checkpoint_process.py OUT save STAGE       one step, then a checkpoint of it in OUT/checkpoints
+    python checkpoint_process.py OUT load STAGE NAME  the newest checkpoint, then one more step
+    python checkpoint_process.py OUT nan STAGE        step 2 of 3 has a NaN on the last rank
+    python checkpoint_process.py OUT fill STAGE       two checkpoints, the second on a disk that is full
+
+Rank 0 writes what it found to OUT/NAME.json and OUT/NAME.safetensors (NAME is the command where not given).
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from student_process import VOCAB_SIZE, make_rollouts
+
+from distillctl import checkpoints
+from distillctl.errors import EnvironmentUnfit
+from distillctl.machine import model_path
+from distillctl.objective.aggregate import token_weights
+from distillctl.objective.views import Dense, Objective
+from distillctl.presets import load_preset
+from distillctl.teacher.local import LocalTeacher
+from distillctl.train import checkpoint
+from distillctl.train.batch import collate, plan, tokens
+from distillctl.train.ranks import Ranks
+from distillctl.train.student import Student
+from distillctl.train.weights import gathered
+
+
+class Case:
+    """The parts of a training step."""
+
+    def __init__(self, out, stage, *, universal=False):
+        self.out = out
+        self.folder = out / "checkpoints"
+        self.ranks = Ranks(
+            int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]),
+            "cpu",
+            out / f"rendezvous_{'_'.join(sys.argv[2:])}",
+        )
+        self.teacher = LocalTeacher(
+            str(model_path("builtin:tiny-teacher", "")), torch.float32, self.ranks.device
+        )
+        config = load_preset("tiny-from-small-arith", [f"zero.stage={stage}"])
+        student = str(model_path("builtin:tiny-student", ""))
+        self.student = Student(student, torch.float32, config, 10, universal=universal)
+
+    def step(self, seed, *, poison=False):
+        """One optimizer step on fixed rollouts; its metrics with the loss."""
+        rollouts = make_rollouts(seed)
+        weights = token_weights("token-mean", [len(r.response_ids) for r in rollouts], 7.0)
+        shares = plan([r.length for r in rollouts], 100, self.ranks.world_size)[self.ranks.rank]
+        scored = self.teacher.score([collate(rollouts, members, self.ranks.device) for members in shares])
+        objective, total = Objective(VOCAB_SIZE, "reverse_kl", chunk_size=64), torch.zeros(1)
+        for item in scored:
+            inputs = tokens(item.batch, weights, None)
+            if poison and self.ranks.rank == self.ranks.world_size - 1:
+                inputs.weights_N[0] = math.nan
+            with self.teacher.head() as head:
+                stats = self.student.forward_backward(
+                    item.batch, Dense(item.teacher, head), inputs, objective, last=item is scored[-1]
+                )
+            total += stats[0] @ inputs.weights_N
+        return {"loss": float(self.ranks.sum(total)), **self.student.step()}
+
+    def weights(self):
+        """Full tensors by name."""
+        return {n: t.clone() for bucket in gathered(self.student.model) for n, t in bucket.items()}
+
+    def moments(self):
+        """Full optimizer moments by name."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        named = self.student.model.named_parameters()
+        return {f"{key}.{name}": safe_get_full_optimizer_state(parameter, key).clone()
+                for name, parameter in named for key in ("exp_avg", "exp_avg_sq")}  # fmt: skip
+
+    def save(self, step):
+        """A checkpoint, with guards' state in place of a run's."""
+        state = {"guards": {"step": step}}
+        return checkpoint.save(self.folder, step, self.student, Tokenizer(), self.ranks, state, keep=2)
+
+    def report(self, name, found, tensors):
+        """Rank 0 writes it down."""
+        if self.ranks.is_main:
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()}, self.out / f"{name}.safetensors"
+            )
+            (self.out / f"{name}.json").write_text(json.dumps(found))
+
+
+class Tokenizer:
+    """Stands in for the tokenizer, whose files do not matter here."""
+
+    def save_pretrained(self, folder):
+        (Path(folder) / "tokenizer.json").write_text("{}")
+
+
+def digest(tensors):
+    """Of all weights, bit for bit."""
+    joined = hashlib.sha256()
+    for name in sorted(tensors):
+        joined.update(tensors[name].numpy().tobytes())
+    return joined.hexdigest()
+
+
+def save(out, stage):
+    case = Case(out, stage)
+    case.step(0)
+    case.save(1)
+    tensors = {**case.weights(), **(case.moments() if stage == 3 else {})}
+    after = case.step(1)
+    case.report("save", {"after": after, "digest": digest(case.weights())}, tensors)
+
+
+def load(out, stage, name):
+    path, _ = checkpoints.newest_good(out / "checkpoints")
+    written_by = checkpoints.read_manifest(path)["world_size"]
+    case = Case(out, stage, universal=written_by != int(os.environ["WORLD_SIZE"]))
+    step, state = checkpoint.load(path, case.student, case.ranks)
+    tensors = {**case.weights(), **(case.moments() if stage == 3 else {})}
+    after = case.step(1)
+    found = {"step": step, "state": state, "after": after, "digest": digest(case.weights())}
+    case.save(2)
+    case.report(name, found, tensors)
+
+
+def nan(out, stage):
+    case = Case(out, stage)
+    steps = [case.step(0)]
+    before = digest(case.weights())
+    steps.append(case.step(1, poison=True))
+    kept = before == digest(case.weights())
+    steps.append(case.step(2))
+    case.report("nan", {"steps": [step["actor/skipped_steps"] for step in steps], "kept": kept,
+                        "lr": [step["actor/lr"] for step in steps]}, case.weights())  # fmt: skip
+
+
+def fill(out, stage):
+    case = Case(out, stage)
+    case.save(1)
+    free = shutil.disk_usage(case.folder).free
+    with (case.folder / "ballast").open("wb") as ballast:
+        ballast.write(b"x" * (free - (2 << 20)))
+    try:
+        case.save(2)
+    except EnvironmentUnfit as error:
+        (out / "fill.json").write_text(json.dumps({"message": error.message, "hint": error.hint}))
+
+
+def main():
+    out, command, stage, *rest = sys.argv[1:]
+    {"save": save, "load": load, "nan": nan, "fill": fill}[command](Path(out), int(stage), *rest)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

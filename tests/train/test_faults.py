@@ -1,0 +1,397 @@
+"""Faults in real runs of the tiny pair: kills, hangs, signals, damaged checkpoints, other numbers of ranks.
+
+Each story is one run that is hurt and resumed until it is done, and then compared with the quiet run of the
+same seed: on one machine and number of ranks, losses and weights are the same bit for bit.
+"""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distillctl import checkpoints, memory
+from distillctl.events import read_events
+
+STEPS = 5
+RUN = [
+    "train", "--preset", "tiny-from-small-arith", "data.train_batch_size=12", "data.max_response_length=48",
+    "rollout.n=2", "rollout.max_num_seqs=32", "train.micro_batch_tokens=700", f"train.steps={STEPS}",
+    "optim.warmup_steps=2", "eval.limit=16", "eval.every=2", "samples.every=2", "checkpoint.every=1",
+]  # fmt: skip
+
+
+class Run:
+    """One run directory and the launcher that works on it."""
+
+    def __init__(self, folder, name, *overrides):
+        self.folder, self.name, self.overrides = folder, name, overrides
+        self.path = folder / name
+        self.checkpoints = self.path / "checkpoints"
+        self.launcher = None
+        self.stderr = ""
+
+    def command(self, *extra):
+        return [sys.executable, "-m", "distillctl", *RUN, "--run-dir", self.name, *self.overrides, *extra]
+
+    def start(self, *extra, prefix=(), **options):
+        self.launcher = subprocess.Popen(
+            [*prefix, *self.command(*extra)], cwd=self.folder, stdout=subprocess.DEVNULL,
+            stderr=options.pop("stderr", subprocess.PIPE), text=True, **options,
+        )  # fmt: skip
+        return self
+
+    def end(self, timeout_s=200):
+        """Wait for the launcher; its exit code."""
+        _, errors = self.launcher.communicate(timeout=timeout_s)
+        self.stderr = errors or ""
+        return self.launcher.returncode
+
+    def finish(self, *extra):
+        """Go on to the end."""
+        assert self.start(*extra).end() == 0, self.stderr[-3000:]
+
+    def events(self, kind):
+        return [event for event in read_events(self.path / "events.jsonl") if event["kind"] == kind]
+
+    @property
+    def attempt(self):
+        return max((event["attempt"] for event in read_events(self.path / "events.jsonl")), default=0)
+
+    def wait_for_step(self, step, attempt):
+        """Until this attempt has finished a step from `step` on; 0 is the start."""
+        kind = "step" if step else "start"
+        self.wait(lambda: any(e["attempt"] == attempt and e["step"] >= step for e in self.events(kind)))
+
+    def wait(self, happened, timeout_s=200):
+        deadline = time.monotonic() + timeout_s
+        while not happened():
+            assert self.launcher.poll() is None, self.launcher.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def pids(self, module):
+        """Of this run's processes of one of our modules."""
+        pattern = f"distillctl[.]{module} {self.name}/logs"
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def engine_pid(self, title):
+        """Of a process of the engine, by its title."""
+        (worker,) = self.pids("rollout.worker")
+        group = subprocess.run(["pgrep", "-g", str(worker)], capture_output=True, text=True, check=False)
+        for pid in group.stdout.split():
+            if title in Path(f"/proc/{pid}/cmdline").read_text():
+                return int(pid)
+        raise AssertionError(f"no {title} in {group.stdout}")
+
+    def weights(self, step=STEPS):
+        return load_file(self.checkpoints / f"step_{step:06d}/hf/model.safetensors")
+
+    def losses(self):
+        """Of every attempt at every step."""
+        names = ("actor/loss", "kl/reverse", "actor/entropy", "actor/grad_norm", "actor/lr", "kl/k1")
+        return {
+            (e["step"], e["attempt"]): [e["metrics"][name] for name in names] for e in self.events("step")
+        }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("faults")
+    subprocess.run([sys.executable, "-m", "distillctl", "prep", "arith"], cwd=path, check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def quiet(folder, process_group):
+    """The run that nothing happens to, looked at once from outside while it runs."""
+    run = Run(folder, "quiet").start()
+    run.wait_for_step(1, attempt=1)
+    leaders = [run.launcher.pid, *run.pids("rollout.worker"), *run.pids("train.worker")]
+    run.listening = {address for pid in leaders for address in process_group(pid).addresses()}
+    assert run.end() == 0, run.stderr
+    return run
+
+
+def assert_same_end(run, quiet):
+    """Every attempt at every step had the losses of the quiet run, and the weights are the same bits."""
+    expected = {step: values for (step, _), values in quiet.losses().items()}
+    found = run.losses()
+    assert {step for step, _ in found} == set(expected)
+    for (step, attempt), values in found.items():
+        assert values == expected[step], (step, attempt)
+    ours, theirs = run.weights(), quiet.weights()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    evals = {e["step"]: e["metrics"] for e in run.events("eval")}
+    assert evals == {e["step"]: e["metrics"] for e in quiet.events("eval")}
+
+
+def assert_nothing_left(run, timeout_s=5.0):
+    """No process of the run is alive within that time."""
+    deadline = time.monotonic() + timeout_s
+    while left := [*run.pids("rollout.worker"), *run.pids("train.worker")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
+def in_memory(run):
+    """Names of what the run's launcher has in memory, directories of sockets and weights included."""
+    return [path.name for path in memory.ROOT.glob(f"distillctl-{run.launcher.pid}-*")]
+
+
+def test_nothing_listens_beyond_loopback(quiet, loopback):
+    assert quiet.listening <= loopback
+
+
+def test_no_prompt_or_answer_is_in_the_logs(quiet):
+    rows = pq.read_table(quiet.path / "samples/step_000001.parquet").to_pylist()
+    texts = {row["text"].strip() for row in rows if len(row["text"]) > 10}
+    prompts = pq.read_table(quiet.folder / "data/arith/train.parquet").to_pylist()
+    texts |= {row["prompt"][-1]["content"] for row in prompts}
+    logs = [*quiet.path.glob("logs/*/*"), quiet.path / "events.jsonl", quiet.path / "status.json"]
+    written = "\n".join(log.read_text() for log in logs) + quiet.stderr
+    assert len(texts) > 10
+    assert not [text for text in texts if text in written]
+
+
+# An engine that is killed, loses a part, or hangs.
+
+
+@pytest.fixture(scope="module")
+def hurt_engine(folder):
+    """The worker killed, vLLM's core killed, vLLM's worker stopped; one after the other."""
+    run = Run(folder, "hurt_engine", "rollout.timeout_s=15").start()
+    run.wait_for_step(1, attempt=1)
+    os.kill(run.engine_pid("rollout.worker"), signal.SIGKILL)
+    run.wait_for_step(2, attempt=1)
+    os.kill(run.engine_pid("EngineCore"), signal.SIGKILL)
+    run.wait_for_step(3, attempt=1)
+    os.kill(run.engine_pid("VLLM::Worker"), signal.SIGSTOP)
+    run.code = run.end(400)
+    return run
+
+
+def test_a_run_survives_its_engine_with_the_same_results(hurt_engine, quiet):
+    assert hurt_engine.code == 0, hurt_engine.stderr[-3000:]
+    assert_same_end(hurt_engine, quiet)
+
+
+def test_events_say_what_happened_to_the_engine(hurt_engine):
+    told = [event["message"] for event in hurt_engine.events("warn")]
+    assert sum("the rollout engine ended with code" in message for message in told) == 3
+    assert any("restart 3 of 3" in message for message in told)
+    assert any("was silent for 15 s" in message for message in told)
+    assert sum("going on with a fresh engine and the current weights" in message for message in told) >= 3
+
+
+def test_a_run_ends_clearly_when_its_engine_dies_too_often(folder):
+    run = Run(folder, "no_restart", "rollout.max_restarts=0").start()
+    run.wait_for_step(1, attempt=1)
+    os.kill(run.engine_pid("EngineCore"), signal.SIGKILL)
+    assert run.end() == 1
+    assert "rollout.max_restarts=0" in run.stderr
+    assert "whole log: " in run.stderr
+    assert "Traceback" not in run.stderr.split("error: ")[0]
+    assert_nothing_left(run)
+
+
+# A rank killed in a save, the launcher killed, a checkpoint damaged.
+
+
+@pytest.fixture(scope="module")
+def killed(folder):
+    run = Run(folder, "killed").start()
+    run.wait(lambda: checkpoints.partial_dir(run.checkpoints, 2).exists())
+    (rank,) = run.pids("train.worker")
+    os.kill(rank, signal.SIGKILL)
+    started = time.monotonic()
+    run.code_of_killed_rank = run.end()
+    run.end_s = time.monotonic() - started
+    run.told_of_killed_rank = run.stderr
+    assert_nothing_left(run, 0)
+    run.after_rank = checkpoints.newest_good(run.checkpoints)
+
+    run.start()
+    run.wait_for_step(3, attempt=2)
+    run.launcher.kill()
+    run.launcher.communicate()
+    assert_nothing_left(run)
+    run.left_in_memory = in_memory(run)
+    run.state_of_killed = json.loads((run.path / "status.json").read_text())["state"]
+
+    newest = max(checkpoints.steps(run.checkpoints))
+    run.damaged = checkpoints.step_dir(newest)
+    shard = next((run.checkpoints / run.damaged / "state").glob("**/*optim_states.pt"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (run.checkpoints / "latest.json").write_text("")
+    dead = in_memory(run)
+    run.finish()
+    run.swept = not [name for name in dead if (memory.ROOT / name).exists()]
+    return run
+
+
+def test_a_killed_rank_ends_the_run_within_seconds_and_is_named(killed):
+    assert killed.code_of_killed_rank == 1
+    assert "trainer rank 0 ended with code -9" in killed.told_of_killed_rank
+    assert killed.end_s < 5
+
+
+def test_a_kill_in_a_save_leaves_only_good_checkpoints(killed):
+    path, problems = killed.after_rank
+    assert path.name in ("step_000001", "step_000002")
+    assert problems == []
+
+
+def test_what_a_killed_launcher_left_in_memory_is_swept_at_the_next_start(killed):
+    assert killed.left_in_memory
+    assert killed.swept
+    assert killed.state_of_killed == "running"
+
+
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(killed):
+    told = [e["message"] for e in killed.events("warn") if e["attempt"] == 3]
+    assert any("damaged checkpoint" in message and killed.damaged in message for message in told)
+    assert "damaged checkpoint" in killed.stderr
+
+
+def test_a_run_killed_again_and_again_ends_like_the_quiet_one(killed, quiet):
+    assert_same_end(killed, quiet)
+
+
+def test_inspect_shows_every_step_once(killed):
+    repeated = [step for step, _ in killed.losses()]
+    assert len(repeated) > len(set(repeated)) == STEPS
+    command = [sys.executable, "-m", "distillctl", "inspect", "run", killed.name, "--json"]
+    shown = subprocess.run(command, cwd=killed.folder, capture_output=True, text=True, check=True).stdout
+    assert (json.loads(shown)["step"], json.loads(shown)["attempt"]) == (STEPS, 3)
+
+
+# Two ranks, and then one.
+
+
+def test_two_ranks_lose_one_in_a_save_and_one_goes_on(folder, quiet):
+    run = Run(folder, "elastic", "train.world_size=2").start()
+    run.wait(lambda: checkpoints.partial_dir(run.checkpoints, 2).exists())
+    second = [
+        pid for pid in run.pids("train.worker") if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+    ]
+    os.kill(second[0], signal.SIGKILL)
+    assert run.end() == 1
+    assert "trainer rank 1 ended with code -9" in run.stderr
+    path, problems = checkpoints.newest_good(run.checkpoints)
+    assert problems == []
+    run.overrides = ("train.world_size=1",)
+    assert run.start().end() == 2
+    assert "train.world_size: 2 -> 1" in run.stderr
+    run.finish("--elastic")
+    assert {(e["attempt"], e["world_size"]) for e in run.events("start")} == {(1, 2), (2, 1)}
+    assert [e["step"] for e in run.events("start") if e["attempt"] == 2] == [int(path.name[-6:])]
+    for name, expected in quiet.weights().items():
+        torch.testing.assert_close(run.weights()[name], expected, rtol=0, atol=1e-4, msg=name)
+
+
+# Signals.
+
+
+def read_terminal(descriptor):
+    """Everything that was written to a pseudo-terminal until its other end closed."""
+    text = b""
+    while True:
+        try:
+            chunk = os.read(descriptor, 4096)
+        except OSError:  # how Linux reports the end of a pseudo-terminal
+            return text.decode(errors="replace")
+        if not chunk:
+            return text.decode(errors="replace")
+        text += chunk
+
+
+@pytest.fixture(scope="module")
+def signalled(folder):
+    """Stopped under timeout(1), by two Ctrl-C in a terminal, and by a grace that runs out; then finished."""
+    run = Run(folder, "signalled", "checkpoint.grace_s=8")
+    run.start(prefix=["timeout", "3600"])
+    run.wait_for_step(1, attempt=1)
+    run.launcher.terminate()  # timeout(1) hands it on: to the launcher and again to the whole group
+    run.code_under_timeout = run.end()
+    run.saved_under_timeout = checkpoints.newest_good(run.checkpoints)[0]
+
+    ours, theirs = pty.openpty()
+    run.start(prefix=["setsid", "--ctty"], stdin=theirs, stderr=theirs)  # same process, its own terminal
+    os.close(theirs)
+    run.wait_for_step(0, attempt=2)
+    second = subprocess.run(run.command(), cwd=folder, capture_output=True, text=True, check=False)
+    run.second_launcher = (second.returncode, second.stderr, run.launcher.pid)
+    (rank,) = run.pids("train.worker")
+    os.kill(rank, signal.SIGSTOP)  # or the first Ctrl-C would be enough
+    os.write(ours, b"\x03")
+    time.sleep(1.5)
+    assert run.launcher.poll() is None
+    os.write(ours, b"\x03")
+    started = time.monotonic()
+    run.code_of_ctrl_c = run.launcher.wait(timeout=20)
+    run.ctrl_c_s = time.monotonic() - started
+    run.terminal = read_terminal(ours)
+    os.close(ours)
+    assert_nothing_left(run, 0)
+
+    run.start()
+    run.wait_for_step(0, attempt=3)
+    os.kill(run.pids("train.worker")[0], signal.SIGSTOP)
+    run.launcher.send_signal(signal.SIGHUP)
+    started = time.monotonic()
+    run.code_of_grace = run.end()
+    run.grace_s = time.monotonic() - started
+    run.told_of_grace = run.stderr
+    run.finish()
+    return run
+
+
+def test_a_stop_under_timeout_checkpoints_and_exits_143(signalled):
+    assert signalled.code_under_timeout == 143
+    assert signalled.saved_under_timeout is not None
+    assert [e["signal"] for e in signalled.events("stop") if e["attempt"] == 1] == [signal.SIGTERM]
+
+
+def test_a_second_launcher_exits_2_and_names_the_first(signalled):
+    code, told, pid = signalled.second_launcher
+    assert code == 2
+    assert f"in use by process {pid}" in told
+
+
+def test_a_second_ctrl_c_in_a_terminal_ends_the_run_at_once(signalled):
+    assert signalled.code_of_ctrl_c == 130
+    assert signalled.ctrl_c_s < 5
+    assert "by a second signal" in signalled.terminal
+
+
+def test_a_stop_that_takes_longer_than_the_grace_is_cut_short(signalled):
+    assert signalled.code_of_grace == 129
+    assert 8 <= signalled.grace_s < 14
+    assert "checkpoint.grace_s=8" in signalled.told_of_grace
+
+
+def test_a_run_that_was_signalled_ends_like_the_quiet_one(signalled, quiet):
+    assert_same_end(signalled, quiet)
+
+
+# Guards.
+
+
+def test_a_guard_warns_then_stops_and_keeps_the_last_good_checkpoint(folder):
+    run = Run(folder, "guarded", "guards.min_entropy=20", "guards.patience=2").start()
+    assert run.end() == 1
+    assert "entropy has collapsed" in run.stderr
+    assert "guards.min_entropy=20" in run.stderr
+    assert [e["step"] for e in run.events("warn") if e.get("guard") == "min_entropy"] == [1]
+    assert max(e["step"] for e in run.events("step")) == 2
+    assert checkpoints.steps(run.checkpoints) == []
