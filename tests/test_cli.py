@@ -16,7 +16,7 @@ SURFACE = {
     "prep gsm8k": PREP | {"--source"},
     "prep arith": PREP,
     "prep jsonl": PREP | {"--source", "--prompt-field", "--answer-field"},
-    "train": {"overrides", "--preset", "--config", "--run-dir", "--resume", "--display", "--dry-run",
+    "train": {"overrides", "--preset", "--config", "--run-dir", "--resume", "--elastic", "--display", "--dry-run",
               "--json"},
     "eval": {"--checkpoint", "--data", "--baseline", "--limit", "--temperature", "--max-tokens", "--out",
              "--display", "--json"},

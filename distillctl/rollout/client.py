@@ -135,7 +135,7 @@ class RolloutClient:
         except TimeoutError:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
             raise EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s") from None
-        except OSError as error:
+        except (OSError, ValueError, KeyError) as error:  # the latter two for an answer that is no message
             message = f"the rollout engine stopped answering during {request!r} ({error})"
             raise EngineLost(message, hint) from error
         if reply["version"] != self.version:
