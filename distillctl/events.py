@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from distillctl.errors import EnvironmentUnfit
+
 KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
 """Everything `EventLog` writes; readers meet other kinds in files of other versions."""
 
@@ -24,13 +26,14 @@ class EventLog:
 
     def __init__(self, path: Path, attempt: int) -> None:
         """Creates `path` if need be; its folder has to be there."""
-        self._attempt = attempt
+        self._path, self._attempt = path, attempt
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
 
     def emit(self, kind: str, step: int, **fields: Any) -> None:
         """Append `{"t": seconds since the epoch, "attempt", "step", "kind", **fields}`.
 
-        NaN and infinities become null, which is all that JSON has for them.
+        NaN and infinities become null, which is all that JSON has for them. Raises EnvironmentUnfit when the
+        disk refuses, most often because it is full.
         """
         assert kind in KINDS, kind
         head = {"t": round(time.time(), 3), "attempt": self._attempt, "step": step, "kind": kind}
@@ -38,8 +41,14 @@ class EventLog:
         if self._is_torn():
             line = "\n" + line
         data = line.encode()
-        while data:  # a second round only on a file system that is nearly full
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            while data:  # a second round only on a file system that is nearly full
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"{self._path} cannot be written: {error.strerror}",
+                "make room; the same command then goes on from the newest checkpoint",
+            ) from error
 
     def close(self) -> None:
         """Close the file; for tests, since processes keep their log to the end."""

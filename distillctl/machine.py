@@ -107,8 +107,8 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
 
     `key` names the setting in errors. With `weights=False` only the configuration and the tokenizer of a hub
-    model are fetched (without network, what the cache has of them). Raises ConfigError for an unusable
-    directory and EnvironmentUnfit when it cannot be had.
+    model are fetched (without network, what the cache has of them), and a directory need not have more.
+    Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
     """
     if spec.startswith(BUILTIN):
         name = spec.removeprefix(BUILTIN)
@@ -124,7 +124,7 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     except (OSError, RuntimeError):  # a name too long, the home of nobody
         raise _no_model(spec, key) from None
     if is_directory:
-        return _checked(path.resolve(), key)
+        return _checked(path.resolve(), key, weights=weights)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise _no_model(spec, key)
     return _from_hub(spec, key, weights=weights)
@@ -137,13 +137,14 @@ def _no_model(spec: str, key: str) -> ConfigError:
     )
 
 
-def _checked(path: Path, key: str) -> Path:
+def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
     described = (path / name for name in ("config.json", "tokenizer_config.json"))
     if any("auto_map" in read_json(file) for file in described if file.is_file()):
         raise _needs_code(f"{key}: {path}")
-    check_weights(path, key)
+    if weights:
+        check_weights(path, key)
     return path
 
 

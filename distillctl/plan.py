@@ -121,6 +121,7 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
         check_gpus(config, world_size, gpus)
     else:
         _check_no_offload(config)
+        _check_no_chosen_tokens(config)
     auto = "bfloat16" if gpus else "float32"
     student = model_path(config.student.model, "student.model", weights=download)
     shape = model_shape(student)
@@ -187,6 +188,17 @@ def _check_no_offload(config: Config) -> None:
     for key, offload in offloads.items():
         if offload != "none":
             raise ConfigError(f"{key}={offload} needs a GPU to offload from", f"set {key}=none")
+
+
+def _check_no_chosen_tokens(config: Config) -> None:
+    """vLLM 0.32 scores chosen tokens of a prompt (`prompt_logprob_token_ids`) on GPUs only."""
+    serving = [name for name, teacher in config.all_teachers.items() if teacher.serve]
+    if config.loss.kind == "student_topk" and serving:
+        raise ConfigError(
+            f"{teacher_section(serving[0])}.serve with loss.kind=student_topk needs a GPU: on a CPU vLLM's "
+            "server does not score chosen tokens",
+            "use loss.kind=topk or sampled, or a teacher in the ranks (no serve)",
+        )
 
 
 def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:

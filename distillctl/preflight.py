@@ -277,8 +277,16 @@ def _sampling_check(config: Config) -> Check:
         f"rollouts are at temperature {rollout.temperature:g} and top_p {rollout.top_p:g}, the loss is at "
         f"temperature {loss.temperature:g}"
     )
+    if config.reward.path is not None and rollout.top_p < 1.0:
+        detail = (
+            f"{how}: the task reward's importance ratio compares the whole distribution with the nucleus "
+            "that is sampled from, so it is off by the nucleus's mass"
+        )
+        return Check(name, "warn", detail, "rollout.top_p=1")
     if loss.kind not in ("sampled", "student_topk"):
         detail = f"{how}: only which prefixes are visited changes, not the divergence at each of them"
+        if config.reward.path is not None:
+            detail += f"; the task reward is that of answers at temperature {rollout.temperature:g}"
         return Check(name, "ok", detail)
     detail = (
         f"{how}: loss.kind={loss.kind} takes them for samples of the trained distribution, so it is biased"

@@ -32,10 +32,10 @@ class Metric:
 
 
 METRICS = {
-    "actor/loss": Metric("nats", "what is minimised: all terms, mean per response token"),
+    "actor/loss": Metric("nats", "what is minimised: all terms, summed up by loss.aggregate"),
     "actor/kl_loss": Metric("nats", "the distillation term before its coefficient, as loss.kind has it"),
     "actor/pg_loss": Metric("nats", "policy-gradient term of a task reward; 0 without one"),
-    "actor/distillation_mode": Metric("flag", "1: nothing but a divergence to the teacher is minimised"),
+    "actor/distillation_mode": Metric("flag", "1: no task reward and no reference answer is trained on"),
     "actor/sft_loss": Metric("nats", "cross-entropy on the reference answers, with loss.sft_coef"),
     "actor/pg_clipfrac": Metric("share", "tokens whose policy gradient was clipped, where there is one"),
     "actor/entropy": Metric("nats", "student's entropy, exact"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillctl.errors import EnvironmentUnfit
 from distillctl.events import EventLog, EventTail, parse_event, read_events
 
 
@@ -156,3 +157,10 @@ def test_two_writers_never_mix_lines(path: Path) -> None:
     events = list(read_events(path))
     assert len(events) == 2 * count
     assert all(event["message"] == text for event in events)
+
+
+def test_a_full_disk_is_said_with_the_file() -> None:
+    """Linux's own full device: every write to it fails with ENOSPC."""
+    log = EventLog(Path("/dev/full"), 1)
+    with pytest.raises(EnvironmentUnfit, match=r"/dev/full cannot be written: No space left on device"):
+        log.emit("step", step=1, metrics={})

@@ -81,6 +81,11 @@ def test_unusable_directories_are_refused_under_their_key(model, content, messag
     assert "model" in caught.value.message
 
 
+def test_a_directory_without_weights_will_do_where_none_are_needed(model):
+    (model / "model.safetensors").unlink()
+    assert model_path(str(model), "teacher.model", weights=False) == model
+
+
 @pytest.mark.parametrize("spec", ["./gone", "/gone/model", "~/gone", "gone", "a/b/c", "a b/c", "org/.."])
 def test_what_is_neither_a_directory_nor_a_hub_id_is_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -359,6 +359,20 @@ def test_computed_divergences_only_visit_other_prefixes(pair, kind):
     assert "only which prefixes are visited changes" in check.detail
 
 
+def test_a_task_reward_is_that_of_the_temperature_that_sampled(pair):
+    sections = {"reward": {"path": "r.py"}, "rollout": {"temperature": 0.7, "n": 2}}
+    check = pair.check("sampling", **sections)
+    assert check.level == "ok"
+    assert "the task reward is that of answers at temperature 0.7" in check.detail
+
+
+def test_a_task_reward_of_nucleus_samples_is_warned_of(pair):
+    check = pair.check("sampling", reward={"path": "r.py"}, rollout={"top_p": 0.9, "n": 2})
+    assert check.level == "warn"
+    assert "the task reward's importance ratio" in check.detail
+    assert check.hint == "rollout.top_p=1"
+
+
 @pytest.mark.parametrize(
     ("estimator", "level", "gradient"),
     [

@@ -97,6 +97,17 @@ def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
     assert str(path) in message
 
 
+def test_one_text_for_a_list_is_a_list_of_one_in_a_file_too(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "student: {model: x}\nteacher: {model: y, url: 'http://h:1'}\nloss: {kind: topk}\n"
+        "data: {train_files: a.parquet, val_files: b.parquet}\ntrain: {steps: 1}\n"
+    )
+    config = presets.load_config(path)
+    assert config.teacher.url == ["http://h:1"]
+    assert (config.data.train_files, config.data.val_files) == (["a.parquet"], ["b.parquet"])
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
 def test_files_that_are_no_mapping_are_refused(tmp_path, text):
     path = tmp_path / "bad.yaml"

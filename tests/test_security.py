@@ -92,7 +92,7 @@ def test_nothing_that_can_hold_code_is_fetched_from_the_hub(patterns):
 
     harmful = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "training_args.bin", "model.pt",
                "a.pth", "consolidated.00.pth", "model.ckpt", "x.pkl", "x.pickle", "x.npy", "x.npz",
-               "x.joblib", "tf.h5", "modeling_mine.py", "sub/modeling.py", "setup.sh", "x.so", "x.msgpack"]  # fmt: skip
+               "x.joblib", "tf.h5", "modeling_mine.py", "sub/modeling.py", "setup.sh", "x.so"]  # fmt: skip
     assert list(filter_repo_objects(harmful, allow_patterns=patterns)) == []
     assert "config.json" in list(filter_repo_objects(["config.json"], allow_patterns=patterns))
 

@@ -19,7 +19,7 @@ from distillctl.config.models import (
     TeacherConfig,
     teacher_section,
 )
-from distillctl.config.section import Fraction, Section
+from distillctl.config.section import Fraction, OneOrMore, Section
 
 __all__ = [
     "DEFAULT_TEACHER", "CheckpointConfig", "Config", "DataConfig", "EvalConfig", "GuardsConfig", "LossConfig",
@@ -31,9 +31,9 @@ __all__ = [
 class DataConfig(Section):
     """Prompts: parquet files in verl's schema, as `distillctl prep` writes them."""
 
-    train_files: list[str] = Field(min_length=1)
+    train_files: Annotated[list[str], OneOrMore] = Field(min_length=1)
     """Parquet (or .jsonl) files with a `prompt` column of chat messages."""
-    val_files: list[str] = Field(default=[])
+    val_files: Annotated[list[str], OneOrMore] = Field(default=[])
     """Files for `eval.every` and for `distillctl eval` without `--data`."""
     max_prompt_length: int = Field(default=512, ge=1)
     """Tokens; longer prompts are left out and counted in a warning."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distillctl.config.section import Dtype, Fraction, Section
+from distillctl.config.section import Dtype, Fraction, OneOrMore, Section
 
 DEFAULT_TEACHER = "default"
 """Name of `teacher` among the teachers."""
@@ -41,9 +41,10 @@ class TeacherConfig(Section):
     """`cpu` keeps the teacher in host memory but for its scoring phase (and its head on the GPU)."""
     quantization: Literal["none", "int8", "int4"] = "none"
     """Precision of the teacher's linear layers; the preflight measures the KL that it costs."""
-    url: list[str] | None = None
+    url: Annotated[list[str] | None, OneOrMore] = None
     """Score with running vLLM servers (`http://HOST:PORT`, in turn) instead; `teacher.model` names the model
-    they serve and is still needed for its tokenizer."""
+    they serve and is still needed for its tokenizer. The environment variable DISTILLCTL_TEACHER_API_KEY is
+    their API key, where they want one."""
     serve: bool = False
     """Start a vLLM server for the teacher and stop it with the run, instead of a copy in the ranks."""
     gpus: list[int] | None = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+"""Of a list of texts: one text is a list of one, in a file as on the command line."""
 
 
 class Section(BaseModel):

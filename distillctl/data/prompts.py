@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,7 +136,8 @@ class PromptStream:
     """Batches cut from an endless row of epochs, each a shuffle of its own of all prompts.
 
     A batch may straddle two epochs, so every epoch shows each prompt exactly once whatever the
-    batch size, and a prompt can stand twice in such a batch.
+    batch size, and a prompt can stand twice in such a batch: as two objects, which have groups of
+    answers of their own.
     """
 
     def __init__(self, prompts: Sequence[Prompt], batch_size: int, seed: int) -> None:
@@ -155,9 +157,8 @@ class PromptStream:
         epoch, offset = divmod(start, len(self._prompts))
         order = self._order(epoch)[offset : offset + self._batch_size]
         missing = self._batch_size - len(order)
-        if missing:
-            order = np.concatenate([order, self._order(epoch + 1)[:missing]])
-        return [self._prompts[i] for i in order]
+        again = self._order(epoch + 1)[:missing] if missing else order[:0]
+        return [self._prompts[i] for i in order] + [replace(self._prompts[i]) for i in again]
 
     def num_steps(self, epochs: int) -> int:
         """Whole batches in `epochs` passes over the data, at least one."""

@@ -12,16 +12,18 @@ from collections.abc import Sequence
 def token_weights(mode: str, lengths: Sequence[int], scale_factor: float) -> list[float]:
     """Weight of each token of a sequence, one number per sequence of the global batch.
 
-    `lengths` counts the trained tokens of every sequence, each at least 1; `scale_factor` is the divisor of
-    `seq-mean-token-sum-norm`.
+    `lengths` counts the trained tokens of every sequence; one without any has weight 0 and does not count as
+    a sequence. `scale_factor` is the divisor of `seq-mean-token-sum-norm`.
     """
-    num_sequences, num_tokens = len(lengths), sum(lengths)
+    num_sequences, num_tokens = sum(length > 0 for length in lengths), sum(lengths)
+    if not num_tokens:
+        return [0.0] * len(lengths)
     if mode == "seq-mean-token-mean":
-        return [1.0 / (length * num_sequences) for length in lengths]
+        return [1.0 / (length * num_sequences) if length else 0.0 for length in lengths]
     weight = {
         "token-mean": 1.0 / num_tokens,
         "token-sum": 1.0,
         "seq-mean-token-sum": 1.0 / num_sequences,
         "seq-mean-token-sum-norm": 1.0 / scale_factor,
     }[mode]
-    return [weight] * num_sequences
+    return [weight if length else 0.0 for length in lengths]

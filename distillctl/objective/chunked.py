@@ -23,6 +23,7 @@ from torch import Tensor
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.estimators import k3
 from distillctl.objective.policy import clipped_surrogate
+from distillctl.objective.products import add_head_gradient, hidden_gradient
 from distillctl.objective.terms import Chunk, Stats, chunk_stats, distillation_term
 from distillctl.objective.views import Dense, Objective, Teacher, Tokens, TopK
 
@@ -48,7 +49,7 @@ def stat_names(objective: Objective, teacher: Teacher, *, rewarded: bool) -> tup
 def chunked_loss(
     hidden_NH: Tensor, head_VH: Tensor, teacher: Teacher, tokens: Tokens, objective: Objective
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the loss over N >= 1 tokens (a scalar), and statistics [S, N] named by `stat_names`.
+    """Weighted sum of the loss over N tokens (a scalar), and statistics [S, N] named by `stat_names`.
 
     Gradients flow to `hidden_NH` and `head_VH` only; statistics are not weighted. Heads may have more rows
     than `objective.vocab_size` (padding); those take no part and get zero gradient. Softmax and sums are
@@ -101,12 +102,8 @@ def _chunk_gradients(
     """Statistics and the gradient [C, H] of the hidden states; adds that of the head to `grad_head_VH`."""
     log_q_CV = log_probs(hidden_CH, head_VH, objective.temperature)
     stats, grad_CV = token_losses(log_q_CV, teacher, tokens, objective)
-    grad_CV = grad_CV.to(hidden_CH.dtype)
-    if grad_head_VH.dtype == hidden_CH.dtype:
-        grad_head_VH.addmm_(grad_CV.T, hidden_CH)  # needs no second [V, H] tensor
-    else:
-        grad_head_VH += grad_CV.T @ hidden_CH
-    return stats, grad_CV @ head_VH
+    add_head_gradient(grad_head_VH, grad_CV, hidden_CH)
+    return stats, hidden_gradient(grad_CV, head_VH)
 
 
 def _teacher_view(teacher: Teacher, span: slice, objective: Objective) -> Tensor | TopK | None:
@@ -131,16 +128,18 @@ def token_losses(
     stats = chunk_stats(chunk)
     term = distillation_term(chunk, objective)
     stats |= {**term.stats, "actor/kl_loss": term.value_C}
-    stats["rollout/mismatch_kl"] = k3(tokens.rollout_logp_N - _sampling_logq(chunk, objective))
+    log_r_CV = _sampling_log_probs(chunk, objective)
+    log_ratio_C = log_r_CV.gather(-1, target_C1).squeeze(-1) - tokens.rollout_logp_N
+    stats["rollout/mismatch_kl"] = k3(-log_ratio_C)
     loss_C = objective.kl_loss_coef * term.value_C - objective.entropy_coeff * stats["actor/entropy"]
     slope_CV = term.slope_CV.mul_(objective.kl_loss_coef)
     if objective.entropy_coeff:
         slope_CV.addcmul_(q_CV, log_q_CV, value=objective.entropy_coeff)
     if tokens.advantages_N is not None:
-        surrogate = clipped_surrogate(chunk.log_ratio_C, tokens.advantages_N, objective.clip_ratio)
+        surrogate = clipped_surrogate(log_ratio_C, tokens.advantages_N, objective.clip_ratio)
         stats |= {"actor/pg_loss": surrogate.value_C, "actor/pg_clipfrac": surrogate.clipped_C}
         loss_C = loss_C + surrogate.value_C
-        slope_CV.scatter_add_(-1, target_C1, surrogate.slope_C[:, None])
+        _add_sampled_slope(slope_CV, surrogate.slope_C, log_r_CV, chunk, objective)
     return {**stats, "actor/loss": loss_C}, _logit_gradient(slope_CV, q_CV, tokens, objective)
 
 
@@ -154,12 +153,26 @@ def _chunk(log_q_CV: Tensor, q_CV: Tensor, logq_C: Tensor, teacher: Tensor | Top
     return Chunk(log_q_CV, q_CV, teacher, None, target_C1, logq_C, logp_C, log_ratio_C)
 
 
-def _sampling_logq(chunk: Chunk, objective: Objective) -> Tensor:
-    """log q [C] of the sampled token at the temperature it was sampled with."""
+def _sampling_log_probs(chunk: Chunk, objective: Objective) -> Tensor:
+    """log r [C, V] of the distribution that is sampled from: q at the temperature of the rollouts."""
     if objective.rollout_temperature == objective.temperature:
-        return chunk.logq_C
-    factor = objective.temperature / objective.rollout_temperature
-    return chunk.logq_C * factor - (chunk.log_q_CV * factor).logsumexp(-1)
+        return chunk.log_q_CV
+    return (chunk.log_q_CV * _temperature_ratio(objective)).log_softmax(-1)
+
+
+def _temperature_ratio(objective: Objective) -> float:
+    """log r is log q times this, but for a constant."""
+    return objective.temperature / objective.rollout_temperature
+
+
+def _add_sampled_slope(
+    slope_CV: Tensor, slope_C: Tensor, log_r_CV: Tensor, chunk: Chunk, objective: Objective
+) -> None:
+    """Add to the slope with respect to log q one [C] with respect to log r of the sampled token."""
+    scaled_C1 = slope_C[:, None] * _temperature_ratio(objective)
+    slope_CV.scatter_add_(-1, chunk.target_C1, scaled_C1)
+    if log_r_CV is not chunk.log_q_CV:  # else a multiple of q, which changes nothing
+        slope_CV.sub_(log_r_CV.exp().mul_(scaled_C1))
 
 
 def _logit_gradient(slope_CV: Tensor, q_CV: Tensor, tokens: Tokens, objective: Objective) -> Tensor:

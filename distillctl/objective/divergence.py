@@ -18,6 +18,8 @@ import math
 import torch
 from torch import Tensor
 
+from distillctl.objective.products import logits
+
 LOG_FLOOR = -1e4
 """Log-probability that stands for none at all. A token that one model rules out gives a large finite loss
 instead of an infinite one, and one that both rule out gives none. exp(-104) is already 0 in float32."""
@@ -25,8 +27,7 @@ instead of an infinite one, and one that both rule out gives none. exp(-104) is 
 
 def log_probs(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
     """log softmax(hidden head^T / temperature) [C, V] in at least float32, never below `LOG_FLOOR`."""
-    dtype = torch.promote_types(hidden_CH.dtype, torch.float32)
-    logits_CV = (hidden_CH @ head_VH.T).to(dtype)
+    logits_CV = logits(hidden_CH, head_VH)
     if temperature != 1.0:
         logits_CV /= temperature
     return logits_CV.log_softmax(-1).clamp_(min=LOG_FLOOR)

@@ -36,6 +36,17 @@ def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
+def request_names(prompts: list[Prompt]) -> list[str]:
+    """The ids of prompts; one that stands there again gets a number, or its samples would be the same."""
+    seen: dict[str, int] = {}
+    names = []
+    for prompt in prompts:
+        repeat = seen.get(prompt.prompt_id, 0)
+        names.append(f"{prompt.prompt_id}#{repeat}" if repeat else prompt.prompt_id)
+        seen[prompt.prompt_id] = repeat + 1
+    return names
+
+
 class RolloutClient:
     """Connection to one rollout worker. Every reply is checked for the weight version it came from."""
 
@@ -70,7 +81,8 @@ class RolloutClient:
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
         flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
-        seeds = [sample_seed(run_seed, step, prompt.prompt_id, sample) for prompt, sample in jobs]
+        names = request_names(prompts)
+        seeds = [sample_seed(run_seed, step, name, i) for name in names for i in range(num_samples)]
         header = {
             "request": "generate",
             "temperature": sampling.temperature,
@@ -123,7 +135,7 @@ class RolloutClient:
         except TimeoutError:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
             raise EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s") from None
-        except OSError as error:
+        except (OSError, ValueError, KeyError) as error:  # the latter two for an answer that is no message
             message = f"the rollout engine stopped answering during {request!r} ({error})"
             raise EngineLost(message, hint) from error
         if reply["version"] != self.version:

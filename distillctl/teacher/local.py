@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillctl.errors import ConfigError
 from distillctl.machine import require_quantization
 from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.compat import require_plain_head
@@ -102,7 +103,8 @@ def _move(model: Any, device: torch.device) -> None:
 def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None, **options: Any) -> Any:
     """A causal language model from safetensors; with a DeepSpeed configuration, sharded while it loads.
 
-    `options` are further arguments of transformers' `from_pretrained`.
+    `options` are further arguments of transformers' `from_pretrained`. Raises ConfigError for a model whose
+    head has a bias, which the chunked objective would leave out.
     """
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
@@ -115,6 +117,11 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
     )
     if holder is not None:
         unset_hf_deepspeed_config()
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ConfigError(
+            f"{path}: the head of {model.config.model_type} has a bias, which the objective does not add",
+            "use a model of the Llama or Qwen families",
+        )
     return model
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillctl.objective.divergence import log_probs
 from distillctl.teacher.local import LocalTeacher
 
 _CHUNK = 64
@@ -30,7 +31,6 @@ def quantization_kl(
     quantised one's. Both heads are cut to `vocab_size`.
     """
     total = _total_kl(LocalTeacher(path, dtype, device), quantized, token_ids, vocab_size)
-    torch.cuda.empty_cache()  # other processes use the GPU too; does nothing without one
     return total / sum(map(len, token_ids))
 
 
@@ -45,10 +45,8 @@ def _total_kl(
         for full_TG, quantized_TG in zip(full_hidden, quantized_hidden, strict=True):
             for start in range(0, len(full_TG), _CHUNK):
                 span = slice(start, start + _CHUNK)
-                logp_CV = (full_TG[span] @ full_head_VG.T).float().log_softmax(-1)
-                logq_CV = (
-                    (quantized_TG[span] @ quantized_head_VG.T).float().log_softmax(-1).to(logp_CV.device)
-                )
+                logp_CV = log_probs(full_TG[span], full_head_VG, 1.0)
+                logq_CV = log_probs(quantized_TG[span], quantized_head_VG, 1.0).to(logp_CV.device)
                 total += float(F.kl_div(logq_CV, logp_CV, reduction="sum", log_target=True))
     return total
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os import environ
 from typing import Any
 
 import httpx
@@ -31,6 +32,9 @@ CONCURRENCY = 16
 """Requests under way per endpoint; vLLM batches them. Bounds the answers held in memory."""
 ATTEMPTS = 4
 """Of one request, one second apart at first, then two, then four; each at the next endpoint."""
+API_KEY = "DISTILLCTL_TEACHER_API_KEY"
+"""Environment variable with the key that servers want; sent to them and written nowhere."""
+_KEY_HINT = f"set the environment variable {API_KEY} to a key that the server takes (vllm serve --api-key)"
 _UNIX = "unix:"
 _HINTS = {
     "requires the V2 model runner": "loss.kind=student_topk needs a teacher server on a GPU, where vLLM "
@@ -151,6 +155,8 @@ class ServedTeacher:
             if response.status_code == 200:
                 return response.content, endpoint.name
             trouble = f"{endpoint.name} answered {response.status_code}: {_message(response)}"
+            if response.status_code in (401, 403):
+                raise RunFailed(trouble, _KEY_HINT)
             if response.status_code < 500 and response.status_code != 429:
                 hints = (hint for part, hint in _HINTS.items() if part in trouble)
                 raise RunFailed(trouble, next(hints, "").format(max_logprobs=self._max_logprobs))
@@ -226,7 +232,14 @@ def _client(spec: str, timeout_s: float) -> httpx.Client:
         raise ConfigError(f"teacher.url: {spec}: {error}") from None
     if base.scheme not in ("http", "https") or not base.host:
         raise ConfigError(f"teacher.url: {spec} is not like http://HOST:PORT")
-    return httpx.Client(base_url=base, timeout=timeout, limits=limits)
+    return httpx.Client(base_url=base, timeout=timeout, limits=limits, headers=_authorization())
+
+
+def _authorization() -> dict[str, str]:
+    key = environ.get(API_KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):  # httpx would show it in its error
+        raise ConfigError(f"{API_KEY} has characters that a key cannot have")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
@@ -249,6 +262,8 @@ def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
                 "check teacher.url and that the server is up: GET URL/v1/models",
             )
         time.sleep(0.2)
+    if response.status_code in (401, 403):
+        raise ConfigError(f"{spec} refuses us with {trouble}", _KEY_HINT)
     try:
         listed: list[dict[str, Any]] = [dict(m) for m in response.json()["data"] if "id" in m]
     except (ValueError, KeyError, TypeError):

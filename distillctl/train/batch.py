@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distillctl.config import Config
+from distillctl.errors import RunFailed
 from distillctl.objective.views import Tokens
 from distillctl.samples import MicroBatch, Rollout
 from distillctl.train.ranks import Ranks
@@ -45,8 +46,10 @@ def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> lis
 
 
 def trained_length(rollout: Rollout, token_fraction: float) -> int:
-    """Response tokens that are trained on: the first `token_fraction` of them, rounded up."""
-    return math.ceil(token_fraction * len(rollout.response_ids))
+    """Response tokens that are trained on: the first `token_fraction` of them, rounded up, at least one."""
+    length = len(rollout.response_ids)
+    # 0.07 * 100 is 7.000000000000001 in floating point, which is not to become 8.
+    return min(length, max(1, math.ceil(round(token_fraction * length, 9))))
 
 
 def micro_batches(
@@ -131,7 +134,8 @@ def within_vocabulary(rollouts: Sequence[Rollout], vocab_size: int) -> list[Roll
     """Cut each response before its first token id >= `vocab_size` (then it counts as `length`).
 
     Padded heads have rows beyond the tokenizer; the engine can sample them, the other model may lack them.
-    A response that would become empty keeps that token's position out of the loss by being dropped.
+    A response that would become empty keeps that token's position out of the loss by being dropped. Raises
+    RunFailed when nothing would be left.
     """
     kept = []
     for rollout in rollouts:
@@ -147,4 +151,11 @@ def within_vocabulary(rollouts: Sequence[Rollout], vocab_size: int) -> list[Roll
             )
         if len(rollout.response_ids):
             kept.append(rollout)
+    if not kept:
+        raise RunFailed(
+            f"each of the step's {len(rollouts)} responses begins with a token id of {vocab_size} or above, "
+            "beyond the vocabulary that student and teacher share: nothing is left to train on",
+            "the student samples only tokens that the teacher lacks: check that its tokenizer belongs to its "
+            "weights",
+        )
     return kept

@@ -5,7 +5,10 @@ Each check scores a few training prompts, whose second halves stand in for respo
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distillctl.errors import RunFailed
+from distillctl.machine import memory_bytes
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.views import Dense, Objective, TopK
 from distillctl.preflight import Check
@@ -29,6 +33,10 @@ LARGE_QUANTIZATION_KL = 0.1
 """Nats per token from which a quantised teacher is warned about: what distillation of a good pair ends at."""
 MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest mean KL in nats of a model from itself: the two passes may differ in rounding only."""
+_CHUNK = 64
+"""Tokens whose logits exist at the same time."""
+WORKSPACE_BYTES = 1 << 30
+"""What a copy of a model needs to score the prompts, besides its weights."""
 SERVED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest |difference| in nats between a served and a local teacher on one token, as for weight pushes."""
 
@@ -55,7 +63,7 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
     inputs = tokens(batch, [1.0] * len(batch.members), None)
     with twin.head() as head_VG:
         stats_SN = student.statistics(
-            batch, Dense(scored.teacher, head_VG), inputs, Objective(vocab_size, chunk_size=64)
+            batch, Dense(scored.teacher, head_VG), inputs, Objective(vocab_size, chunk_size=_CHUNK)
         )
     kl = float(stats_SN["kl/reverse"].mean())
     if not abs(kl) < MAX_SELF_KL[dtype]:
@@ -69,9 +77,14 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
 def quantization_cost(
     name: str, quantized: LocalTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
 ) -> Check:
-    """KL of a quantised teacher from its full-precision self, which is loaded for the moment of the check."""
+    """KL of a quantised teacher from its full-precision self, which is loaded for the moment of the check;
+    where there is no room for it, says so."""
+    shortage = no_room(path, dtype, batch.rows_N.device)
+    if shortage:
+        return Check("quantised teacher", "warn", f"{name}: not compared with full precision: {shortage}")
     texts = [ids[:end].tolist() for ids, (_, end) in zip(batch.input_ids_BT, batch.spans, strict=True)]
     kl = quantization_kl(path, dtype, batch.rows_N.device, quantized, texts, vocab_size)
+    _free()
     detail = f"{name}: costs a KL of {kl:.1e} nats per token"
     level: Literal["ok", "warn"] = "ok" if kl < LARGE_QUANTIZATION_KL else "warn"
     return Check("quantised teacher", level, detail)
@@ -82,19 +95,19 @@ def served_agrees(
 ) -> Check:
     """A served teacher against the same weights in this process, on the same tokens and the whole head.
 
-    Loads the weights for the moment of the check; where they are not on this machine, says so. Raises
-    RunFailed where the two disagree.
+    Loads the weights for the moment of the check; where they are not on this machine or there is no room for
+    them, says so. Raises RunFailed where the two disagree.
     """
     if not list(Path(path).glob("*.safetensors")):
         return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
-    (answer,) = served.score([batch])
-    local = LocalTeacher(path, dtype, batch.rows_N.device)
-    (scored,) = local.score([batch])
+    shortage = no_room(path, dtype, batch.rows_N.device)
+    if shortage:
+        return Check("served teacher", "warn", f"{name}: not compared with the local model: {shortage}")
+    # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
+    (answer,) = served.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
     assert isinstance(answer.teacher, TopK)
-    assert isinstance(scored.teacher, Tensor)
-    with local.head() as head_VG:
-        logp_NV = log_probs(scored.teacher, head_VG, 1.0)
-    logp_N = logp_NV.gather(-1, batch.target_ids_N[:, None]).squeeze(-1)
+    logp_N = _target_logp(path, dtype, batch)
+    _free()
     gap = float((logp_N - answer.teacher.target_logp_N).abs().max())
     if not gap <= SERVED_TOLERANCE[dtype]:
         raise RunFailed(
@@ -103,3 +116,39 @@ def served_agrees(
             "the server has other weights, or another precision, than teacher.model and teacher.dtype",
         )
     return Check("served teacher", "ok", f"{name}: agrees with the local model to {gap:.1e} nats")
+
+
+def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
+    """Why a model directory cannot be loaded in `dtype` beside what is there; empty when it can."""
+    from safetensors import safe_open
+
+    num_values = 0
+    for file in Path(path).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            num_values += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.offset_keys())
+    needed, free = num_values * dtype.itemsize + WORKSPACE_BYTES, memory_bytes()
+    if device.type == "cuda":  # where it goes by way of the host's memory
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    if needed <= free:
+        return ""
+    return f"a copy of it needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+
+
+def _target_logp(path: str, dtype: torch.dtype, batch: MicroBatch) -> Tensor:
+    """log p [N] of the batch's targets under a model directory, over its whole head."""
+    local = LocalTeacher(path, dtype, batch.rows_N.device)
+    (scored,) = local.score([batch])
+    assert isinstance(scored.teacher, Tensor)
+    with local.head() as head_VG:
+        parts = [
+            log_probs(scored.teacher[span], head_VG, 1.0).gather(-1, batch.target_ids_N[span, None])
+            for start in range(0, len(scored.teacher), _CHUNK)
+            for span in [slice(start, start + _CHUNK)]
+        ]
+    return torch.cat(parts).squeeze(-1)
+
+
+def _free() -> None:
+    """Give back the memory of a model that was loaded for a moment; transformers' models hold cycles."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without a GPU

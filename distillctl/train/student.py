@@ -13,11 +13,11 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from distillctl.config import Config, OptimConfig
 from distillctl.objective.chunked import chunked_loss, stat_names
+from distillctl.objective.products import logits
 from distillctl.objective.views import Objective, Teacher, Tokens
 from distillctl.samples import MicroBatch
 from distillctl.teacher.compat import require_plain_head
@@ -127,7 +127,7 @@ def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *loss_inputs: Any)
 def _head_forward(self: Any, hidden_NH: Tensor, *loss_inputs: Any) -> Any:
     """Replaces the head's forward: logits, or with `loss_inputs` the weighted loss and its statistics."""
     if not loss_inputs:
-        return F.linear(hidden_NH, self.weight)
+        return logits(hidden_NH, self.weight)
     return chunked_loss(hidden_NH, self.weight, *loss_inputs)
 
 

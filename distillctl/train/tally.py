@@ -70,52 +70,44 @@ class Tally:
         self._untrained = [len(r.response_ids) - n for r, n in zip(rollouts, lengths, strict=True)]
         self._kl = torch.zeros(int(self._offsets[-1]))
         self._sums: dict[str, Tensor] = {}
-        self._counts = dict.fromkeys(teachers, 0)
-        for rollout, length in zip(rollouts, lengths, strict=True):
-            self._counts[rollout.prompt.teacher] += length
-        if len(teachers) == 1:
-            self._counts.clear()  # its own KL is the KL
+        """float64 [2] by name: the sum over tokens, and over how many of them."""
+        self._several = len(teachers) > 1
 
     def add(self, item: Item, teacher: Teacher, stats_SN: Tensor) -> None:
         """Count one micro-batch; fillers count for nothing but keep the keys the same on every rank."""
         names = stat_names(item.objective, teacher, rewarded=item.tokens.advantages_N is not None)
-        stats_SN = stats_SN.double() * item.batch.weight
+        stats_SN, count = stats_SN.double() * item.batch.weight, stats_SN.shape[1] * item.batch.weight
         means_S, weighted_S = stats_SN.sum(-1).cpu(), (stats_SN @ item.tokens.weights_N.double()).cpu()
         for name, mean, weighted in zip(names, means_S, weighted_S, strict=True):
-            self._add(name, weighted if name in _WEIGHTED else mean)
+            self._add(name, weighted if name in _WEIGHTED else mean, count)
         if item.teacher is None:
-            self._add(_SFT, means_S[0])
-            self._add("num_references", torch.tensor(float(stats_SN.shape[1]) * item.batch.weight))
+            self._add(_SFT, means_S[0], count)
             return
         kl_N = stats_SN[names.index("kl/reverse")].float().cpu()
-        if item.teacher in self._counts:
-            self._add(f"kl/reverse/{item.teacher}", kl_N.double().sum())
+        if self._several:
+            self._add(f"kl/reverse/{item.teacher}", kl_N.double().sum(), count)
         start = 0
         for member in item.batch.members:
             low, length = self._offsets[member], self._lengths[member]
             self._kl[low : low + length] = kl_N[start : start + length]
             start += length
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+    def _add(self, name: str, value: Tensor, count: float) -> None:
+        entry = self._sums.setdefault(name, torch.zeros(2, dtype=torch.float64))
+        entry += torch.stack([value, value.new_tensor(count)])
 
     def reduce(self, ranks: Ranks) -> dict[str, float]:
-        """The step's metrics: sums of the weighted terms, means over response tokens of all others."""
+        """The step's metrics: sums of the weighted terms, of all others means over the tokens that have them.
+
+        Of several teachers only some may list tokens, so each mean has a count of its own.
+        """
         totals = ranks.sum(torch.stack(list(self._sums.values())))
         sums = dict(zip(self._sums, totals.tolist(), strict=True))
         learns_answers = _SFT in sums
         mode = 0.0 if learns_answers or "actor/pg_loss" in sums else 1.0
         metrics = {"actor/pg_loss": 0.0, "actor/distillation_mode": mode}
-        num_references = sums.pop("num_references", 1.0)
-        for name, total in sums.items():
-            count = float(self._offsets[-1])
-            if name == _SFT:
-                count = num_references
-            elif name in _WEIGHTED:
-                count = 1.0
-            elif name.startswith("kl/reverse/"):
-                count = self._counts[name.removeprefix("kl/reverse/")]
-            metrics[name] = total / count
+        for name, (total, count) in sums.items():
+            metrics[name] = total if name in _WEIGHTED else total / count
         return metrics
 
     def kl(self, ranks: Ranks) -> list[np.ndarray]:

@@ -2,8 +2,8 @@
 
 python tests/benchmarks/learning_curves.py [--out learning_curves] [--objectives NAME ...] [--steps 240]
 
-Needs the engines (distillctl[cpu]) and matplotlib, and about six minutes an objective on 2 cores. Runs are in
-OUT/NAME; those that are finished are not repeated, those that were stopped go on. Draws
+Needs the engines and matplotlib (distillctl[cpu,bench]), and about six minutes an objective on 2 cores. Runs
+are in OUT/NAME; those that are finished are not repeated, those that were stopped go on. Draws
 OUT/learning_curves.svg and prints a table.
 """
 
@@ -23,7 +23,7 @@ from distillctl.run import RunDir, read_status
 PRESET = "tiny-from-small-arith"
 STEPS = 240
 """The preset's own number."""
-EVAL_EVERY = 40
+EVAL_EVERY = 20
 WINDOW = 11
 """Steps of the moving average in the picture."""
 LAST = 20
@@ -178,7 +178,7 @@ def draw(curves, path):
         ends[1][name] = run.eval_steps[-1], 100 * run.accuracy[-1]
     left.set(yscale="log", xlabel="step", ylabel="nats per token")
     left.set_title(f"KL(student || teacher) on the student's samples, mean of {WINDOW} steps", **title)
-    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_locator(ticker.NullLocator())
     right.set(xlabel="step")
@@ -215,7 +215,7 @@ def main():
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
-        sys.exit("this script draws with matplotlib, which is not installed: pip install matplotlib")
+        sys.exit("this script draws with matplotlib, which is not installed: pip install 'distillctl[bench]'")
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     unfinished = [name for name in arguments.objectives if not is_done(out / name, arguments.steps)]

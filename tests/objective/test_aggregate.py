@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from distillctl.objective.aggregate import token_weights
 
 MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean"]
-LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=9)
+LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 
 
 def agg_loss(mode, loss_BT, mask_BT, num_tokens, num_sequences, loss_scale_factor):
@@ -33,6 +33,11 @@ def padded(lengths, seed):
     return torch.where(mask_BT, loss_BT, 1e6), mask_BT.double()
 
 
+def num_filled(lengths):
+    """verl's number of sequences: those with a token at all."""
+    return sum(length > 0 for length in lengths)
+
+
 def total(weights, loss_BT, lengths):
     return sum(w * row_T[:length].sum() for w, row_T, length in zip(weights, loss_BT, lengths, strict=True))
 
@@ -42,7 +47,7 @@ def total(weights, loss_BT, lengths):
 @given(lengths=LENGTHS, factor=st.floats(1.0, 2048.0), seed=st.integers(0, 2**31))
 def test_the_weighted_sum_is_verls_aggregate(mode, lengths, factor, seed):
     loss_BT, mask_BT = padded(lengths, seed)
-    expected = agg_loss(mode, loss_BT, mask_BT, sum(lengths), len(lengths), factor)
+    expected = agg_loss(mode, loss_BT, mask_BT, sum(lengths), num_filled(lengths), factor)
     got = total(token_weights(mode, lengths, factor), loss_BT, lengths)
     torch.testing.assert_close(got, expected, rtol=1e-7, atol=0)
 
@@ -58,7 +63,8 @@ def test_micro_batches_add_up_to_the_whole(mode, lengths, size, seed):
     for start in range(0, len(lengths), size):
         part = slice(start, start + size)
         got = got + total(weights[part], loss_BT[part], lengths[part])
-        expected = expected + agg_loss(mode, loss_BT[part], mask_BT[part], sum(lengths), len(lengths), 40.0)
+        counts = sum(lengths), num_filled(lengths)
+        expected = expected + agg_loss(mode, loss_BT[part], mask_BT[part], *counts, 40.0)
     torch.testing.assert_close(got, expected, rtol=1e-7, atol=0)
     torch.testing.assert_close(got, total(weights, loss_BT, lengths), rtol=1e-12, atol=0)
 
@@ -90,6 +96,27 @@ def test_only_the_norm_mode_knows_the_scale_factor(mode):
 def test_means_give_a_constant_loss_its_value(mode, lengths):
     weights = token_weights(mode, lengths, 1.0)
     assert sum(w * length for w, length in zip(weights, lengths, strict=True)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=30, deadline=None)
+@given(lengths=LENGTHS, places=st.lists(st.integers(0, 9), max_size=4))
+def test_empty_responses_have_no_weight_and_change_no_other(mode, lengths, places):
+    filled = [length for length in lengths if length]
+    mixed = list(filled)
+    for place in places:
+        mixed.insert(place, 0)
+    weights = token_weights(mode, mixed, 40.0)
+    assert [w for w, length in zip(weights, mixed, strict=True) if length] == token_weights(
+        mode, filled, 40.0
+    )
+    assert all(w == 0 for w, length in zip(weights, mixed, strict=True) if not length)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
+def test_without_a_token_there_is_no_weight(mode, lengths):
+    assert token_weights(mode, lengths, 40.0) == [0.0] * len(lengths)
 
 
 def test_the_order_of_sequences_is_kept():

@@ -150,6 +150,65 @@ def test_a_task_reward_adds_ppos_surrogate_to_the_divergence(make_case, ours, re
     assert 0 < got.stats["actor/pg_clipfrac"].sum() < 30
 
 
+@pytest.mark.parametrize(("temperature", "rollout_temperature"), [(1.0, 0.6), (1.0, 1.7), (0.8, 1.0)])
+def test_the_rewards_policy_is_the_one_that_sampled(
+    make_case, ours, reference, assert_same, temperature, rollout_temperature
+):
+    """PPO of softmax(logits / rollout temperature) beside a divergence at the loss's own temperature."""
+    case = make_case(30, seed=9)
+    target_N1 = case.tokens.target_ids_N[:, None]
+    advantages_N = torch.randn(30, generator=torch.Generator().manual_seed(6)).double()
+
+    def sampling_logp(logits):
+        return (logits / rollout_temperature).log_softmax(-1).gather(-1, target_N1)[:, 0]
+
+    noise_N = torch.linspace(-0.4, 0.4, 30, dtype=torch.float64)
+    case = case.with_tokens(
+        rollout_logp_N=sampling_logp(case.logits_NV()) + noise_N, advantages_N=advantages_N
+    )
+    log_p = (case.teacher_logits_NV() / temperature).log_softmax(-1)
+
+    def token_losses(logits):
+        log_q = (logits / temperature).log_softmax(-1)
+        surrogate_N = ppo(sampling_logp(logits) - case.tokens.rollout_logp_N, advantages_N, CLIP)
+        return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1) + surrogate_N
+
+    fields = {"temperature": temperature, "rollout_temperature": rollout_temperature, "clip_ratio": CLIP}
+    got = ours(case, case.teacher, chunk_size=7, **fields)
+    assert_same(got, reference(case, token_losses))
+    assert 0 < got.stats["actor/pg_clipfrac"].sum() < 30
+
+
+@pytest.mark.parametrize("rollout_temperature", [1.0, 0.6])
+def test_the_gradient_of_a_reward_is_its_central_difference(
+    make_case, ours, central_difference, rollout_temperature
+):
+    """The advantages are constants, so the loss is one function of the student."""
+    advantages_N = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    case = near(make_case(3, seed=4), 0.05).with_tokens(advantages_N=advantages_N)
+    fields = {"kl_loss_coef": 0.3, "rollout_temperature": rollout_temperature, "clip_ratio": 0.9}
+    central_difference(case, lambda moved: ours(moved, moved.teacher, **fields))
+
+
+def test_the_gradient_of_distillation_by_policy_gradient_is_the_central_difference_of_ppo(
+    make_case, ours, central_difference
+):
+    """With the advantages held where they are, by the task reward's own code for other advantages."""
+    case = near(make_case(3, seed=4), 0.05)
+    target_N1 = case.tokens.target_ids_N[:, None]
+    log_q, log_p = (x.log_softmax(-1).gather(-1, target_N1)[:, 0] for x in
+                    (case.logits_NV(), case.teacher_logits_NV()))  # fmt: skip
+    distilled = {"kind": "sampled", "estimator": "k1", "policy_gradient": True}
+
+    def fixed_advantages(moved):
+        logq_N = moved.logits_NV().log_softmax(-1).gather(-1, target_N1)[:, 0]
+        loss_N = ppo(logq_N - case.tokens.rollout_logp_N, log_p - log_q, CLIP)
+        return (case.tokens.weights_N * loss_N).sum()
+
+    got = ours(case, case.teacher, **distilled)
+    central_difference(case, lambda moved: got._replace(loss=fixed_advantages(moved)))
+
+
 def test_the_divergences_bound_leaves_the_reward_alone(make_case, ours):
     case = near(make_case(10, scale=2.0), 0.1).with_tokens(advantages_N=torch.ones(10, dtype=torch.float64))
     got = ours(case, case.teacher, kind="reverse_kl", max_clamp=1e-6)

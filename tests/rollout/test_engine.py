@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from distillctl.errors import EngineLost, RunFailed
 from distillctl.machine import model_path, model_shape
 from distillctl.memory import scratch_directory
-from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
+from distillctl.rollout.client import RolloutClient, Sampling, request_names, sample_seed
 from distillctl.rollout.process import engine_settings, start_engine
 from distillctl.samples import Prompt
 from distillctl.train.weights import largest_gap
@@ -239,6 +239,12 @@ def test_an_engine_short_of_kv_memory_gives_the_same_answers(client, worker, pro
     for one, two in zip(expected, found, strict=True):
         assert one.response_ids.tolist() == two.response_ids.tolist()
         np.testing.assert_allclose(one.response_logprobs, two.response_logprobs, atol=1e-4)
+
+
+def test_a_prompt_that_stands_twice_in_a_batch_has_other_samples_the_second_time():
+    names = request_names([Prompt(name, [1], "", None) for name in ("train/1", "train/2", "train/1")])
+    assert names[:2] == ["train/1", "train/2"]  # the seeds of all others do not change
+    assert len(set(names)) == 3
 
 
 def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worker, prompts, process_group):

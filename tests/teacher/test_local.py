@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from distillctl.errors import EnvironmentUnfit
+from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.machine import model_path
 from distillctl.samples import MicroBatch
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
+from distillctl.train import measure
+from distillctl.train.measure import quantization_cost
 
 PATH = str(model_path("builtin:tiny-teacher", ""))
 CPU = torch.device("cpu")
@@ -99,6 +101,15 @@ def test_scores_carry_no_gradient(sequences):
         assert not head.requires_grad
 
 
+def test_a_head_with_a_bias_is_refused(tmp_path):
+    from transformers import PhiConfig, PhiForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    PhiForCausalLM(PhiConfig(vocab_size=11, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="the head of phi has a bias"):
+        LocalTeacher(str(tmp_path), torch.float32, CPU)
+
+
 def test_kl_of_an_unquantised_teacher_is_zero(sequences):
     teacher = LocalTeacher(PATH, torch.float32, CPU)
     assert quantization_kl(PATH, torch.float32, CPU, teacher, sequences, VOCAB_SIZE) == pytest.approx(
@@ -178,3 +189,47 @@ def test_missing_library_says_what_to_install(monkeypatch):
     with pytest.raises(EnvironmentUnfit, match="bitsandbytes") as error:
         LocalTeacher(PATH, torch.float32, CPU, quantization="int8")
     assert "pip install 'distillctl[quant]'" in error.value.hint
+
+
+# What the preflight says of a quantised teacher.
+
+
+def check_of(teacher, sequences):
+    batch = micro_batch(sequences, range(len(sequences)))
+    return quantization_cost("math", teacher, PATH, torch.float32, batch, VOCAB_SIZE)
+
+
+@needs_bitsandbytes
+def test_the_preflight_tells_the_kl_of_a_quantised_teacher(sequences):
+    teacher = LocalTeacher(PATH, torch.float32, CPU, quantization="int8")
+    kl = quantization_kl(PATH, torch.float32, CPU, teacher, sequences, VOCAB_SIZE)
+    check = check_of(teacher, sequences)
+    assert (check.name, check.level) == ("quantised teacher", "ok")
+    assert check.detail == f"math: costs a KL of {kl:.1e} nats per token"
+
+
+@needs_bitsandbytes
+def test_the_preflight_warns_of_a_large_kl(sequences, monkeypatch):
+    monkeypatch.setattr(measure, "LARGE_QUANTIZATION_KL", 1e-6)
+    teacher = LocalTeacher(PATH, torch.float32, CPU, quantization="int8")
+    assert check_of(teacher, sequences).level == "warn"
+
+
+def test_no_full_precision_copy_is_loaded_where_there_is_no_room(sequences, monkeypatch):
+    """The tiny teacher has 0.9 million weights, 3.5 MB in float32, beside 1 GiB to work with."""
+    teacher = LocalTeacher(PATH, torch.float32, CPU)
+    monkeypatch.setattr(measure, "memory_bytes", lambda: 2**30 + 2**20)
+    monkeypatch.setattr(measure, "quantization_kl", None)
+    check = check_of(teacher, sequences)
+    assert check.level == "warn"
+    assert check.detail == (
+        "math: not compared with full precision: a copy of it needs 1.0 GiB, 1.0 are free"
+    )
+
+
+@pytest.mark.parametrize(("dtype", "num_bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_the_room_a_copy_needs_is_that_of_its_weights_in_its_precision(plain, monkeypatch, dtype, num_bytes):
+    size = num_bytes * sum(parameter.numel() for parameter in plain.parameters())  # tied: the head once
+    for free, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(measure, "memory_bytes", lambda free=free: free + measure.WORKSPACE_BYTES)
+        assert (measure.no_room(PATH, dtype, CPU) == "") == fits

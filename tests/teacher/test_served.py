@@ -7,11 +7,13 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +33,7 @@ from distillctl.teacher import served
 from distillctl.teacher.answers import FLOOR, read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
 from distillctl.teacher.server import server_arguments, start_server
+from distillctl.train import measure
 from distillctl.train.measure import served_agrees
 
 MODEL = "builtin:tiny-teacher"
@@ -259,16 +262,24 @@ def test_an_idle_server_leaves_the_cores_alone(server, connect, batches, process
 
 
 @contextmanager
-def stand_in(answer, models=({"id": "served", "root": "/models/served", "max_model_len": 4096},)):
-    """Answers POSTs with `answer(request)`: a status and a JSON value. Gives the URL."""
+def stand_in(answer, models=({"id": "served", "root": "/models/served", "max_model_len": 4096},), key=None):
+    """Answers POSTs with `answer(request)`: a status and a JSON value. Gives the URL.
+
+    With `key`, a function of no arguments, requests without that API key get a 401, as vLLM answers them.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self._reply(200, {"data": list(models)})
+            self._reply(*self._refusal() or (200, {"data": list(models)}))
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._reply(*answer(body))
+            self._reply(*self._refusal() or answer(body))
+
+        def _refusal(self):
+            if key is None or self.headers["Authorization"] == f"Bearer {key()}":
+                return None
+            return 401, {"error": "Unauthorized"}
 
         def _reply(self, status, value):
             content = json.dumps(value).encode()
@@ -307,11 +318,9 @@ def of_stand_in(monkeypatch):
     return score
 
 
-def test_chosen_tokens_get_the_models_log_probabilities(of_stand_in, reference):
+@pytest.fixture(scope="module")
+def answer_chosen(reference):
     """vLLM scores chosen tokens on a GPU only, so its protocol is answered here from the same model."""
-    batch = micro_batch(0, RAGGED, topk=8)
-    batch.topk_ids_NK[3, 5:] = -1
-    batch.topk_ids_NK[4, 2] = VOCAB + 1
 
     def answer(body):
         asked = torch.tensor(body["sampling_params"]["prompt_logprob_token_ids"])
@@ -325,7 +334,14 @@ def test_chosen_tokens_get_the_models_log_probabilities(of_stand_in, reference):
         scores = base64.b64encode(file.getvalue()).decode()
         return 200, {"prompt_token_ids": body["token_ids"], "prompt_token_id_logprobs": scores}
 
-    view = of_stand_in(answer, batch, num_topk=8, ask_ids=True).teacher
+    return answer
+
+
+def test_chosen_tokens_get_the_models_log_probabilities(of_stand_in, answer_chosen, reference):
+    batch = micro_batch(0, RAGGED, topk=8)
+    batch.topk_ids_NK[3, 5:] = -1
+    batch.topk_ids_NK[4, 2] = VOCAB + 1
+    view = of_stand_in(answer_chosen, batch, num_topk=8, ask_ids=True).teacher
     expected_NV = logp_of(reference, batch)
     ids = torch.where(batch.topk_ids_NK < VOCAB, batch.topk_ids_NK, -1)
     assert torch.equal(view.ids_NK, ids)
@@ -334,6 +350,32 @@ def test_chosen_tokens_get_the_models_log_probabilities(of_stand_in, reference):
     there = ids >= 0
     chosen = expected_NV.gather(-1, ids.clamp_min(0))
     torch.testing.assert_close(view.logp_NK[there].double(), chosen[there], atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def asking_teacher(answer_chosen):
+    """A teacher that is asked for chosen tokens, as `student_topk` does."""
+    with stand_in(answer_chosen) as url:
+        teacher = ServedTeacher(
+            [url], "served", num_topk=8, ask_ids=True, vocab_size=VOCAB, max_length=200, timeout_s=60
+        )
+        yield teacher
+        teacher.close()
+
+
+def test_the_preflight_compares_a_teacher_that_is_asked_for_chosen_tokens(asking_teacher, path):
+    """The preflight's prompts come from no engine, so nothing is listed for them."""
+    batch = micro_batch(0, RAGGED)
+    assert batch.topk_ids_NK is None
+    assert served_agrees("default", asking_teacher, str(path), torch.float32, batch).level == "ok"
+
+
+def test_the_preflight_loads_no_model_that_memory_has_no_room_for(asking_teacher, path, monkeypatch):
+    monkeypatch.setattr(measure, "memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(measure, "LocalTeacher", None)
+    found = served_agrees("default", asking_teacher, str(path), torch.float32, micro_batch(0, RAGGED))
+    assert found.level == "warn"
+    assert "not compared with the local model: a copy of it needs" in found.detail
 
 
 def completion(positions):
@@ -379,6 +421,81 @@ def test_an_overloaded_server_is_asked_again(of_stand_in, status):
 def test_a_server_that_only_fails_is_given_up_with_its_words(of_stand_in):
     with pytest.raises(RunFailed, match=r"in 4 attempts; the last: .* answered 500: out of memory"):
         of_stand_in(lambda body: (500, {"error": {"message": "out of memory"}}), micro_batch(0, RAGGED[:1]))
+
+
+def test_a_server_that_answers_too_late_is_asked_again_and_then_given_up(monkeypatch):
+    seen, pause = [], time.sleep
+    monkeypatch.setattr(served.time, "sleep", lambda _: None)
+
+    def answer(body):
+        seen.append(1)
+        pause(0.6)
+        return 500, {"error": {"message": "nobody waits for this"}}
+
+    with stand_in(answer) as url:
+        teacher = ServedTeacher(
+            [url], "served", num_topk=1, ask_ids=False, vocab_size=VOCAB, max_length=200, timeout_s=0.2
+        )
+        with pytest.raises(RunFailed, match=r"in 4 attempts; the last: .*ReadTimeout") as error:
+            teacher.score([micro_batch(0, RAGGED[:1])])
+        teacher.close()
+    assert len(seen) == served.ATTEMPTS
+    assert "a slow server needs a larger teacher.timeout_s" in error.value.hint
+
+
+# API keys.
+
+SECRET = "sk-not-to-be-seen"
+KEY_VARIABLE = "DISTILLCTL_TEACHER_API_KEY"
+
+
+def keyed_teacher(url):
+    return ServedTeacher(
+        [url], "served", num_topk=1, ask_ids=False, vocab_size=VOCAB, max_length=200, timeout_s=5
+    )
+
+
+def test_the_key_of_the_environment_is_sent(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, f"{SECRET}\n")
+
+    def answer(body):
+        return 200, completion([None] + [{str(t): {"logprob": -1.0, "rank": 1}} for t in body["prompt"][1:]])
+
+    with stand_in(answer, key=lambda: SECRET) as url:
+        teacher = keyed_teacher(url)
+        assert teacher.score([micro_batch(0, RAGGED[:1])])
+        teacher.close()
+
+
+@pytest.mark.parametrize("wrong", [None, SECRET])
+def test_a_server_that_wants_a_key_says_so_at_the_start(monkeypatch, wrong):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    if wrong:
+        monkeypatch.setenv(KEY_VARIABLE, wrong)
+    with stand_in(None, key=lambda: "another") as url, pytest.raises(ConfigError, match="401") as error:
+        keyed_teacher(url)
+    assert KEY_VARIABLE in error.value.hint
+    assert SECRET not in error.value.message + error.value.hint
+
+
+def test_a_key_that_is_taken_back_ends_the_run_at_once(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, SECRET)
+    keys = [SECRET]
+    with stand_in(None, key=lambda: keys[-1]) as url:
+        teacher = keyed_teacher(url)
+        keys.append("another")
+        with pytest.raises(RunFailed, match="answered 401: Unauthorized") as error:
+            teacher.score([micro_batch(0, RAGGED[:1])])
+        teacher.close()
+    assert KEY_VARIABLE in error.value.hint
+    assert SECRET not in error.value.message + error.value.hint
+
+
+def test_a_key_that_fits_no_header_is_refused_without_showing_it(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, f"{SECRET}\nX-Other: 1")
+    with pytest.raises(ConfigError, match=KEY_VARIABLE) as error:
+        keyed_teacher("http://127.0.0.1:9")
+    assert SECRET not in error.value.message + error.value.hint
 
 
 def test_a_refusal_is_not_repeated(of_stand_in):
@@ -528,7 +645,8 @@ def test_teachers_are_resolved_each_by_its_own_settings():
 
 
 def test_a_server_is_started_with_room_for_what_it_is_asked():
-    plan = resolve(config_of(teacher={"serve": True}, loss={"kind": "student_topk", "topk": 20}))
+    asking = config_of(teacher={"serve": True}, loss={"kind": "student_topk", "topk": 20})
+    plan = replace(resolve(config_of(teacher={"serve": True})), config=asking)
     arguments = plan.server_arguments("default", Path("/scratch/teacher_0.sock"))
     values = dict(pairwise(arguments))
     assert values["--uds"] == "/scratch/teacher_0.sock"
@@ -536,6 +654,23 @@ def test_a_server_is_started_with_room_for_what_it_is_asked():
     assert int(values["--max-logprobs"]) >= 21
     assert "--enable-scale-out" in arguments
     assert plan.engine(Path("/scratch")).max_logprobs == plan.num_rollout_topk == 20
+
+
+def test_a_server_of_the_run_is_not_asked_for_chosen_tokens_on_a_cpu():
+    math = {"model": MODEL, "serve": True}
+    with pytest.raises(ConfigError, match=r"teachers\.math\.serve with loss\.kind=student_topk needs a GPU"):
+        resolve(config_of(teachers={"math": math}, loss={"kind": "student_topk", "topk": 20}))
+    elsewhere = {"url": ["http://a:1"]}
+    assert resolve(config_of(teacher=elsewhere, loss={"kind": "student_topk", "topk": 20}))
+
+
+def test_a_teacher_behind_a_url_needs_no_weights_here(path, tmp_path):
+    for file in ("config.json", "tokenizer.json"):
+        shutil.copy(path / file, tmp_path)
+    plan = resolve(config_of(teacher={"model": str(tmp_path), "url": ["http://a:1"]}))
+    assert plan.teachers["default"].model == str(tmp_path)
+    with pytest.raises(ConfigError, match=r"no \.safetensors weights"):
+        resolve(config_of(teacher={"model": str(tmp_path)}))
 
 
 def test_a_served_teacher_needs_a_position_more_than_the_sequences(path):

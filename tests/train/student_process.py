@@ -1,10 +1,10 @@
 """Run by test_student.py in processes of its own: two optimizer steps on fixed rollouts, without an engine.
 
-    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE ...
+    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE[:untied] ...
 
 or `self-test` instead of settings, once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors
 (the weights after two steps, and under `grad.` the gradient of the first) and OUT/losses.json (one list per
-setting).
+setting). With `untied` the student is OUT/untied, as `save_untied` leaves it.
 """
 
 import json
@@ -43,7 +43,19 @@ def make_rollouts(seed):
     return rollouts
 
 
-def train(ranks, stage, micro_batch_tokens, chunk_size, kind, aggregate):
+def save_untied(folder):
+    """The tiny student with a head of its own, which is not its embedding."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", ""), dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    weight = model.lm_head.weight.detach()
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    model.lm_head.weight = torch.nn.Parameter(weight + 0.1 * weight.std() * noise)
+    model.save_pretrained(folder)
+
+
+def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate):
     from deepspeed.utils import safe_get_full_grad
 
     settings = {"zero.stage": stage, "optim.lr": LR, "optim.betas": list(BETAS), "optim.warmup_steps": 0,
@@ -57,7 +69,7 @@ def train(ranks, stage, micro_batch_tokens, chunk_size, kind, aggregate):
     teacher = LocalTeacher(
         str(model_path("builtin:tiny-teacher", "")), torch.float32, ranks.device, shard=stage == 3
     )
-    student = Student(str(model_path("builtin:tiny-student", "")), torch.float32, config, NUM_STEPS)
+    student = Student(student_path, torch.float32, config, NUM_STEPS)
     losses, saved = [], {}
     for step in range(NUM_STEPS):
         rollouts = make_rollouts(step)
@@ -105,8 +117,9 @@ def main():
         (out / "losses.json").write_text(json.dumps(self_tests()))
         return
     for index, setting in enumerate(sys.argv[2:]):
-        stage, tokens, chunk, kind, aggregate = setting.split(":")
-        values, weights = train(ranks, int(stage), int(tokens), int(chunk), kind, aggregate)
+        stage, tokens, chunk, kind, aggregate, *untied = setting.split(":")
+        student = str(out / "untied" if untied else model_path("builtin:tiny-student", ""))
+        values, weights = train(ranks, student, int(stage), int(tokens), int(chunk), kind, aggregate)
         losses.append(values)
         if ranks.is_main:
             save_file(weights, out / f"{index}.safetensors")

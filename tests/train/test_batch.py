@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillctl.errors import RunFailed
 from distillctl.samples import Prompt, Rollout
 from distillctl.train.batch import (
     collate,
@@ -48,8 +49,8 @@ def test_plan_needs_a_filler_only_with_fewer_samples_than_ranks():
 
 
 def test_plan_puts_similar_lengths_together():
-    (batches,) = plan([9, 1, 8, 2, 9, 1], 18, 1)
-    assert [sorted(b) for b in batches] == [[0, 4], [1, 2], [3, 5]] or batches[0] == [0, 4]
+    """Of lengths 9, 9 | 8, 2 | 1, 1: a third sample would pass the 18 tokens each time."""
+    assert plan([9, 1, 8, 2, 9, 1], 18, 1) == [[[0, 4], [2, 3], [1, 5]]]
 
 
 def test_collate_rows_predict_the_response_tokens():
@@ -80,11 +81,30 @@ def test_responses_are_cut_before_tokens_outside_the_shared_vocabulary(response,
 
 
 def test_a_response_that_starts_outside_the_vocabulary_is_left_out():
-    assert within_vocabulary([rollout([1], [9, 1])], 9) == []
+    other = rollout([1], [3])
+    assert within_vocabulary([rollout([1], [9, 1]), other], 9) == [other]
+
+
+def test_a_step_of_which_nothing_is_left_is_an_error_that_says_why():
+    with pytest.raises(
+        RunFailed, match="each of the step's 2 responses begins with a token id of 9"
+    ) as error:
+        within_vocabulary([rollout([1], [9, 1]), rollout([2], [11])], 9)
+    assert "the student samples only tokens that the teacher lacks" in error.value.hint
 
 
 @pytest.mark.parametrize(
-    ("length", "fraction", "kept"), [(10, 0.3, 3), (10, 0.31, 4), (1, 0.01, 1), (7, 1, 7)]
+    ("length", "fraction", "kept"),
+    [
+        (10, 0.3, 3),
+        (10, 0.31, 4),
+        (1, 0.01, 1),
+        (7, 1, 7),
+        (100, 0.07, 7),  # 7.000000000000001 in floating point
+        (100, 0.56, 56),  # 56.00000000000001
+        (100, 0.29, 29),  # 28.999999999999996
+        (3, 1e-12, 1),
+    ],
 )
 def test_the_trained_part_is_rounded_up(length, fraction, kept):
     assert trained_length(rollout([1], range(length)), fraction) == kept

@@ -15,9 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distillctl.machine import model_path
+
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
           ("3:4000:4096", "3:60:7", "3:1:4096", "2:100:4096", "1:100:16", "0:100:4096")]  # fmt: skip
+UNTIED = [f"{setting}:reverse_kl:token-mean:untied" for setting in ("3:60:7", "0:4000:4096")]
 # The same objective in one micro-batch on one rank without ZeRO, and in many small ones on two with ZeRO-3.
 OBJECTIVES = [
     "reverse_kl:seq-mean-token-mean",
@@ -62,6 +65,14 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def untied(tmp_path_factory):
+    """Results of a student with a head of its own, and its directory."""
+    out = tmp_path_factory.mktemp("untied")
+    script().save_untied(out / "untied")
+    return run(out, UNTIED), out / "untied"
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"), [f"0:4000:4096:{objective}" for objective in OBJECTIVES])
 
@@ -73,17 +84,20 @@ def split(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference():
-    from transformers import AutoModelForCausalLM
+    return plain_torch(model_path("builtin:tiny-student", ""))
 
-    from distillctl.machine import model_path
+
+def plain_torch(student_path):
+    """Losses, parameters after the last step, and the first step's gradient."""
+    from transformers import AutoModelForCausalLM
 
     values = script()
     student, teacher = (
-        AutoModelForCausalLM.from_pretrained(model_path(f"builtin:{name}", ""), dtype=torch.float32)
-        for name in ("tiny-student", "tiny-teacher")
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        for path in (student_path, model_path("builtin:tiny-teacher", ""))
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=values.LR, betas=values.BETAS, weight_decay=0.0)
-    losses = []
+    losses, gradients = [], {}
     for step in range(values.NUM_STEPS):
         terms = []
         for rollout in values.make_rollouts(step):
@@ -98,10 +112,12 @@ def reference():
         loss = torch.cat(terms).mean()
         optimizer.zero_grad()
         loss.backward()
+        if not step:
+            gradients = {f"grad.{name}": p.grad.clone() for name, p in student.named_parameters()}
         torch.nn.utils.clip_grad_norm_(student.parameters(), values.CLIP)
         optimizer.step()
         losses.append(loss.item())
-    return losses, dict(student.named_parameters())
+    return losses, dict(student.named_parameters()), gradients
 
 
 @pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
@@ -120,6 +136,29 @@ def test_weights_after_two_steps_match_plain_torch(results, reference, index):
         assert (weights[name] - expected).abs().max() < 4e-3, name
 
 
+def assert_same_gradient(tensors, expected):
+    """To 1e-5 of the largest entry of all."""
+    largest = max(value.abs().max() for value in expected.values())
+    assert {name for name in tensors if name.startswith("grad.")} == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(tensors[name], value, rtol=0, atol=float(1e-5 * largest), msg=name)
+
+
+@pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
+def test_gradients_match_plain_torch(results, reference, index):
+    assert_same_gradient(results[index][1], reference[2])
+
+
+@pytest.mark.parametrize("index", range(len(UNTIED)), ids=UNTIED)
+def test_a_student_with_a_head_of_its_own_matches_plain_torch(untied, index):
+    results, path = untied
+    losses, parameters, gradients = plain_torch(path)
+    assert "grad.lm_head.weight" in gradients
+    assert results[index][0] == pytest.approx(losses, rel=1e-5)
+    assert_same_gradient(results[index][1], gradients)
+    assert parameters.keys() <= results[index][1].keys()
+
+
 @pytest.mark.parametrize("index", range(len(OBJECTIVES)), ids=OBJECTIVES)
 def test_losses_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, split, index):
     assert split[index][0] == pytest.approx(whole[index][0], rel=1e-5, abs=1e-5)
@@ -127,14 +166,8 @@ def test_losses_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, spli
 
 @pytest.mark.parametrize("index", range(len(OBJECTIVES)), ids=OBJECTIVES)
 def test_gradients_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, split, index):
-    ours, theirs = (
-        {name: value for name, value in tensors.items() if name.startswith("grad.")}
-        for tensors in (whole[index][1], split[index][1])
-    )
-    assert ours.keys() == theirs.keys()
-    largest = max(value.abs().max() for value in ours.values())
-    for name in ours:
-        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=float(1e-5 * largest), msg=name)
+    expected = {name: value for name, value in whole[index][1].items() if name.startswith("grad.")}
+    assert_same_gradient(split[index][1], expected)
 
 
 def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(tmp_path):

@@ -1,5 +1,6 @@
 """Sums over micro-batches and ranks against plain means over all tokens."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from distillctl.objective.chunked import stat_names
-from distillctl.objective.views import Dense, Objective
+from distillctl.objective.views import Dense, Objective, TopK
 from distillctl.samples import Prompt, Rollout, Scored
 from distillctl.train.batch import collate, tokens, trained_length
 from distillctl.train.tally import Item, Tally
@@ -88,6 +89,25 @@ def test_several_teachers_have_a_kl_each():
     row = NAMES.index("kl/reverse")
     assert metrics["kl/reverse/default"] == pytest.approx(stats[0][row].mean().item())
     assert metrics["kl/reverse/code"] == pytest.approx(stats[1][row].mean().item())
+
+
+def test_what_only_one_of_two_teachers_can_tell_is_a_mean_over_its_own_tokens():
+    """Of `student_topk` a teacher at hand has metrics of the list, one behind a server has not."""
+    objective = Objective(7, kind="student_topk", topk=2)
+    served = TopK(torch.empty(0), torch.empty(0), torch.empty(0))
+    made, weights = rollouts(3, 5, teachers=["default", "served"]), [1.0, 1.0]
+    tally = Tally(made, [3, 5], ["default", "served"])
+    stats = {}
+    for member, teacher, view in ((0, "default", DENSE), (1, "served", served)):
+        names = stat_names(objective, view, rewarded=False)
+        stats[teacher] = dict(zip(names, torch.rand(len(names), [3, 5][member]), strict=True))
+        added = replace(item(made, [member], weights, teacher=teacher), objective=objective)
+        tally.add(added, view, torch.stack(list(stats[teacher].values())))
+    metrics = tally.reduce(ALONE)
+    assert "topk/overlap" not in stats["served"]
+    assert metrics["topk/overlap"] == pytest.approx(stats["default"]["topk/overlap"].mean().item())
+    both = torch.cat([stats[name]["kl/k1"] for name in ("default", "served")])
+    assert metrics["kl/k1"] == pytest.approx(both.mean().item())
 
 
 def test_reference_answers_add_to_the_loss_and_have_a_mean_of_their_own():
