@@ -51,9 +51,9 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
         _require_memory(plan)
 
 
-def require_writable(*paths: Path) -> None:
-    """Raise unless each of `paths` is a directory that can be written, or could be made."""
-    hint = "choose another --run-dir"
+def require_writable(*paths: Path, option: str = "--run-dir") -> None:
+    """Raise unless each of `paths`, given by `option`, is a directory that can be written or made."""
+    hint = f"choose another {option}"
     for path in paths:
         try:
             os.lstat(path)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.files import read_json
+from distillctl.model_files import check_weights
 
 BUILTIN = "builtin:"
 _MODELS = Path(__file__).parent / "models"
@@ -116,8 +118,12 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
                 f"shipped: {', '.join(BUILTIN + n for n in builtin_models())}",
             )
         return _MODELS / name
-    path = Path(spec).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(spec).expanduser()
+        is_directory = path.is_dir()
+    except (OSError, RuntimeError):  # a name too long, the home of nobody
+        raise _no_model(spec, key) from None
+    if is_directory:
         return _checked(path.resolve(), key, weights=weights)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise _no_model(spec, key)
@@ -125,35 +131,28 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
 
 
 def _no_model(spec: str, key: str) -> ConfigError:
-    return ConfigError(f"{key}: {spec} is neither a model directory nor a hub id like org/name")
+    return ConfigError(
+        f"{key}: {spec} is neither a model directory nor a hub id like org/name",
+        f"check the path, or name a shipped model: {', '.join(BUILTIN + n for n in builtin_models())}",
+    )
 
 
 def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
-    if weights and not list(path.glob("*.safetensors")):
-        raise ConfigError(
-            f"{key}: {path} has no .safetensors weights",
-            "convert them with model.save_pretrained(); pickled weights are not loaded",
-        )
     described = (path / name for name in ("config.json", "tokenizer_config.json"))
     if any("auto_map" in read_json(file) for file in described if file.is_file()):
-        raise ConfigError(
-            f"{key}: {path} needs code from its repository (auto_map), which is never run",
-            "use a model whose architecture transformers has",
-        )
+        raise _needs_code(f"{key}: {path}")
+    if weights:
+        check_weights(path, key)
     return path
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """One of a model's JSON files; raises ConfigError when it is missing or no JSON object."""
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file} is not a JSON object")
-    return tree
+def _needs_code(model: str) -> ConfigError:
+    return ConfigError(
+        f"{model} needs code from its repository (auto_map), which is never run",
+        "use a model whose architecture transformers has",
+    )
 
 
 def _from_hub(spec: str, key: str, *, weights: bool) -> Path:
@@ -193,6 +192,39 @@ class ModelShape:
 
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+_OPTIONAL_DIMENSIONS = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+
+
+def _require_decoder(config: dict[str, Any], file: Path) -> None:
+    """Refuse what is no decoder that transformers has, or lacks the sizes that are counted with."""
+    hint = "dense decoders of the Llama and Qwen families are supported"
+    if "auto_map" in config:
+        raise _needs_code(str(file.parent))
+    missing = [name for name in ("model_type", *_DIMENSIONS) if name not in config]
+    if missing:
+        raise ConfigError(f"{file} has no {', '.join(missing)}", hint)
+    optional = [name for name in _OPTIONAL_DIMENSIONS if config.get(name) is not None]
+    for name in (*_DIMENSIONS, *optional):
+        if type(config[name]) is not int or config[name] < 1:
+            raise ConfigError(
+                f"{file}: {name} is {json.dumps(config[name])[:80]}, not a positive integer", hint
+            )
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or any(not str(name).endswith("ForCausalLM") for name in classes):
+        raise ConfigError(
+            f"{file}: architectures={json.dumps(classes)[:80]} is no causal language model", hint
+        )
+    if not _is_known(str(config["model_type"])):
+        raise ConfigError(f"{file}: transformers has no model_type {config['model_type']!r}", hint)
+
+
+def _is_known(model_type: str) -> bool:
+    """Whether the installed transformers has the architecture, by its folders: its import takes seconds."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations:
+        return True  # require_packages says so
+    models = Path(spec.submodule_search_locations[0]) / "models"
+    return model_type.isidentifier() and (models / model_type).is_dir()
 
 
 def model_shape(path: Path) -> ModelShape:
@@ -201,12 +233,7 @@ def model_shape(path: Path) -> ModelShape:
     Raises ConfigError for other architectures.
     """
     config = read_json(path / "config.json")
-    missing = [name for name in _DIMENSIONS if name not in config]
-    if missing:
-        raise ConfigError(
-            f"{path / 'config.json'} has no {', '.join(missing)}",
-            "dense decoders of the Llama and Qwen families are supported",
-        )
+    _require_decoder(config, path / "config.json")
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
@@ -223,7 +250,7 @@ def model_shape(path: Path) -> ModelShape:
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=vocab,
-        max_positions=config.get("max_position_embeddings", 2**31),
+        max_positions=config.get("max_position_embeddings") or 2**31,
     )
 
 

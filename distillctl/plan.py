@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from distillctl.config import Config, TeacherConfig, teacher_section
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus, read_json
+from distillctl.files import read_json
+from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, kv_cache_bytes
 from distillctl.rollout.worker import EngineSettings
 from distillctl.teacher.server import MAX_NUM_SEQS, server_arguments
@@ -126,7 +127,10 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
     shape = model_shape(student)
     _check_positions(config, "student.model", shape.max_positions)
     if config.loss.num_listed > shape.vocab_size:
-        raise ConfigError(f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens")
+        raise ConfigError(
+            f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens",
+            "lower loss.topk",
+        )
     return Plan(
         config=config,
         student=student,
@@ -146,26 +150,34 @@ def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, downl
     key = f"{teacher_section(name)}.model"
     path = model_path(teacher.model, key, weights=download and teacher.url is None)
     # A served teacher may be of any architecture that vLLM has, and has to generate a token.
-    if teacher.is_served:
-        positions = read_json(path / "config.json").get("max_position_embeddings", 2**31)
-    else:
-        positions = model_shape(path).max_positions
+    served = teacher.is_served
+    positions = _positions(path / "config.json") if served else model_shape(path).max_positions
     _check_positions(config, key, positions, num_generated=1 if teacher.is_served else 0)
     dtype = auto if teacher.dtype == "auto" else teacher.dtype
     return TeacherJob(model=str(path), dtype=dtype, endpoints=list(teacher.url or []))
+
+
+def _positions(file: Path) -> int:
+    """What a config.json of any architecture says about the longest sequence."""
+    positions = read_json(file).get("max_position_embeddings") or 2**31
+    if type(positions) is not int:
+        raise ConfigError(f"{file}: max_position_embeddings is no integer", "correct or download it again")
+    return positions
 
 
 def _check_positions(config: Config, key: str, positions: int, num_generated: int = 0) -> None:
     if config.data.max_prompt_length + 1 > positions:
         raise ConfigError(
             f"data.max_prompt_length={config.data.max_prompt_length} leaves no room for a response: "
-            f"{key} takes {positions} tokens"
+            f"{key} takes {positions} tokens",
+            "lower data.max_prompt_length",
         )
     if config.max_length + num_generated > positions:
         besides = ", and a server generates one more" if num_generated else ""
         raise ConfigError(
             f"data.max_prompt_length + data.max_response_length = {config.max_length}{besides}, but {key} "
-            f"takes {positions} tokens"
+            f"takes {positions} tokens",
+            "lower data.max_prompt_length or data.max_response_length",
         )
 
 
@@ -175,7 +187,7 @@ def _check_no_offload(config: Config) -> None:
     offloads |= {f"{teacher_section(n)}.offload": t.offload for n, t in config.all_teachers.items()}
     for key, offload in offloads.items():
         if offload != "none":
-            raise ConfigError(f"{key}={offload} needs a GPU to offload from")
+            raise ConfigError(f"{key}={offload} needs a GPU to offload from", f"set {key}=none")
 
 
 def _check_no_chosen_tokens(config: Config) -> None:
@@ -192,6 +204,8 @@ def _check_no_chosen_tokens(config: Config) -> None:
 def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
     """Raise ConfigError unless every teacher that is served here has GPUs of its own."""
     taken = dict.fromkeys(config.rollout.gpus or [0], "rollout.gpus")
+    if missing := [gpu for gpu in taken if not 0 <= gpu < num_gpus]:
+        raise ConfigError(f"rollout.gpus names GPU {missing[0]}, but there are {num_gpus} GPUs")
     taken |= dict.fromkeys(range(world_size), f"the ranks (train.world_size={world_size})")
     for name, teacher in config.all_teachers.items():
         if not teacher.serve:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from distillctl.config import Config, teacher_section
 from distillctl.errors import ConfigError
-from distillctl.machine import read_json
+from distillctl.files import read_json, read_text
 from distillctl.teacher.compat import (
     generation_config,
     require_plain_head,
@@ -26,6 +26,7 @@ from distillctl.teacher.compat import (
 
 _MAX_SHOWN = 5
 """Tokens named in one line."""
+_MAX_TEMPLATE_BYTES = 1 << 20
 _SAMPLING_KEYS = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "no_repeat_ngram_size", "max_new_tokens", "max_length",
@@ -124,10 +125,15 @@ def _chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     """The template transformers would render with: chat_template.jinja before tokenizer_config.json."""
     file = path / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return read_text(file, _MAX_TEMPLATE_BYTES) or None
     template = tokenizer.get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
+    if template and not isinstance(template, str):
+        raise ConfigError(
+            f"{path / 'tokenizer_config.json'}: chat_template is no text", "save the model again"
+        )
     return template or None
 
 
@@ -176,9 +182,7 @@ def _named(ids: Sequence[int], vocab: Mapping[str, int]) -> str:
 
 def _template_check(ours: _Model, theirs: _Model) -> Check:
     name, key = "chat template", theirs.key
-    if ours.template is None:
-        hint = f"take an instruction-tuned student, or save the tokenizer of {key} with the student"
-        return Check(name, "warn", "student has none, so prompts cannot be rendered", hint)
+    assert ours.template is not None  # refused before
     if theirs.template is None:
         detail = f"{key} has none: it scores the student's format, which it was perhaps never trained on"
         return Check(name, "warn", detail, "take an instruction-tuned teacher")
@@ -194,6 +198,11 @@ def _template_check(ours: _Model, theirs: _Model) -> Check:
 def _student_checks(config: Config, ours: _Model) -> list[Check]:
     """The head, and what an engine or a template would do on its own."""
     require_plain_head(ours.config, "student.model")
+    if ours.template is None:
+        raise ConfigError(
+            f"student.model={config.student.model} has no chat template, so prompts cannot be rendered",
+            "take an instruction-tuned student, or save the tokenizer of one with the student",
+        )
     checks = []
     given = {key: ours.generation.get(key) for key in _SAMPLING_KEYS}
     ignored = [f"{key}={value}" for key, value in given.items() if value is not None]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from distillctl.config import Config, RoutedTeacher
 from distillctl.errors import ConfigError
+from distillctl.yaml_file import read_mapping
 
 _PACKAGED = Path(__file__).parent / "presets_data"
 _REPOSITORY = Path(__file__).parent.parent / "presets"
@@ -56,21 +57,15 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Config:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """A YAML file with overrides applied. Raises ConfigError listing everything that is wrong at once."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", "see: distillctl inspect presets") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected sections such as student: and data:")
+    tree = read_mapping(path)
     origin: dict[str, str] = {}
     for override in overrides:
         _apply(tree, override, origin)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, str(path), origin))) from None
+        hint = "docs/config.md and `distillctl inspect schema` describe every key"
+        raise ConfigError("\n".join(_explain(error, str(path), origin)), hint) from None
 
 
 def to_yaml(config: Config) -> str:
@@ -94,7 +89,7 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
 def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
     """Set one KEY=VALUE in `tree`; the first `=` splits, the value is JSON if it parses, else a string."""
     key, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not key.isprintable():
         raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", "e.g. optim.lr=1e-5")
     annotations = dict(_leaves(Config, ""))
     *path, leaf = key.split(".")
@@ -107,12 +102,16 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
         raise ConfigError(f"{key!r} (command line) is not a configuration key", hint)
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also a number or a nesting past Python's limits
         value = text
     if _is_list(annotations[key]) and not isinstance(value, list | None):
         value = [value]  # data.train_files=my.parquet
-    for part in path:
+    for depth, part in enumerate(path, start=1):
         tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            section = ".".join(path[:depth])
+            hint = f"make it a section, or leave {key} out"
+            raise ConfigError(f"{key} (command line): {section} is {_shown(tree)} in the file", hint)
     tree[leaf] = value
     origin[key] = "command line"
 
@@ -135,8 +134,14 @@ def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Itera
         elif problem["type"] == "value_error":
             yield f"{key or 'config'} ({source}): {problem['ctx']['error']}"
         else:
-            shown = json.dumps(problem["input"], default=str)
-            yield f"{key} ({source}): {problem['msg']}, not {shown[:80]}"
+            yield f"{key} ({source}): {problem['msg']}, not {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value in an error; of a list or a section only what it is, for it may be long."""
+    if isinstance(value, dict | list):
+        return f"a {'section' if isinstance(value, dict) else 'list'} of {len(value)}"
+    return json.dumps(value, default=str)[:80]
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -10,14 +10,15 @@ import shlex
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from distillctl import __version__, atomic, checkpoints, launch, preflight
 from distillctl.config import Config
-from distillctl.data.read import read_rows
+from distillctl.data.lengths import require_usable
+from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
@@ -28,6 +29,7 @@ from distillctl.preflight import Check
 from distillctl.presets import to_yaml
 from distillctl.resume import choose_checkpoint, open_run, write_config
 from distillctl.run import RunDir, read_status, write_status
+from distillctl.teacher.compat import token_counter
 from distillctl.teacher.server import server_command
 from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Follower
@@ -52,9 +54,10 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     Where weights and engines are on this machine everything is put together once to measure the rest of the
     preflight; no step is made and nothing is kept.
     """
-    num_prompts = _count_prompts(config)
+    prompts = _read_prompts(config)
+    num_prompts = len(prompts.train)
     plan = resolve(config, download=False)
-    checks = [*_static_checks(plan), *measured_checks(plan)]
+    checks = [*_static_checks(plan, prompts), *measured_checks(plan)]
     steps = _num_steps(config, num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
@@ -97,12 +100,7 @@ def train(
 
     `resume` and `elastic`: as on the command line.
     """
-    _count_prompts(config)
-    plan = resolve(config, download=False)  # what can be refused is, before gigabytes are fetched
-    _static_checks(plan)
-    require_fit(plan, path or Path("runs") / name)
-    plan = resolve(config)
-    checks = _static_checks(plan)
+    plan, checks = _prepare(config, path or Path("runs") / name)
     run_dir = open_run(config, name, path, resume, elastic=elastic)
     with run_dir.lock():
         if read_status(run_dir.status_path).get("state") == "done":
@@ -127,11 +125,24 @@ def train(
     return {"run_dir": str(run_dir.path)}, str(run_dir.path)
 
 
-def _static_checks(plan: Plan) -> list[Check]:
+def _prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
+    """Everything that can be refused is, what needs no weights before gigabytes of them are fetched."""
+    prompts = _read_prompts(config)
+    plan = resolve(config, download=False)
+    _static_checks(plan, prompts)
+    require_fit(plan, folder)
+    plan = resolve(config)
+    return plan, _static_checks(plan, prompts)
+
+
+def _static_checks(plan: Plan, prompts: _Prompts) -> list[Check]:
     models = {name: Path(teacher.model) for name, teacher in plan.teachers.items()}
     if plan.config.reward.path is not None:
         load_reward(plan.config.reward.path, plan.config.reward.name)
-    return preflight.static_checks(plan.config, plan.student, models)
+    checks = preflight.static_checks(plan.config, plan.student, models)
+    if (plan.student / "tokenizer.json").is_file():  # else it is a hub model that is not fetched yet
+        _require_short_prompts(plan, prompts)
+    return checks
 
 
 def measured_checks(plan: Plan) -> list[Check]:
@@ -154,16 +165,32 @@ def measured_checks(plan: Plan) -> list[Check]:
     return [Check(event["name"], event["level"], event["detail"], event["hint"]) for event in found]
 
 
-def _count_prompts(config: Config) -> int:
-    """Rows of the training data; raises ConfigError when a file is unreadable or a batch is not filled."""
-    for file in config.data.val_files if config.eval.every else []:
-        read_rows(Path(file))
-    num_prompts = sum(len(read_rows(Path(file))) for file in config.data.train_files)
-    if config.data.train_batch_size > num_prompts:
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    train: list[PromptRow]
+    val: list[PromptRow]
+    """Those of the evaluations during training; empty without them."""
+
+
+def _read_prompts(config: Config) -> _Prompts:
+    """All rows; raises ConfigError when a file is unreadable or a batch is not filled."""
+    data = config.data
+    val = [row for file in data.val_files if config.eval.every for row in read_rows(Path(file))]
+    train = [row for file in data.train_files for row in read_rows(Path(file))]
+    if data.train_batch_size > len(train):
         raise ConfigError(
-            f"data.train_batch_size={config.data.train_batch_size}, but the data has {num_prompts} prompts"
+            f"data.train_batch_size={data.train_batch_size}, but the data has {len(train)} prompts",
+            "lower data.train_batch_size or prepare more data",
         )
-    return num_prompts
+    return _Prompts(train, val[: config.eval.limit])
+
+
+def _require_short_prompts(plan: Plan, prompts: _Prompts) -> None:
+    """Refuse data of which too few prompts can fit into data.max_prompt_length."""
+    data, count = plan.config.data, token_counter(plan.student)
+    require_usable(prompts.train, count, data.max_prompt_length, data.train_batch_size, "data.train_files")
+    if prompts.val:
+        require_usable(prompts.val, count, data.max_prompt_length, 1, "data.val_files")
 
 
 def _num_steps(config: Config, num_prompts: int) -> int:

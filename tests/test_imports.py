@@ -18,10 +18,13 @@ ENGINES = {"accelerate", "deepspeed", "safetensors", "torch", "transformers", "v
 
 # Who may import whom, by name or by package; a module may always import its own package's. The import of a
 # package's single light module is written out (`rollout.wire`). `distillctl` itself means the version.
-BASE = {"config", "errors", "events", "lifeline", "lock", "samples"}
+BASE = {"config", "errors", "events", "files", "lifeline", "lock", "samples"}
 LAYERS = {
     "distillctl": set(),
     "errors": set(),
+    "files": {"errors"},
+    "model_files": {"errors", "files"},
+    "yaml_file": {"errors", "files"},
     "lifeline": set(),
     "atomic": set(),
     "memory": set(),
@@ -29,16 +32,17 @@ LAYERS = {
     "config": {"errors"},
     "events": {"errors"},
     "lock": {"errors"},
-    "machine": {"errors"},
-    "presets": {"config", "errors"},
+    "machine": {"errors", "files", "model_files"},
+    "presets": {"config", "errors", "yaml_file"},
     "config_doc": {"config", "errors", "presets"},
     "checkpoints": {"atomic", "distillctl", "errors"},
     "run": {"atomic", "checkpoints", "errors", "events", "lock"},
     "resume": {"atomic", "checkpoints", "config", "errors", "presets", "run"},
-    "data": {"distillctl", "errors", "samples"},
+    "data": {"distillctl", "errors", "files", "samples"},
     "objective": set(),
-    "teacher": {"config", "errors", "lifeline", "machine", "objective", "rollout.process", "samples"},
-    "preflight": {"config", "errors", "machine", "teacher"},
+    "teacher": {"config", "errors", "files", "lifeline", "machine", "objective", "rollout.process",
+                "samples"},
+    "preflight": {"config", "errors", "files", "machine", "teacher"},
     "rollout": {"config", "errors", "lifeline", "machine", "memory", "samples"},
     "models": {"data", "distillctl", "errors"},
     "watch": {"checkpoints", "config", "data", "errors", "events", "presets", "run", "samples"},
@@ -53,8 +57,8 @@ LAYERS = {
     "estimate": {"config", "errors", "machine", "plan", "rollout.process", "teacher.server"},
     "fit": BASE | {"checkpoints", "estimate", "machine", "memory", "plan"},
     "training": BASE | {"atomic", "checkpoints", "data", "distillctl", "estimate", "fit", "launch", "machine",
-                        "plan", "preflight", "presets", "resume", "run", "teacher.server", "train.reward",
-                        "watch"},
+                        "plan", "preflight", "presets", "resume", "run", "teacher.compat", "teacher.server",
+                        "train.reward", "watch"},
     "cli": {"data", "distillctl", "errors", "evaluate", "presets", "training", "watch"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -297,12 +297,20 @@ def test_different_templates_are_warned_of(pair):
     assert "prompts are rendered with the student's" in check.detail
 
 
-@pytest.mark.parametrize("model", ["student", "teacher"])
-def test_a_model_without_a_template_is_warned_of(pair, model):
-    (getattr(pair, model) / "chat_template.jinja").unlink()
+def test_a_teacher_without_a_template_is_warned_of(pair):
+    (pair.teacher / "chat_template.jinja").unlink()
     check = pair.check("chat template")
     assert check.level == "warn"
-    assert check.detail.startswith(f"{model} has none")
+    assert check.detail.startswith("teacher has none")
+
+
+@pytest.mark.parametrize("template", [None, ""])
+def test_a_student_without_a_template_is_refused(pair, template):
+    """Nothing could render its prompts."""
+    file = pair.student / "chat_template.jinja"
+    file.unlink() if template is None else file.write_text(template)
+    with pytest.raises(ConfigError, match=r"student\.model=org/student has no chat template"):
+        pair.checks()
 
 
 def test_sampling_settings_of_the_student_are_listed_as_not_applied(pair):

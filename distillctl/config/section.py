@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -22,3 +22,14 @@ class Section(BaseModel):
         coerce_numbers_to_str=True,
         use_attribute_docstrings=True,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written_down(cls, value: Any) -> Any:
+        """Python's integers have no end, and JSON can spell half of a surrogate pair."""
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int) and abs(item) >= 2**63:
+                raise ValueError("does not fit into 64 bits")
+            if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
+                raise ValueError("is not valid Unicode")
+        return value

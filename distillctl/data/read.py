@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
+from distillctl.files import require_file
 
 Message = dict[str, str]
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+MAX_ROW_BYTES = 16 << 20
+"""Of one row's JSON, or of one text. No prompt is that long; a file without line breaks is."""
+MAX_JSON_BYTES = 1 << 30
+"""Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
+_MAX_NESTING = 16
 _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
 # Keys under which nested `ground_truth` structs keep the answer itself, in order of preference.
 _NESTED_KEYS = ("ground_truth", "target", "value")
@@ -55,8 +61,7 @@ def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
     Only `prompt` is required: a list of messages, or a string that becomes one user message. Raises
     ConfigError when the file is missing, empty or not readable, or a row is of a wrong type.
     """
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file", _missing_file_hint(path))
+    require_file(path, _missing_file_hint(path))
     columns = dict.fromkeys((*_COLUMNS, teacher_key))  # each once
     return [
         _prompt_row(where, row, index, path.stem, teacher_key)
@@ -77,33 +82,37 @@ def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str,
     }.get(path.suffix)
     if source is None:
         raise ConfigError(f"{path}: not a data file", f"accepted: {', '.join(SUFFIXES)}")
+    require_file(path)
     empty = True
     try:
         for where, row in source(path, columns):
             if not isinstance(row, dict):
-                raise ConfigError(f"{where}: expected an object, got {_kind(row)}")
+                raise _bad_row(f"{where}: expected an object, got {_kind(row)}")
             if columns[0] not in row:
                 raise _no_column(where, columns[0], row)
             empty = False
             yield where, {name: row.get(name) for name in columns}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+        hint = "check its permissions, or write it again"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}", hint) from error
     if empty:
-        raise ConfigError(f"{path}: holds no rows")
+        raise ConfigError(f"{path}: holds no rows", "give a file with at least one row, or leave it out")
 
 
 def require_text(value: object, where: str, name: str) -> str:
     """`value` when it is text that can be encoded and is not blank, else a ConfigError."""
     if value is None:
-        raise ConfigError(f"{where}: `{name}` is missing or null")
+        raise _bad_row(f"{where}: `{name}` is missing or null")
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: `{name}` must be text, got {_kind(value)}")
+        raise _bad_row(f"{where}: `{name}` must be text, got {_kind(value)}")
     if not value.strip():
-        raise ConfigError(f"{where}: `{name}` is empty")
+        raise _bad_row(f"{where}: `{name}` is empty")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise ConfigError(f"{where}: `{name}` is not valid Unicode ({error.reason})") from error
+        raise _bad_row(f"{where}: `{name}` is not valid Unicode ({error.reason})") from error
+    if len(value) > MAX_ROW_BYTES:
+        raise _too_long(f"{where}: `{name}`")
     return value
 
 
@@ -115,19 +124,19 @@ def parse_messages(value: object, where: str, name: str) -> list[Message]:
     if value is None or isinstance(value, str):
         return [{"role": "user", "content": require_text(value, where, name)}]
     if not isinstance(value, list):
-        raise ConfigError(f"{where}: `{name}` must be text or messages, got {_kind(value)}")
+        raise _bad_row(f"{where}: `{name}` must be text or messages, got {_kind(value)}")
     messages = []
     for i, message in enumerate(value):
         label = f"{name}[{i}]"
         if not isinstance(message, dict):
-            raise ConfigError(f"{where}: `{label}` must be a message, got {_kind(message)}")
+            raise _bad_row(f"{where}: `{label}` must be a message, got {_kind(message)}")
         role = require_text(message.get("role"), where, f"{label}.role")
         # An empty system message is common and meant: it keeps a template's default one away.
         blank = role != "user" and message.get("content") == ""
         content = "" if blank else require_text(message.get("content"), where, f"{label}.content")
         messages.append({"role": role, "content": content})
     if not any(message["role"] == "user" for message in messages):
-        raise ConfigError(f"{where}: `{name}` has no message with the role `user`")
+        raise _bad_row(f"{where}: `{name}` has no message with the role `user`")
     return messages
 
 
@@ -136,16 +145,19 @@ def last_question(messages: list[Message]) -> str:
     return next(m["content"] for m in reversed(messages) if m["role"] == "user")
 
 
-def answer_text(value: object) -> str | None:
+def answer_text(value: object, depth: int = 0) -> str | None:
     """A ground truth as text, or None: a scalar, the first of a list, or what a struct nests.
 
-    Whole floats lose their `.0`, because pandas turns integers into floats beside a null.
+    Whole floats lose their `.0`, because pandas turns integers into floats beside a null. `depth`: levels
+    around the value; one that lies absurdly deep is none.
     """
+    if depth > _MAX_NESTING:
+        return None
     if isinstance(value, dict):
-        nested = (answer_text(value.get(key)) for key in _NESTED_KEYS)
+        nested = (answer_text(value.get(key), depth + 1) for key in _NESTED_KEYS)
         return next((text for text in nested if text is not None), None)
     if isinstance(value, list):
-        return answer_text(value[0]) if value else None
+        return answer_text(value[0], depth + 1) if value else None
     if isinstance(value, float):
         if math.isnan(value):  # a null, as pandas writes it
             return None
@@ -185,7 +197,7 @@ def _struct(value: object, where: str, name: str) -> dict[str, Any]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: `{name}` must be an object, got {_kind(value)}")
+        raise _bad_row(f"{where}: `{name}` must be an object, got {_kind(value)}")
     return value
 
 
@@ -203,24 +215,35 @@ def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
                 for row in batch.to_pylist():
                     yield f"{path}: row {index}", row
                     index += 1
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable parquet file: {error}") from error
+    except ConfigError:
+        raise
+    # Besides its own errors pyarrow raises plain ones for values that Python has none for.
+    except (pa.ArrowException, ValueError, OverflowError, KeyError, TypeError) as error:
+        hint = "it may be truncated or of another kind: write or download it again"
+        raise ConfigError(f"{path}: not a readable parquet file: {error}", hint) from error
 
 
 def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """A JSON array of rows, or JSON lines under the shorter name, which `datasets` accepts too."""
-    data = path.read_bytes()
-    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         yield from _line_records(path, columns)
         return
-    rows = _parse_json(data, str(path), first_line=1)
+    if path.stat().st_size > MAX_JSON_BYTES:
+        message = f"{path}: is longer than {MAX_JSON_BYTES >> 20} MiB, too long for one JSON array"
+        raise ConfigError(message, "write one object per line, as .jsonl, or parquet")
+    rows = _parse_json(path.read_bytes(), str(path), first_line=1)
     yield from ((f"{path}: row {index}", row) for index, row in enumerate(rows))
 
 
 def _line_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     # Bytes are split at newlines only: str.splitlines would also cut at U+2028 inside a string.
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        lines = iter(lambda: file.readline(MAX_ROW_BYTES + 1), b"")
+        for number, line in enumerate(lines, start=1):
+            if len(line) > MAX_ROW_BYTES:
+                raise _too_long(f"{path}:{number}: the line")
             if line.strip():
                 # Without its newline, or JSON that stops short would be blamed on the next line.
                 value = _parse_json(line.rstrip(b"\r\n"), str(path), first_line=number)
@@ -236,9 +259,19 @@ def _parse_json(data: bytes, path: str, first_line: int) -> Any:
         raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise ConfigError(f"{path}:{line}: not JSON: {error.msg}") from error
+        hint = "every line has to be one JSON object" if path.endswith(".jsonl") else "correct the file"
+        raise ConfigError(f"{path}:{line}: not JSON: {error.msg}", hint) from error
     except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
         raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error
+
+
+def _bad_row(message: str) -> ConfigError:
+    return ConfigError(message, "correct that row, or leave it out")
+
+
+def _too_long(what: str) -> ConfigError:
+    hint = "put every row on a line of its own, or leave that row out"
+    return ConfigError(f"{what} is longer than {MAX_ROW_BYTES >> 20} MiB", hint)
 
 
 def _no_column(where: str, column: str, present: object) -> ConfigError:

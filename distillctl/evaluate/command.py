@@ -17,13 +17,14 @@ from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.evaluate.evaluation import Evaluation, evaluate
-from distillctl.fit import require_shared_memory
+from distillctl.fit import require_shared_memory, require_writable
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
 from distillctl.memory import scratch_directory
 from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S, engine_settings, start_engine
 from distillctl.run import RunDir, resolve_checkpoint
+from distillctl.teacher.compat import tokenizer_vocab
 
 DEFAULT_MAX_TOKENS = 512
 MAX_NUM_SEQS = 256
@@ -54,7 +55,12 @@ def run(
     resolved = [resolve_checkpoint(spec) for spec in models]
     targets = [_Target(r.label, model_path(r.model, "--checkpoint")) for r in resolved]
     data, max_tokens = _from_run(resolved[0].run, settings)
+    for target in targets:  # refused here, not after the models before it were evaluated
+        _room(target, max_tokens)
+        tokenizer_vocab(target.path)
     rows = read_rows(data)[: settings.limit]
+    if out is not None:
+        _require_directory(out)
     results = []
     for target in targets:
         started = time.perf_counter()
@@ -69,6 +75,13 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         (out / "eval.json").write_text(json.dumps(report, indent=1))
     return report, render_table(results)
+
+
+def _require_directory(out: Path) -> None:
+    """Raise when results could not be written, before hours are spent on them."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
+    require_writable(out, option="--out")
 
 
 def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]:
@@ -87,6 +100,15 @@ def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]
     return Path(config.data.val_files[0]), max_tokens
 
 
+def _room(target: _Target, max_tokens: int) -> int:
+    """Tokens that a prompt may have; raises ConfigError where there are none."""
+    room = model_shape(target.path).max_positions - max_tokens
+    if room < 1:
+        message = f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt"
+        raise ConfigError(message, f"give at most {room + max_tokens - 1}")
+    return room
+
+
 def _evaluate_one(
     target: _Target, rows: list[PromptRow], temperature: float, max_tokens: int, device: str
 ) -> Evaluation:
@@ -95,10 +117,7 @@ def _evaluate_one(
     from distillctl.teacher.compat import model_stop_token_ids
 
     tokenizer = AutoTokenizer.from_pretrained(target.path, trust_remote_code=False)
-    room = model_shape(target.path).max_positions - max_tokens
-    if room < 1:
-        raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt")
-    prompts, dropped = render(rows, tokenizer, room)
+    prompts, dropped = render(rows, tokenizer, _room(target, max_tokens))
     if dropped:
         print(f"{target.label}: {dropped} prompts are too long and left out", file=sys.stderr)
     longest = max(len(prompt.token_ids) for prompt in prompts)

@@ -5,12 +5,12 @@ Works on files and plain values, so that the preflight and the ranks decide by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
-from distillctl.machine import read_json
+from distillctl.files import read_json
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config keys of architectures (Gemma 2, Cohere, Granite) that change logits after the head."""
@@ -21,19 +21,36 @@ def tokenizer_vocab(path: Path) -> dict[str, int]:
 
     Raises ConfigError when the file is missing or is no tokenizer.
     """
+    vocab: dict[str, int] = _tokenizer(path).get_vocab(with_added_tokens=True)
+    return vocab
+
+
+def token_counter(path: Path) -> Callable[[str], int]:
+    """How many tokens a text has with a model directory's tokenizer.json; raises as `tokenizer_vocab`."""
+    tokenizer = _tokenizer(path)
+    tokenizer.no_truncation()  # a tokenizer.json may bring a limit of its own
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _tokenizer(path: Path) -> Any:
     file = path / "tokenizer.json"
     if not file.is_file():
         raise ConfigError(
             f"{path} has no tokenizer.json",
             "load its tokenizer once with transformers.AutoTokenizer and write it with save_pretrained",
         )
-    # The package raises a bare Exception for anything wrong; what a broken download leaves is found first.
+    again = "download it again, or write it with save_pretrained"
     if "model" not in read_json(file):
-        raise ConfigError(f"{file} is not a tokenizer: it has no 'model'")
+        raise ConfigError(f"{file} is not a tokenizer: it has no 'model'", again)
     from tokenizers import Tokenizer
 
-    vocab: dict[str, int] = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
-    return vocab
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing more specific
+        if type(error) is not Exception:
+            raise
+        raise ConfigError(f"{file} is not a tokenizer: {error}", again) from None
 
 
 def shared_vocab(

@@ -12,7 +12,7 @@ import torch
 from distillctl.config import Config, TeacherConfig, teacher_section
 from distillctl.data.prompts import render, unused_teachers
 from distillctl.data.read import read_rows
-from distillctl.machine import read_json
+from distillctl.files import read_json
 from distillctl.samples import Prompt, Rollout
 from distillctl.teacher.compat import shared_vocab, tokenizer_vocab
 from distillctl.teacher.local import LocalTeacher

@@ -1,0 +1,53 @@
+"""Whether prompts can be short enough, before anything is started. Neither torch nor transformers.
+
+Exactly it is known only when the student's chat template is rendered, in the ranks (`prompts.render`). Here
+the user messages alone are encoded: a rendered prompt holds them and more, so it is longer, but for tokens
+that merge across their ends. With room for those the estimate never refuses a prompt that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from distillctl.data.read import PromptRow
+from distillctl.errors import ConfigError
+
+CountTokens = Callable[[str], int]
+
+_MERGED_SHARE, _MERGED_TOKENS = 0.1, 4
+"""How much shorter a message may become inside a template."""
+
+
+def require_usable(
+    rows: Sequence[PromptRow], count: CountTokens, max_prompt_length: int, num_needed: int, key: str
+) -> None:
+    """Raise ConfigError unless `num_needed` of the rows may have at most `max_prompt_length` tokens.
+
+    `count` is the number of tokens of a text; `key` names the setting that the rows come from. Rows are
+    looked at only until there are enough.
+    """
+    lengths: list[int] = []
+    usable = 0
+    for row in rows:
+        lengths.append(fewest_tokens(row, count))
+        usable += lengths[-1] <= max_prompt_length
+        if usable >= num_needed:
+            return
+    limit = f"data.max_prompt_length={max_prompt_length} tokens"
+    if usable:
+        raise ConfigError(
+            f"{key}: at most {usable} of {len(rows)} prompts have no more than {limit}, and "
+            f"data.train_batch_size={num_needed}",
+            "raise data.max_prompt_length or lower data.train_batch_size",
+        )
+    raise ConfigError(
+        f"{key}: none of {len(rows)} prompts has no more than {limit}",
+        f"raise data.max_prompt_length: the shortest prompt has at least {min(lengths)}",
+    )
+
+
+def fewest_tokens(row: PromptRow, count: CountTokens) -> int:
+    """A lower bound of the tokens of a prompt."""
+    # Templates may strip blanks, leave out system messages, and the thoughts of earlier answers.
+    users = (message["content"].strip() for message in row.messages if message["role"] == "user")
+    return sum(max(0, int(count(text) * (1 - _MERGED_SHARE)) - _MERGED_TOKENS) for text in users)

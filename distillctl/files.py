@@ -1,0 +1,78 @@
+"""Reading files that users name: only regular ones of a sane size, so that nothing hangs or fills the memory.
+
+A named pipe blocks whoever opens it and /dev/zero never ends, so the kind of a file is looked at first.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from distillctl.errors import ConfigError
+
+_MAX_JSON_BYTES = 256 << 20
+"""Of a model's JSON file; the largest tokenizer.json known has 33 MB."""
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def require_file(path: Path, missing_hint: str = "") -> int:
+    """Size of a regular file, or of what a link leads to. Raises ConfigError when it is none.
+
+    `missing_hint`: the remedy when there is no such file.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{path}: no such file", missing_hint or "check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise _unreadable(path, error) from None
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        what = _KINDS.get(kind, "not a regular file")
+        raise ConfigError(f"{path}: cannot be read: it is {what}", "name a regular file")
+    return found.st_size
+
+
+def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:
+    """A UTF-8 file of at most `max_bytes`; raises ConfigError for any other."""
+    size = require_file(path, missing_hint)
+    if size > max_bytes:
+        raise ConfigError(
+            f"{path}: is too large: {size / 2**20:.1f} MiB, at most {max_bytes / 2**20:g} MiB are read",
+            "check that it is the file you mean",
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One of a model's JSON files; raises ConfigError when it is missing or no JSON object."""
+    hint = "save the model again with save_pretrained, or download it again"
+    text = read_text(file, _MAX_JSON_BYTES, hint)
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} cannot be read as JSON: {error}", hint) from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} is not a JSON object", hint)
+    return tree
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return ConfigError(f"{path}: cannot be read: {reason}", "check the path and its permissions")

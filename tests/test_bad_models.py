@@ -1,0 +1,217 @@
+"""Model directories that cannot be used: refused by train and eval before anything starts."""
+
+import json
+import shutil
+import struct
+
+import pytest
+
+from distillctl import launch
+from distillctl.evaluate import command as evaluation
+from distillctl.machine import builtin_models, model_path
+from distillctl.model_files import INDEX
+
+PRESET = "tiny-from-small-arith"
+ROW = {"prompt": "What is 1 + 1?"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current directory with data and a copy of the shipped student; what would start fails the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for module, name in ((launch, "run"), (evaluation, "running_engine")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was started"))
+    (tmp_path / "data.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n")
+    shutil.copytree(model_path("builtin:tiny-student", ""), tmp_path / "model")
+    return tmp_path
+
+
+def listing(folder):
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(folder, distillctl):
+    """Runs a command line that has to be refused, tracelessly: the message and the remedy."""
+
+    def run(*arguments, code=2):
+        before = listing(folder)
+        found, out, err = distillctl(*arguments)
+        assert (found, out) == (code, "")
+        assert listing(folder) == before
+        assert "Traceback" not in err
+        assert err.count("error: ") == 1
+        message, fix = err.removeprefix("error: ").rstrip("\n").split("\n  fix: ")
+        assert fix.strip()
+        return message, fix
+
+    return run
+
+
+def train_with(key):
+    return ["train", "--preset", PRESET, "train.device=cpu", "eval.every=0", "data.train_files=data.jsonl",
+            "data.train_batch_size=2", f"{key}=./model"]  # fmt: skip
+
+
+EVAL = ["eval", "--checkpoint", "model", "--data", "data.jsonl", "--max-tokens", 16]
+
+
+def edit(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def without(file, *names):
+    tree = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in tree.items() if name not in names}))
+
+
+def rename_weights(model, suffix):
+    (model / "model.safetensors").rename(model / f"pytorch_model{suffix}")
+
+
+def cut(model, size):
+    data = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(data[:size])
+
+
+def longer(model):
+    with (model / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+
+
+def header(model, text, tail=b""):
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + tail)
+
+
+def shards(model, weight_map):
+    """Make it a model of one shard with an index."""
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+FIRST = "model-00001-of-00002.safetensors"
+# What is done to the directory, and what the refusal says.
+ANY = {
+    "no config.json": (lambda m: (m / "config.json").unlink(), "no config.json"),
+    "config.json is not JSON": (lambda m: (m / "config.json").write_text("{"), "config.json cannot be read"),
+    "config.json is a list": (lambda m: (m / "config.json").write_text("[]"), "is not a JSON object"),
+    "config.json is not UTF-8": (lambda m: (m / "config.json").write_bytes(b"\xff"), "json:1: not UTF-8"),
+    "sizes are missing": (lambda m: without(m / "config.json", "hidden_size"), "has no hidden_size"),
+    "no model_type": (lambda m: without(m / "config.json", "model_type"), "has no model_type"),
+    "a size is a text": (lambda m: edit(m / "config.json", hidden_size="96"), 'hidden_size is "96"'),
+    "a size is zero": (lambda m: edit(m / "config.json", num_attention_heads=0), "num_attention_heads is 0"),
+    "an unknown architecture": (lambda m: edit(m / "config.json", model_type="mine"), "no model_type 'mine'"),
+    "no decoder": (lambda m: edit(m / "config.json", architectures=["BertForMaskedLM"]), "no causal"),
+    "code of its own": (lambda m: edit(m / "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
+    "no weights": (lambda m: (m / "model.safetensors").unlink(), "no .safetensors weights"),
+    "pickled weights": (lambda m: rename_weights(m, ".bin"), "weights, only pytorch_model.bin"),
+    "empty weights": (lambda m: cut(m, 0), "not a whole safetensors file: it has 0 bytes"),
+    "weights cut in the header": (lambda m: cut(m, 100), "its header would have"),
+    "truncated weights": (lambda m: cut(m, -1), "it is truncated"),
+    "longer weights": (lambda m: longer(m), "longer than its header"),
+    "a header of zeros": (lambda m: header(m, b"\0" * 64), "its header is not JSON"),
+    "a header that is a list": (lambda m: header(m, b"[]"), "its header is not a JSON object"),
+    "a header without tensors": (lambda m: header(m, b"{}"), "it holds no tensors"),
+    "a tensor without place": (lambda m: header(m, b'{"w": {}}'), "has no place for 'w'"),
+    "an LFS pointer": (lambda m: (m / "model.safetensors").write_text("version lfs/v1"), "not a whole"),
+    "a missing shard": (lambda m: shards(m, {"a": FIRST, "b": "2.safetensors"}), "lacks 2."),
+    "a shard elsewhere": (lambda m: shards(m, {"a": "../data.jsonl"}), "lacks ../data.jsonl"),
+    "a shard that lacks a tensor": (lambda m: shards(m, {"a": FIRST}), "lacks a, which"),
+    "an index of nothing": (lambda m: shards(m, {}), "has no weight_map"),
+    "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    "a tokenizer that is not JSON": (lambda m: (m / "tokenizer.json").write_text("x"), "json cannot"),
+    "a tokenizer without a model": (lambda m: (m / "tokenizer.json").write_text("{}"), "it has no 'model'"),
+    "a tokenizer of another kind": (lambda m: edit(m / "tokenizer.json", model=3), "is not a tokenizer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ANY)
+@pytest.mark.parametrize("key", ["student.model", "teacher.model"])
+def test_models_that_cannot_be_trained_with(refused, folder, case, key):
+    change, words = ANY[case]
+    change(folder / "model")
+    message, _ = refused(*train_with(key))
+    assert words in message
+    assert "model" in message
+
+
+@pytest.mark.parametrize("case", ANY)
+def test_models_that_cannot_be_evaluated(refused, folder, case):
+    change, words = ANY[case]
+    change(folder / "model")
+    message, _ = refused(*EVAL)
+    assert words in message or case == "no config.json"  # then it may be a run or a checkpoint, too
+
+
+STUDENT = {
+    "no template": (lambda m: (m / "chat_template.jinja").unlink(), "has no chat template"),
+    "an empty template": (lambda m: (m / "chat_template.jinja").write_text(""), "has no chat template"),
+    "a template not UTF-8": (lambda m: (m / "chat_template.jinja").write_bytes(b"\xff"), "not UTF-8"),
+    "a logit transform": (lambda m: edit(m / "config.json", final_logit_softcapping=30.0), "softcapping"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STUDENT)
+def test_models_that_cannot_be_students(refused, folder, case):
+    change, words = STUDENT[case]
+    change(folder / "model")
+    assert words in refused(*train_with("student.model"))[0]
+
+
+def test_a_template_that_is_no_text(refused, folder):
+    (folder / "model" / "chat_template.jinja").unlink()
+    edit(folder / "model" / "tokenizer_config.json", chat_template=3)
+    assert "chat_template is no text" in refused(*train_with("student.model"))[0]
+
+
+def test_tokenizers_that_differ(refused, folder):
+    file = folder / "model" / "tokenizer.json"
+    tree = json.loads(file.read_text())
+    vocab = tree["model"]["vocab"]
+    vocab["!"], vocab["#"] = vocab["#"], vocab["!"]
+    file.write_text(json.dumps(tree))
+    assert "have different tokenizers: 2 tokens differ" in refused(*train_with("teacher.model"))[0]
+
+
+@pytest.mark.parametrize(
+    "spec", ["./gone", "gone", "a/b/c", "builtin:gone", "data.jsonl", "x" * 5000, "~nobody/x"]
+)
+def test_models_that_are_not_there(refused, spec):
+    message, _ = refused(*train_with("student.model")[:-1], f"student.model={spec}")
+    assert message.startswith("student.model: ")
+
+
+def test_a_hub_model_without_network(refused):
+    message, fix = refused(*train_with("student.model")[:-1], "student.model=nobody/gone", code=3)
+    assert message.startswith("student.model: nobody/gone is not in the local cache")
+    assert "student.model=PATH" in fix
+
+
+@pytest.mark.parametrize("name", builtin_models())
+def test_a_model_in_shards_is_accepted(folder, name):
+    """Also with an index left over beside a single file, which is what is loaded then."""
+    source = folder / name
+    shutil.copytree(model_path(f"builtin:{name}", ""), source)
+    data = (source / "model.safetensors").read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    names = [name for name in json.loads(data[8 : 8 + size]) if name != "__metadata__"]
+    (source / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "gone.safetensors")}))
+    assert model_path(str(source), "student.model") == source.resolve()
+    shards(source, dict.fromkeys(names, FIRST))
+    assert model_path(str(source), "student.model") == source.resolve()
+
+
+BAD_EVAL = {
+    "out is a file": (["--out", "data.jsonl"], "data.jsonl: is not a directory"),
+    "out below a file": (["--out", "data.jsonl/x"], "data.jsonl/x cannot be"),
+    "no data": (["--data", "gone.jsonl"], "gone.jsonl: no such file"),
+    "another model that is broken": (["--baseline", "./gone"], "./gone is neither"),
+    "no room for a prompt": (["--max-tokens", 512], "leaves model no room for a prompt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_EVAL)
+def test_bad_evaluations(refused, case):
+    arguments, words = BAD_EVAL[case]
+    assert words in refused(*EVAL, *arguments)[0]
