@@ -143,7 +143,7 @@ def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
     described = (path / name for name in ("config.json", "tokenizer_config.json"))
     if any("auto_map" in read_json(file) for file in described if file.is_file()):
         raise _needs_code(f"{key}: {path}")
-    if weights:
+    if weights or list(path.glob("*.safetensors")):
         check_weights(path, key)
     return path
 

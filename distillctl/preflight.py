@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from distillctl.config import Config, teacher_section
 from distillctl.errors import ConfigError
-from distillctl.files import read_json, read_text
+from distillctl.files import read_json
 from distillctl.teacher.compat import (
     generation_config,
     require_plain_head,
@@ -23,10 +23,10 @@ from distillctl.teacher.compat import (
     stop_token_ids,
     tokenizer_vocab,
 )
+from distillctl.tokenizer_files import chat_template, token_text, tokenizer_config
 
 _MAX_SHOWN = 5
 """Tokens named in one line."""
-_MAX_TEMPLATE_BYTES = 1 << 20
 _SAMPLING_KEYS = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "no_repeat_ngram_size", "max_new_tokens", "max_length",
@@ -102,39 +102,9 @@ def _read(key: str, spec: str, path: Path) -> _Model | Check:
     if not isinstance(getattr(config, "vocab_size", None), int):
         raise ConfigError(f"{path / 'config.json'} has no vocab_size")
     vocab, generation = tokenizer_vocab(path), generation_config(path)
-    tokenizer = _tokenizer_config(path)
-    stops = stop_token_ids(generation, vocab.get(_content(tokenizer.get("eos_token"))))
-    return _Model(key, config, generation, vocab, stops, _chat_template(path, tokenizer))
-
-
-def _tokenizer_config(path: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json; either may be missing."""
-    tree: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (path / name).is_file():
-            tree |= read_json(path / name)
-    return tree
-
-
-def _content(token: Any) -> str:
-    """Text of a token as written in tokenizer files: a string, an object, or null."""
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
-
-
-def _chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
-    """The template transformers would render with: chat_template.jinja before tokenizer_config.json."""
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return read_text(file, _MAX_TEMPLATE_BYTES) or None
-    template = tokenizer.get("chat_template")
-    if isinstance(template, list):
-        named = [entry for entry in template if isinstance(entry, dict)]
-        template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
-    if template and not isinstance(template, str):
-        raise ConfigError(
-            f"{path / 'tokenizer_config.json'}: chat_template is no text", "save the model again"
-        )
-    return template or None
+    tokenizer = tokenizer_config(path)
+    stops = stop_token_ids(generation, vocab.get(token_text(tokenizer.get("eos_token"))))
+    return _Model(key, config, generation, vocab, stops, chat_template(path, tokenizer))
 
 
 def _vocabulary_checks(ours: _Model, theirs: _Model) -> list[Check]:

@@ -112,6 +112,13 @@ def model_stop_token_ids(path: Path, tokenizer: Any) -> list[int]:
 
 
 def generation_config(path: Path) -> dict[str, Any]:
-    """A model directory's generation_config.json; empty where it has none."""
+    """A model directory's generation_config.json; empty where it has none.
+
+    Raises ConfigError when it is no JSON object or its `eos_token_id` is neither an id nor a list of ids.
+    """
     file = path / "generation_config.json"
-    return read_json(file) if file.is_file() else {}
+    tree = read_json(file) if file.is_file() else {}
+    ids = tree.get("eos_token_id")
+    if any(type(i) is not int for i in (ids if isinstance(ids, list) else [ids]) if i is not None):
+        raise ConfigError(f"{file}: eos_token_id is no id and no list of ids", "set it to the id of a token")
+    return tree

@@ -1,0 +1,43 @@
+"""The prompts of a run: those that are too long are left out and counted."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from distillctl.errors import ConfigError
+from distillctl.machine import model_path
+from distillctl.presets import load_preset
+from distillctl.train.parts import train_prompts, val_prompts
+
+SHORT, LONG = {"prompt": "What is 1 + 1?"}, {"prompt": "How many apples has Tom? " * 30}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", ""))
+
+
+def config(tmp_path, rows):
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [f"data.train_files={file}", f"data.val_files={file}"]
+    return load_preset("tiny-from-small-arith", [*files, "data.max_prompt_length=64", "eval.every=5"])
+
+
+@pytest.mark.parametrize(("prompts", "key"), [(train_prompts, "train"), (val_prompts, "val")])
+def test_long_prompts_are_left_out_and_counted(tmp_path, tokenizer, prompts, key):
+    warnings = []
+    found = prompts(config(tmp_path, [SHORT, LONG, SHORT, LONG, LONG]), tokenizer, warnings.append)
+    assert [prompt.prompt_id for prompt in found] == ["data/0", "data/2"]
+    assert warnings == [f"data.{key}_files: 3 of 5 prompts exceed data.max_prompt_length=64 and are left out"]
+
+
+def test_nothing_is_said_when_all_fit(tmp_path, tokenizer):
+    assert len(train_prompts(config(tmp_path, [SHORT]), tokenizer, pytest.fail)) == 1
+
+
+def test_what_the_estimate_lets_through_is_refused_when_it_is_rendered(tmp_path, tokenizer):
+    with pytest.raises(ConfigError, match="none of 2 prompts has at most 64 tokens") as caught:
+        train_prompts(config(tmp_path, [LONG, LONG]), tokenizer, pytest.fail)
+    assert "raise data.max_prompt_length" in caught.value.hint
