@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distillctl import cli
+from distillctl import cli, training
 
 
 @pytest.fixture
@@ -74,3 +74,39 @@ def process_group() -> type[ProcessGroup]:
 @pytest.fixture(scope="session")
 def loopback() -> set[str]:
     return LOOPBACK
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, distillctl):
+    """The current directory, with data of `prep arith`; a run that would start anything fails the test."""
+
+    def start(*arguments, **options):
+        pytest.fail("the run was started")
+
+    monkeypatch.setattr(training.launch, "run", start)
+    monkeypatch.chdir(tmp_path)
+    assert distillctl("prep", "arith", "--limit", 8)[0] == 0
+    return tmp_path
+
+
+def _listing(folder: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(tmp_path, distillctl):
+    """Runs a command line that has to be refused without a trace in tmp_path: message and remedy."""
+
+    def run(*arguments, code=2):
+        before = _listing(tmp_path)
+        found, out, err = distillctl(*arguments)
+        assert (found, out) == (code, "")
+        assert _listing(tmp_path) == before
+        assert "Traceback" not in err
+        assert err.startswith("error: ")
+        assert err.count("error: ") == 1
+        message, fix = err.removeprefix("error: ").rstrip("\n").split("\n  fix: ")
+        assert fix.strip()
+        return message, fix
+
+    return run

@@ -32,29 +32,6 @@ def write(path, rows):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def listing(folder):
-    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
-
-
-@pytest.fixture
-def refused(folder, distillctl):
-    """Runs a command line that has to be refused, tracelessly: the message and the remedy."""
-
-    def run(*arguments, code=2):
-        before = listing(folder)
-        found, out, err = distillctl(*arguments)
-        assert (found, out) == (code, "")
-        assert listing(folder) == before
-        assert "Traceback" not in err
-        assert err.startswith("error: ")
-        assert err.count("error: ") == 1
-        message, fix = err.removeprefix("error: ").rstrip("\n").split("\n  fix: ")
-        assert fix.strip()
-        return message, fix
-
-    return run
-
-
 CONFIGS = {
     "empty": (b"", "bad.yaml: is empty"),
     "only comments": (b"# nothing\n", "bad.yaml: is empty"),

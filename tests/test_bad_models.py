@@ -27,28 +27,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def listing(folder):
-    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
-
-
-@pytest.fixture
-def refused(folder, distillctl):
-    """Runs a command line that has to be refused, tracelessly: the message and the remedy."""
-
-    def run(*arguments, code=2):
-        before = listing(folder)
-        found, out, err = distillctl(*arguments)
-        assert (found, out) == (code, "")
-        assert listing(folder) == before
-        assert "Traceback" not in err
-        assert err.count("error: ") == 1
-        message, fix = err.removeprefix("error: ").rstrip("\n").split("\n  fix: ")
-        assert fix.strip()
-        return message, fix
-
-    return run
-
-
 def train_with(key):
     return ["train", "--preset", PRESET, "train.device=cpu", "eval.every=0", "data.train_files=data.jsonl",
             "data.train_batch_size=2", f"{key}=./model"]  # fmt: skip

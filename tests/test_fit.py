@@ -20,19 +20,6 @@ AS_USER = pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, distillctl):
-    """The current directory, with data; a run that would start anything fails."""
-
-    def start(*arguments, **options):
-        pytest.fail("the run was started")
-
-    monkeypatch.setattr(training.launch, "run", start)
-    monkeypatch.chdir(tmp_path)
-    assert distillctl("prep", "arith", "--limit", 8)[0] == 0
-    return tmp_path
-
-
-@pytest.fixture
 def plan():
     """Makes the plan of the tiny pair, with overrides by section."""
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from distillctl import machine, memory, training
+from distillctl import machine, memory
 from distillctl.config import Config
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.teacher.served import _message
@@ -38,19 +38,6 @@ def calls():
 
 def keywords(call):
     return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch, distillctl):
-    """The current directory, with data; a run that would start anything fails."""
-
-    def start(*arguments, **options):
-        pytest.fail("the run was started")
-
-    monkeypatch.setattr(training.launch, "run", start)
-    monkeypatch.chdir(tmp_path)
-    assert distillctl("prep", "arith", "--limit", 8)[0] == 0
-    return tmp_path
 
 
 @pytest.fixture

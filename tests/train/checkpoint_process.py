@@ -1,7 +1,7 @@
 """Run by test_checkpoint.py in processes of its own, once per rank (RANK, WORLD_SIZE): the tiny student,
 saved and loaded without an engine.
 
-    python checkpoint_process.py OUT save STAGE       one step, then a checkpoint of it in OUT/checkpoints
+    python checkpoint_process.py OUT save STAGE       one step and one skipped, then a checkpoint
     python checkpoint_process.py OUT load STAGE NAME  the newest checkpoint, then one more step
     python checkpoint_process.py OUT nan STAGE        step 2 of 3 has a NaN on the last rank
     python checkpoint_process.py OUT fill STAGE       two checkpoints, the second on a disk that is full
@@ -116,6 +116,7 @@ def digest(tensors):
 def save(out, stage):
     case = Case(out, stage)
     case.step(0)
+    case.step(5, poison=True)
     case.save(1)
     tensors = {**case.weights(), **(case.moments() if stage == 3 else {})}
     after = case.step(1)

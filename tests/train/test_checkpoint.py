@@ -65,6 +65,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path):
     assert found["state"] == {"guards": {"step": 1}}
     assert_equal(loaded, tensors)
     assert found["after"] == saved["after"]
+    assert found["after"]["actor/skipped_steps"] == 1
     assert found["digest"] == saved["digest"]
 
 

@@ -316,12 +316,15 @@ def read_terminal(descriptor):
 
 
 @pytest.fixture(scope="module")
-def signalled(folder):
+def signalled(folder, process_group):
     """Stopped under timeout(1), by two Ctrl-C in a terminal, and by a grace that runs out; then finished."""
     run = Run(folder, "signalled", "checkpoint.grace_s=8")
     run.start(prefix=["timeout", "3600"])
     run.wait_for_step(1, attempt=1)
+    everyone = [*process_group(run.engine_pid("rollout.worker")).pids, *run.pids("train.worker")]
     run.launcher.terminate()  # timeout(1) hands it on: to the launcher and again to the whole group
+    for pid in everyone:  # and as Slurm does, to every process of the job
+        os.kill(int(pid), signal.SIGTERM)
     run.code_under_timeout = run.end()
     run.saved_under_timeout = checkpoints.newest_good(run.checkpoints)[0]
 
@@ -360,6 +363,7 @@ def test_a_stop_under_timeout_checkpoints_and_exits_143(signalled):
     assert signalled.code_under_timeout == 143
     assert signalled.saved_under_timeout is not None
     assert [e["signal"] for e in signalled.events("stop") if e["attempt"] == 1] == [signal.SIGTERM]
+    assert [e["message"] for e in signalled.events("warn")] == []  # no engine was lost
 
 
 def test_a_second_launcher_exits_2_and_names_the_first(signalled):
