@@ -155,6 +155,7 @@ def fill(out, stage):
     try:
         case.save(2)
     except EnvironmentUnfit as error:
+        (case.folder / "ballast").unlink()  # room for what follows
         (out / "fill.json").write_text(json.dumps({"message": error.message, "hint": error.hint}))
 
 
