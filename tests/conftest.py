@@ -94,8 +94,8 @@ def _listing(folder: Path) -> dict[Path, int]:
 
 
 @pytest.fixture
-def refused(tmp_path, distillctl):
-    """Runs a command line that has to be refused without a trace in tmp_path: message and remedy."""
+def refused(folder, tmp_path, distillctl):
+    """Runs a command line in `folder` that has to be refused without a trace in tmp_path: message, remedy."""
 
     def run(*arguments, code=2):
         before = _listing(tmp_path)
