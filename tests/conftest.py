@@ -94,14 +94,14 @@ def _listing(folder: Path) -> dict[Path, int]:
 
 
 @pytest.fixture
-def refused(folder, tmp_path, distillctl):
-    """Runs a command line in `folder` that has to be refused without a trace in tmp_path: message, remedy."""
+def refused(folder, distillctl):
+    """Runs a command line that has to be refused without a trace in its folder: message and remedy."""
 
     def run(*arguments, code=2):
-        before = _listing(tmp_path)
+        before = _listing(folder)
         found, out, err = distillctl(*arguments)
         assert (found, out) == (code, "")
-        assert _listing(tmp_path) == before
+        assert _listing(folder) == before
         assert "Traceback" not in err
         assert err.startswith("error: ")
         assert err.count("error: ") == 1

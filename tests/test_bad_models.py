@@ -174,7 +174,7 @@ def test_a_mixture_of_experts_is_refused(refused, folder, name):
 
 
 STUDENT = {
-    "a stop token by name": (lambda m: edit(m / "generation_config.json", eos_token_id=["x"]), "eos_token"),
+    "a named stop token": (lambda m: edit(m / "generation_config.json", eos_token_id=["x"]), "eos_token_id"),
     "no template": (lambda m: (m / "chat_template.jinja").unlink(), "has no chat template"),
     "an empty template": (lambda m: (m / "chat_template.jinja").write_text(""), "has no chat template"),
     "a template not UTF-8": (lambda m: (m / "chat_template.jinja").write_bytes(b"\xff"), "not UTF-8"),

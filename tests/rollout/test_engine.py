@@ -219,11 +219,9 @@ def test_seeds_are_different_for_every_request():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_an_engine_short_of_kv_memory_gives_the_same_answers(client, worker, prompts, student):
-    """Four blocks of 128 tokens, of which vLLM keeps one: three sequences begin, each comes to need a second
-    block, and vLLM has to throw some out and compute them again."""
-    long = Sampling(1.0, 1.0, 160, [])
-    expected = client.generate(prompts, 1, long, 7, 3)
+@pytest.fixture(scope="module")
+def small_client(worker, student):
+    """A second engine, with four blocks of 128 tokens for its KV cache, of which vLLM keeps one."""
     folder = worker[1] / "small"
     folder.mkdir(mode=0o700)
     settings = engine_settings(
@@ -232,13 +230,29 @@ def test_an_engine_short_of_kv_memory_gives_the_same_answers(client, worker, pro
     block_bytes = model_shape(student).kv_bytes_per_token(4) * 128
     settings = replace(settings, kv_cache_bytes=4 * block_bytes)
     process = start_engine(settings, folder / "engine.json", folder / "rollout.log")
-    small = RolloutClient(folder / "rollout.sock", 120)
-    found = small.generate(prompts, 1, long, 7, 3)
-    small.kill()
+    connected = RolloutClient(folder / "rollout.sock", 120)
+    yield connected
+    connected.kill()
     process.wait()
+
+
+def test_an_engine_short_of_kv_memory_gives_the_same_answers(client, small_client, prompts):
+    """Three sequences begin, each comes to need a second block, and vLLM has to throw some out and compute
+    them again."""
+    long = Sampling(1.0, 1.0, 160, [])
+    expected = client.generate(prompts, 1, long, 7, 3)
+    found = small_client.generate(prompts, 1, long, 7, 3)
     for one, two in zip(expected, found, strict=True):
         assert one.response_ids.tolist() == two.response_ids.tolist()
         np.testing.assert_allclose(one.response_logprobs, two.response_logprobs, atol=1e-4)
+
+
+def test_an_engine_that_fails_to_take_weights_counts_as_lost(small_client, worker):
+    """Never half of them: it ends, and the run starts another."""
+    bad = worker[1] / "small" / "bad.safetensors"
+    bad.write_bytes(b"no weights")
+    with pytest.raises(EngineLost, match="stopped answering during 'push'"):
+        small_client.push([bad], 1)
 
 
 def test_a_prompt_that_stands_twice_in_a_batch_has_other_samples_the_second_time():
