@@ -256,7 +256,10 @@ def _columns(path: Path) -> list[str]:
         import pyarrow.parquet as pq
 
         return list(pq.read_schema(path).names)
-    text = path.read_text(encoding="utf-8-sig").lstrip()
+    from distillctl.data.read import MAX_ROW_BYTES
+
+    with path.open(encoding="utf-8-sig") as file:  # of lines, the first is enough
+        text = file.read(MAX_ROW_BYTES if path.suffix == ".jsonl" else -1).lstrip()
     first, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
     return list(first)
 

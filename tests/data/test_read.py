@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillctl.data.prep import prep_gsm8k
@@ -227,6 +227,7 @@ def variants(draw: st.DrawFn) -> tuple[list[list[dict]], list[dict]]:
     return prompts, rows
 
 
+@settings(deadline=None)
 @given(variant=variants(), suffix=st.sampled_from(["parquet", "json", "jsonl"]))
 def test_layout_does_not_change_what_is_read(tmp_path_factory, variant, suffix):
     prompts, rows = variant
@@ -238,6 +239,7 @@ def test_layout_does_not_change_what_is_read(tmp_path_factory, variant, suffix):
     assert {row.split for row in read} == {"train"}
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60), suffix=st.sampled_from(["parquet", "json", "jsonl"]))
 def test_garbage_is_a_config_error_that_names_the_file(tmp_path_factory, data, suffix):
     path = tmp_path_factory.mktemp("data") / f"train.{suffix}"
