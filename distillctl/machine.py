@@ -192,6 +192,8 @@ class ModelShape:
 
 
 _DIMENSIONS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Of mixtures (Qwen-MoE, Mixtral, DeepSeek), whose parameters are not counted here."""
 _OPTIONAL_DIMENSIONS = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 
 
@@ -208,6 +210,11 @@ def _require_decoder(config: dict[str, Any], file: Path) -> None:
         if type(config[name]) is not int or config[name] < 1:
             raise ConfigError(
                 f"{file}: {name} is {json.dumps(config[name])[:80]}, not a positive integer", hint
+            )
+    for name in _EXPERTS:
+        if config.get(name) not in (None, 0):
+            raise ConfigError(
+                f"{file}: {name}={json.dumps(config[name])[:80]}: it is a mixture of experts", hint
             )
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or any(not str(name).endswith("ForCausalLM") for name in classes):

@@ -32,11 +32,27 @@ def check_weights(path: Path, key: str) -> None:
             "convert them with model.save_pretrained(); pickled weights are not loaded",
         )
     tensors = {file.name: _tensors(file, key) for file in files}
+    for name, entries in tensors.items():
+        _check_embeddings(path, key, name, entries)
     if (path / INDEX).is_file() and not (path / "model.safetensors").is_file():
         _check_index(path / INDEX, key, tensors)
 
 
-def _check_index(index: Path, key: str, tensors: dict[str, set[str]]) -> None:
+def _check_embeddings(path: Path, key: str, name: str, tensors: dict[str, Any]) -> None:
+    """The embeddings, under the name that the Llama and Qwen families use, have the sizes of config.json."""
+    shape = tensors.get("model.embed_tokens.weight", {}).get("shape")
+    config = read_json(path / "config.json")
+    sizes = [config.get("vocab_size"), config.get("hidden_size")]
+    are_sizes = all(type(size) is int for size in sizes)  # what they are not, model_shape says
+    if are_sizes and shape not in (None, sizes):
+        raise ConfigError(
+            f"{key}: {path / name} does not belong to its config.json: embeddings of {shape}, vocab_size and "
+            f"hidden_size are {sizes}",
+            _AGAIN,
+        )
+
+
+def _check_index(index: Path, key: str, tensors: dict[str, dict[str, Any]]) -> None:
     """Every tensor of the index has to be in its shard."""
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
@@ -52,8 +68,8 @@ def _check_index(index: Path, key: str, tensors: dict[str, set[str]]) -> None:
             )
 
 
-def _tensors(file: Path, key: str) -> set[str]:
-    """Names of a file's tensors; raises ConfigError when it is not as long as its header says."""
+def _tensors(file: Path, key: str) -> dict[str, Any]:
+    """The header's entry of each tensor; raises ConfigError when it is not as long as that says."""
     size = require_file(file, _AGAIN)
     header, start = _header(file, key, size)
     expected = start
@@ -67,7 +83,7 @@ def _tensors(file: Path, key: str) -> set[str]:
         raise _corrupt(file, key, f"it is {how}: {size} bytes instead of {expected}")
     if not header:
         raise _corrupt(file, key, "it holds no tensors")
-    return set(header)
+    return header
 
 
 def _header(file: Path, key: str, size: int) -> tuple[dict[str, Any], int]:
@@ -75,7 +91,10 @@ def _header(file: Path, key: str, size: int) -> tuple[dict[str, Any], int]:
     if size < 8:
         raise _corrupt(file, key, f"it has {size} bytes")
     with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
+        start = stream.read(8)
+        if start == b"version ":
+            raise ConfigError(f"{key}: {file} is a pointer of Git LFS, not the weights", "git lfs pull")
+        (length,) = struct.unpack("<Q", start)
         if length > min(size - 8, _MAX_HEADER_BYTES):
             raise _corrupt(file, key, f"its header would have {length} bytes, the file has {size}")
         data = stream.read(length)

@@ -205,7 +205,11 @@ def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
     """Raise ConfigError unless every teacher that is served here has GPUs of its own."""
     taken = dict.fromkeys(config.rollout.gpus or [0], "rollout.gpus")
     if missing := [gpu for gpu in taken if not 0 <= gpu < num_gpus]:
-        raise ConfigError(f"rollout.gpus names GPU {missing[0]}, but there are {num_gpus} GPUs")
+        raise ConfigError(
+            f"rollout.gpus names GPU {missing[0]}, but there are {num_gpus} GPUs", "they count from 0"
+        )
+    if len(config.rollout.gpus or []) > len(set(config.rollout.gpus or [])):
+        raise ConfigError("rollout.gpus names a GPU twice", "name each once")
     taken |= dict.fromkeys(range(world_size), f"the ranks (train.world_size={world_size})")
     for name, teacher in config.all_teachers.items():
         if not teacher.serve:
@@ -216,7 +220,7 @@ def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
             raise ConfigError(f"{key} is missing: a teacher with serve=true needs GPUs of its own", hint)
         for gpu in teacher.gpus:
             if not 0 <= gpu < num_gpus:
-                raise ConfigError(f"{key} names GPU {gpu}, but there are {num_gpus} GPUs")
+                raise ConfigError(f"{key} names GPU {gpu}, but there are {num_gpus} GPUs", hint)
             if gpu in taken:
                 raise ConfigError(f"{key} names GPU {gpu}, which {taken[gpu]} uses already", hint)
             taken[gpu] = key

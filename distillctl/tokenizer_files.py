@@ -10,6 +10,7 @@ from distillctl.errors import ConfigError
 from distillctl.files import read_json, read_text
 
 _MAX_TEMPLATE_BYTES = 1 << 20
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 def tokenizer_config(path: Path) -> dict[str, Any]:
@@ -24,6 +25,14 @@ def tokenizer_config(path: Path) -> dict[str, Any]:
 def token_text(token: Any) -> str:
     """Text of a token as written in tokenizer files: a string, an object, or null."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def special_tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens that a chat template may name, such as `bos_token`; blank where `tokenizer` has none.
+
+    Not undefined, because a tokenizer's class may know one that no file names.
+    """
+    return {name: token_text(tokenizer.get(name)) for name in _SPECIAL_TOKENS}
 
 
 def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:

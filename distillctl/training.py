@@ -19,6 +19,7 @@ from distillctl import __version__, atomic, checkpoints, launch, preflight
 from distillctl.config import Config
 from distillctl.data.lengths import require_usable
 from distillctl.data.read import PromptRow, read_rows
+from distillctl.data.template import require_rendering
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
@@ -31,6 +32,7 @@ from distillctl.resume import choose_checkpoint, open_run, write_config
 from distillctl.run import RunDir, read_status, write_status
 from distillctl.teacher.compat import token_counter
 from distillctl.teacher.server import server_command
+from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
 from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Follower
 from distillctl.watch.plain import PlainDisplay
@@ -142,6 +144,7 @@ def _static_checks(plan: Plan, prompts: _Prompts) -> list[Check]:
     checks = preflight.static_checks(plan.config, plan.student, models)
     if (plan.student / "tokenizer.json").is_file():  # else it is a hub model that is not fetched yet
         _require_short_prompts(plan, prompts)
+        _require_rendering(plan.student, [*prompts.train, *prompts.val])
     return checks
 
 
@@ -191,6 +194,14 @@ def _require_short_prompts(plan: Plan, prompts: _Prompts) -> None:
     require_usable(prompts.train, count, data.max_prompt_length, data.train_batch_size, "data.train_files")
     if prompts.val:
         require_usable(prompts.val, count, data.max_prompt_length, 1, "data.val_files")
+
+
+def _require_rendering(student: Path, rows: list[PromptRow]) -> None:
+    """Refuse rows that the student's chat template does not take; that it has one was checked."""
+    described = tokenizer_config(student)
+    template = chat_template(student, described)
+    if template is not None:
+        require_rendering(rows, template, special_tokens(described))
 
 
 def _num_steps(config: Config, num_prompts: int) -> int:

@@ -222,7 +222,8 @@ PREP = {
     "a source that is a pipe": (["jsonl", "--source", "pipe.jsonl"], "pipe.jsonl: is not a directory", 2),
     "no splits": (["gsm8k", "--source", "taken"], "taken: no test.jsonl", 2),
     "out is a file": (["arith", "--limit", 3, "--out", "good.jsonl"], "good.jsonl: is not a directory", 2),
-    "out below a file": (["arith", "--limit", 3, "--out", "good.jsonl/x"], "good.jsonl/x: cannot be", 3),
+    "out below a file": (["arith", "--limit", 3, "--out", "good.jsonl/x"], "good.jsonl: is not", 2),
+    "out with too long a name": (["arith", "--limit", 3, "--out", "x" * 300], "File name too long", 2),
     "out is taken": (["arith", "--limit", 3, "--out", "taken"], "taken: already has train.parquet", 2),
 }  # fmt: skip
 

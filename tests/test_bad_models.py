@@ -32,6 +32,7 @@ def train_with(key):
             "data.train_batch_size=2", f"{key}=./model"]  # fmt: skip
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 EVAL = ["eval", "--checkpoint", "model", "--data", "data.jsonl", "--max-tokens", 16]
 
 
@@ -92,11 +93,12 @@ ANY = {
     "a header that is a list": (lambda m: header(m, b"[]"), "its header is not a JSON object"),
     "a header without tensors": (lambda m: header(m, b"{}"), "it holds no tensors"),
     "a tensor without place": (lambda m: header(m, b'{"w": {}}'), "has no place for 'w'"),
-    "an LFS pointer": (lambda m: (m / "model.safetensors").write_text("version lfs/v1"), "not a whole"),
+    "an LFS pointer": (lambda m: (m / "model.safetensors").write_bytes(LFS), "a pointer of Git LFS"),
     "a missing shard": (lambda m: shards(m, {"a": FIRST, "b": "2.safetensors"}), "lacks 2."),
     "a shard elsewhere": (lambda m: shards(m, {"a": "../data.jsonl"}), "lacks ../data.jsonl"),
     "a shard that lacks a tensor": (lambda m: shards(m, {"a": FIRST}), "lacks a, which"),
     "an index of nothing": (lambda m: shards(m, {}), "has no weight_map"),
+    "weights of another size": (lambda m: edit(m / "config.json", hidden_size=192), "does not belong to its"),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer.json"),
     "a tokenizer that is not JSON": (lambda m: (m / "tokenizer.json").write_text("x"), "json cannot"),
     "a tokenizer without a model": (lambda m: (m / "tokenizer.json").write_text("{}"), "it has no 'model'"),
@@ -120,6 +122,55 @@ def test_models_that_cannot_be_evaluated(refused, folder, case):
     change(folder / "model")
     message, _ = refused(*EVAL)
     assert words in message or case == "no config.json"  # then it may be a run or a checkpoint, too
+
+
+TEMPLATES = {
+    "that does not parse": ("{% if", "TemplateSyntaxError"),
+    "that refuses": ("{{ raise_exception('no such role') }}", "no such role"),
+    "that divides by zero": ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    "that adds text to a list": ("{{ messages + 'a' }}", "TypeError"),
+    "that reaches beyond its sandbox": (
+        "{{ messages.__class__.__base__.__subclasses__() }}",
+        "SecurityError",
+    ),
+    "that counts without end": ("{% for i in range(999999999) %}{% endfor %}", "OverflowError"),
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+@pytest.mark.parametrize("command", ["train", "eval", "baseline"])
+def test_a_template_that_does_not_render(refused, folder, command, case):
+    template, words = TEMPLATES[case]
+    (folder / "model" / "chat_template.jinja").write_text(template)
+    others = ["eval", "--checkpoint", "builtin:tiny-student", "--baseline", "model", *EVAL[3:]]
+    message, _ = refused(*{"train": train_with("student.model"), "eval": EVAL, "baseline": others}[command])
+    assert message.startswith("data/0: the chat template does not render the messages: ")
+    assert words in message
+
+
+def test_a_role_that_the_template_refuses_is_found_in_any_row(refused, folder):
+    template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    (folder / "model" / "chat_template.jinja").write_text(template + "{% endfor %}")
+    tool = {"prompt": [{"role": "tool", "content": "x"}, {"role": "user", "content": "y"}]}
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [ROW] * 50 + [tool]))
+    assert refused(*train_with("student.model"))[0].startswith("data/50: the chat template")
+
+
+def test_a_baseline_without_a_template_is_refused_before_the_first_model_is_evaluated(refused, folder):
+    (folder / "model" / "chat_template.jinja").unlink()
+    arguments = ["eval", "--checkpoint", "builtin:tiny-student", "--baseline", "model", *EVAL[3:]]
+    assert "has no chat template" in refused(*arguments)[0]
+
+
+def test_no_prompt_that_a_model_takes(refused, folder):
+    (folder / "data.jsonl").write_text(json.dumps({"prompt": "word " * 2000}) + "\n")
+    assert "none of 1 prompts has no more than the 496 tokens" in refused(*EVAL)[0]
+
+
+@pytest.mark.parametrize("name", ["num_experts", "num_local_experts", "n_routed_experts"])
+def test_a_mixture_of_experts_is_refused(refused, folder, name):
+    edit(folder / "model" / "config.json", **{name: 8})
+    assert f"{name}=8: it is a mixture of experts" in refused(*train_with("student.model"))[0]
 
 
 STUDENT = {

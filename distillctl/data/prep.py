@@ -202,8 +202,12 @@ def _check_out(out: Path, files: dict[str, list[Path]], limit: int | None, force
     """Refuse to write over earlier results unasked, or over the source at all."""
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", "it counts rows of each split, from 1")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
+    try:
+        nearest = next(path for path in (out, *out.parents) if path.exists())
+    except OSError as error:  # a name that is too long, a loop of links
+        raise ConfigError(f"{out}: cannot be used: {error.strerror}", "choose another --out") from None
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest}: is not a directory", "--out names the directory to write")
     targets = [out / f"{split}.parquet" for split in _SPLITS]
     taken = [path.name for path in (*targets, out / _MANIFEST) if path.exists()]
     if taken and not force:

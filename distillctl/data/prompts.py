@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillctl.data.read import PromptRow, require_text
+from distillctl.data.template import FAILURES, refusal
 from distillctl.errors import ConfigError
 from distillctl.samples import Prompt
 
@@ -126,9 +127,8 @@ def _token_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         ids = tokenizer.apply_chat_template(
             row.messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-    except TemplateError as error:
-        message = f"{_prompt_id(row)}: the chat template refuses the messages: {error}"
-        raise ConfigError(message, "change the roles of the row, or choose another model") from error
+    except (TemplateError, *FAILURES) as error:
+        raise refusal(row, error) from error
     return [int(token) for token in ids]
 
 

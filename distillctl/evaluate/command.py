@@ -13,8 +13,10 @@ from typing import Any
 
 from distillctl import children
 from distillctl.children import Child
+from distillctl.data.lengths import fewest_tokens
 from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
+from distillctl.data.template import require_rendering
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.evaluate.evaluation import Evaluation, evaluate
 from distillctl.fit import require_shared_memory, require_writable
@@ -24,7 +26,8 @@ from distillctl.presets import load_config
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.process import READY_TIMEOUT_S, engine_settings, start_engine
 from distillctl.run import RunDir, resolve_checkpoint
-from distillctl.teacher.compat import tokenizer_vocab
+from distillctl.teacher.compat import token_counter
+from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
 
 DEFAULT_MAX_TOKENS = 512
 MAX_NUM_SEQS = 256
@@ -55,10 +58,9 @@ def run(
     resolved = [resolve_checkpoint(spec) for spec in models]
     targets = [_Target(r.label, model_path(r.model, "--checkpoint")) for r in resolved]
     data, max_tokens = _from_run(resolved[0].run, settings)
-    for target in targets:  # refused here, not after the models before it were evaluated
-        _room(target, max_tokens)
-        tokenizer_vocab(target.path)
     rows = read_rows(data)[: settings.limit]
+    for target in targets:  # refused here, not after the models before it were evaluated
+        _require_prompts(target, rows, _room(target, max_tokens))
     if out is not None:
         _require_directory(out)
     results = []
@@ -107,6 +109,19 @@ def _room(target: _Target, max_tokens: int) -> int:
         message = f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt"
         raise ConfigError(message, f"give at most {room + max_tokens - 1}")
     return room
+
+
+def _require_prompts(target: _Target, rows: list[PromptRow], room: int) -> None:
+    """Raise ConfigError for a model that has no tokenizer or template, or takes none of the rows."""
+    count, described = token_counter(target.path), tokenizer_config(target.path)
+    template = chat_template(target.path, described)
+    if template is None:
+        hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
+        raise ConfigError(f"{target.path}: has no chat template, so prompts cannot be rendered", hint)
+    if not any(fewest_tokens(row, count) <= room for row in rows):
+        message = f"--data: none of {len(rows)} prompts has no more than the {room} tokens"
+        raise ConfigError(f"{message} that {target.label} takes before a response", "lower --max-tokens")
+    require_rendering(rows, template, special_tokens(described))
 
 
 def _evaluate_one(

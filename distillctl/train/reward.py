@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
@@ -33,7 +34,7 @@ def load_reward(path: str, name: str) -> RewardFunction:
     """The function `name` of the Python file `path`, which is run.
 
     Raises ConfigError when there is no such file, it cannot be imported, or it has no such function that
-    takes the arguments of a reward function. Any other exception of the file's own code passes, with a note.
+    takes the arguments of a reward function, or the file's own code raises an exception.
     """
     module = _import(path)
     function = getattr(module, name, None)
@@ -106,9 +107,12 @@ def _import(path: str) -> ModuleType:
     except SystemExit as error:
         hint = 'put what it runs as a script under `if __name__ == "__main__":`'
         raise ConfigError(f"reward.path: {path} ends the process when it is imported", hint) from error
-    except BaseException as error:
-        error.add_note(f"raised by {path} (reward.path) when it was imported")
-        raise
+    except Exception as error:  # it is the user's program, which may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == str(file.resolve())), 1)
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"reward.path: {path}:{line}: raised when it was imported: {told}"
+        raise ConfigError(message, "correct the file") from error
     return module
 
 

@@ -704,6 +704,15 @@ def test_a_served_teacher_on_gpus_has_some_of_its_own(gpus, message):
     check_gpus(config_of(teacher={"serve": True, "gpus": [3, 4]}, rollout={"gpus": [5]}), 2, 8)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "message"), [([0, 0], "names a GPU twice"), ([-1], "names GPU -1"), ([8], "but there are 8")]
+)
+def test_gpus_of_the_engine_are_gpus_of_the_machine(gpus, message):
+    with pytest.raises(ConfigError, match=rf"rollout\.gpus .*{message}") as caught:
+        check_gpus(config_of(rollout={"gpus": gpus}), world_size=1, num_gpus=8)
+    assert caught.value.hint
+
+
 def test_names_of_teachers_become_different_file_names():
     names = ["a/b", "a_b", "a%2Fb", "..", "org/Model-1.5B", "\u00e9"]
     made = [file_name(name) for name in names]
