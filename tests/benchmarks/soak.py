@@ -84,9 +84,11 @@ def quiet(run):
         step, _ = run.last_step()
         for kind, pid in run.processes().items():
             try:
-                samples[kind].append((step, rss_bytes(pid)))
+                size = rss_bytes(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
+            if size:  # a process that has ended and is not waited for yet has none
+                samples[kind].append((step, size))
     return samples
 
 
