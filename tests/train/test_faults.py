@@ -332,10 +332,10 @@ def signalled(folder, process_group):
     run.start(prefix=["setsid", "--ctty"], stdin=theirs, stderr=theirs)  # same process, its own terminal
     os.close(theirs)
     run.wait_for_step(0, attempt=2)
+    (rank,) = run.pids("train.worker")
+    os.kill(rank, signal.SIGSTOP)  # or it ends before all this, and one Ctrl-C would do
     second = subprocess.run(run.command(), cwd=folder, capture_output=True, text=True, check=False)
     run.second_launcher = (second.returncode, second.stderr, run.launcher.pid)
-    (rank,) = run.pids("train.worker")
-    os.kill(rank, signal.SIGSTOP)  # or the first Ctrl-C would be enough
     os.write(ours, b"\x03")
     time.sleep(1.5)
     assert run.launcher.poll() is None
