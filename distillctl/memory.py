@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path("/dev/shm")
-_OURS = re.compile(r"distillctl-(\d+)-(\d+)-.*")
+_OURS = re.compile(r"(?:sem\.)?distillctl-(\d+)-(\d+)-.*")
+"""Semaphores have a prefix of their own."""
 _OPENMP = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_(\d+)")
 """Intel's OpenMP registers each process under its pid and user, and leaves that behind when it is killed."""
 

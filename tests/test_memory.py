@@ -39,6 +39,7 @@ def test_files_and_directories_of_an_ended_process_are_swept(root, ended):
     (root / f"{name}-abc").mkdir()
     (root / f"{name}-abc" / "rollout.sock").touch()
     (root / f"{name}-12ef").touch()
+    (root / f"sem.{name}-34ab").touch()
     (root / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").touch()
     memory.sweep()
     assert names(root) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from multiprocessing import shared_memory
+from multiprocessing import current_process, shared_memory
 
 from distillctl.lifeline import die_with_parent
 
@@ -30,12 +30,14 @@ def ignore_signals() -> None:
 
 
 def name_shared_memory() -> None:
-    """Name Python's shared memory segments after the launcher, so that those of killed processes are known.
+    """Name Python's shared memory and semaphores after the launcher, so that those of killed processes are
+    known.
 
-    The standard library has no setting for the prefix, only these constants.
+    The standard library has no setting for the prefixes, only these constants.
     """
     prefix = f"/{os.environ[OWNER_ENV]}-"
     vars(shared_memory).update(_SHM_NAME_PREFIX=prefix, _SHM_SAFE_NAME_LENGTH=len(prefix) + 8)
+    vars(current_process())["_config"]["semprefix"] = prefix.removesuffix("-")
 
 
 def _sleep_when_idle() -> None:
