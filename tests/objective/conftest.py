@@ -212,7 +212,7 @@ def central_difference() -> Callable[..., None]:
     """Every second entry of a case's gradients is the central difference of its loss. `run` gives a case's
     result, and depends on its hidden states and head alone."""
 
-    def check(case: Case, run: Callable[[Case], Result], step: float = 1e-5) -> None:
+    def check(case: Case, run: Callable[[Case], Result], step: float = 1e-5, rtol: float = 1e-6) -> None:
         got = run(case)
         for name, gradient in (("hidden_NH", got.grad_hidden_NH), ("head_VH", got.grad_head_VH)):
             for place in range(0, 15, 2):
@@ -222,6 +222,6 @@ def central_difference() -> Callable[..., None]:
                     moved.view(-1)[place] += sign * step
                     losses.append(run(case.replace(**{name: moved})).loss)
                 slope = (losses[0] - losses[1]) / (2 * step)
-                torch.testing.assert_close(gradient.view(-1)[place], slope, rtol=1e-6, atol=1e-8)
+                torch.testing.assert_close(gradient.view(-1)[place], slope, rtol=rtol, atol=1e-8)
 
     return check
