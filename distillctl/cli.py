@@ -274,10 +274,10 @@ def inspect_runs(
     """All runs below a folder: state, step, last KL and accuracy."""
 
     def command() -> tuple[Any, str]:
-        from distillctl.watch import show
+        from distillctl.watch import runs
 
-        rows = show.show_runs(folder)
-        return rows, show.render_runs(rows)
+        rows = runs.show_runs(folder)
+        return rows, runs.render_runs(rows)
 
     finish(command, as_json)
 
@@ -293,12 +293,12 @@ def inspect_run(
     """One run: state, metrics from first to last step, evaluations, checkpoints, warnings."""
 
     def command() -> tuple[Any, str]:
-        from distillctl.watch import show
+        from distillctl.watch import runs
 
         if follow:
-            show.follow_run(run)
-        found = show.show_run(run)
-        return found, show.render_run(found)
+            runs.follow_run(run)
+        found = runs.show_run(run)
+        return found, runs.render_run(found)
 
     finish(command, as_json)
 

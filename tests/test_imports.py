@@ -172,6 +172,7 @@ def test_the_command_line_loads_nothing_heavy(code):
         "estimate",
         "fit",
         "evaluate.command",
+        "watch.runs",
         "watch.show",
         "data.prep",
         "train.reward",

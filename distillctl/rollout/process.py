@@ -33,9 +33,11 @@ def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
     """A clean environment: what the engine needs, and nothing of ours that would mislead it.
 
     `sockets`: private directory for vLLM's own. A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change
-    how vLLM starts. On a CPU the engine gets
-    every core (its own default keeps one of two for itself); torch.compile is off there, because what vLLM
-    compiles even in eager mode takes 20 s at the first start and gains nothing.
+    how vLLM starts. On a CPU the engine gets every core (its own default keeps one of two for itself);
+    torch.compile is off there, because what vLLM compiles even in eager mode takes 20 s at the first start
+    and gains nothing. oneDNN keeps its last 16 matrix products, not 1,024: each new number of rows in a
+    ragged batch makes one per layer shape, and the engine's worker grows by hundreds of MiB; the layers share
+    the last ones, and vLLM keeps 32 per layer.
     """
     kept = {
         name: value
@@ -62,6 +64,7 @@ def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
     kept["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus()))
     kept["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     kept["TORCHDYNAMO_DISABLE"] = "1"
+    kept["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
     return kept | cpu_runtime()
 
 

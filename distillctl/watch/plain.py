@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from distillctl.watch.state import RunState
+from distillctl.watch.table import duration, one_line
 
 HEARTBEAT_S = 30.0
 """Longest silence: CI systems end jobs that print nothing for minutes."""
@@ -58,8 +59,7 @@ class PlainDisplay:
         self._last_line = self._clock()
         clock = time.strftime("%H:%M:%S", time.localtime(t))
         # A message may quote anything, also line breaks and escape codes.
-        text = "".join(char if char.isprintable() else " " for char in text)
-        self._out.write(f"{clock} {text}\n")
+        self._out.write(f"{clock} {one_line(text)}\n")
         self._out.flush()
 
 
@@ -124,13 +124,3 @@ _LINES: dict[str, Callable[[dict[str, Any], RunState], str]] = {
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def duration(seconds: float) -> str:
-    """`42s`, `3m05s`, `6h34m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from distillctl.watch.plain import PlainDisplay, duration
+from distillctl.watch.plain import PlainDisplay
+from distillctl.watch.table import duration
 
 START = {
     "t": 0.0,

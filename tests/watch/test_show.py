@@ -16,7 +16,7 @@ from distillctl.errors import ConfigError
 from distillctl.events import EventLog
 from distillctl.presets import load_preset, preset_names, to_yaml
 from distillctl.run import RunDir, write_status
-from distillctl.watch import show
+from distillctl.watch import runs, show
 
 PRESET = "tiny-from-small-arith"
 
@@ -94,7 +94,7 @@ def test_schema_describes_every_section() -> None:
 
 
 def test_run(run: RunDir) -> None:
-    found = show.show_run(run.path)
+    found = runs.show_run(run.path)
     json.dumps(found, allow_nan=False)
     assert (found["state"], found["step"], found["steps"], found["exit_code"]) == ("done", 3, 3, 0)
     assert found["metrics"]["kl/reverse"] == {"first": 1.0, "last": 1 / 3, "unit": "nats"}
@@ -107,7 +107,7 @@ def test_run(run: RunDir) -> None:
 
 
 def test_run_as_text(run: RunDir) -> None:
-    text = show.render_run(show.show_run(run.path))
+    text = runs.render_run(runs.show_run(run.path))
     assert "done  step 3/3  attempt 1" in text
     assert "rollout 60 %  teacher 10 %  update 20 %  sync 10 %" in text
     assert "eval step 3  val/acc 0.5" in text
@@ -118,46 +118,46 @@ def test_run_as_text(run: RunDir) -> None:
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path)
     run.config_path.touch()
-    found = show.show_run(run.path)
+    found = runs.show_run(run.path)
     assert (found["state"], found["step"], found["metrics"], found["phase_share"]) == ("new", 0, {}, {})
-    assert_plain(show.render_run(found))
+    assert_plain(runs.render_run(found))
 
 
 def test_a_locked_run_is_running_and_an_unlocked_one_died(run: RunDir) -> None:
     write_status(run.status_path, {"state": "running", "step": 2})
-    assert show.run_status(run) == "died"
+    assert runs.run_status(run) == "died"
     with run.lock():
-        assert show.run_status(run) == "running"
+        assert runs.run_status(run) == "running"
 
 
 def test_run_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run directory"):
-        show.show_run(tmp_path)
+        runs.show_run(tmp_path)
     with pytest.raises(ConfigError, match="no such run"):
-        show.show_run(tmp_path / "x")
+        runs.show_run(tmp_path / "x")
 
 
 @pytest.mark.parametrize("up", [0, 1, 2])
 def test_runs_are_found_from_any_level(run: RunDir, up: int) -> None:
     folder = [run.path, *run.path.parents][up]
-    rows = show.show_runs(folder)
+    rows = runs.show_runs(folder)
     json.dumps(rows)
     assert [(row["run"], row["state"], row["step"], row["val/acc"]) for row in rows] == [
         (str(run.path), "done", 3, 0.5)
     ]
-    text = show.render_runs(rows)
+    text = runs.render_runs(rows)
     assert "3/3" in text
     assert_plain(text)
 
 
 def test_no_runs(tmp_path: Path) -> None:
-    assert show.render_runs(show.show_runs(tmp_path)) == "no runs"
+    assert runs.render_runs(runs.show_runs(tmp_path)) == "no runs"
     with pytest.raises(ConfigError, match="no such folder"):
-        show.show_runs(tmp_path / "x")
+        runs.show_runs(tmp_path / "x")
 
 
 def test_follow_prints_a_finished_run_and_returns(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    show.follow_run(run.path)
+    runs.follow_run(run.path)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "start run=" in captured.err
@@ -166,7 +166,7 @@ def test_follow_prints_a_finished_run_and_returns(run: RunDir, capsys: pytest.Ca
 
 def test_follow_waits_for_a_running_run(locked: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     """The last attempt ended, but a launcher holds the run: another attempt is starting."""
-    follower = threading.Thread(target=show.follow_run, args=(locked.path,))
+    follower = threading.Thread(target=runs.follow_run, args=(locked.path,))
     follower.start()
     log = EventLog(locked.events_path, 2)
     log.emit("warn", step=3, message="a later event")

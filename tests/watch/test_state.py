@@ -1,10 +1,13 @@
 """The fold over a run's events: every step once, whatever was repeated."""
 
+import json
+import math
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillctl.watch.series import Series, load_events
 from distillctl.watch.state import RunState
 
 START = {"kind": "start", "step": 0, "attempt": 1, "t": 1.0, "run": "runs/tiny/0001", "steps": 10}
@@ -41,7 +44,7 @@ def test_phases_are_open_until_they_end() -> None:
     assert state.phases == {"loading student": 12.5}
 
 
-def test_everything_is_kept_by_step() -> None:
+def test_the_newest_of_everything_is_kept() -> None:
     state = fold(
         START,
         step(1, kl=0.5),
@@ -50,10 +53,12 @@ def test_everything_is_kept_by_step() -> None:
         {"kind": "warn", "step": 1, "message": "careful"},
         step(2, kl=0.4),
     )
-    assert state.steps == {1: {"kl": 0.5}, 2: {"kl": 0.4}}
-    assert state.evals == {1: {"val/acc": 0.25}}
-    assert state.checkpoints == {1: "checkpoints/step_000001"}
-    assert state.warnings == ["careful"]
+    assert state.histories["kl"].means() == [0.5, 0.4]
+    assert state.metrics == {"kl": 0.4}
+    assert state.evaluation["metrics"] == {"val/acc": 0.25}
+    assert state.histories["val/acc"].means() == [0.25]
+    assert state.checkpoint["path"] == "checkpoints/step_000001"
+    assert [warning["message"] for warning in state.warnings] == ["careful"]
     assert (state.step, state.num_steps) == (2, 10)
 
 
@@ -65,7 +70,7 @@ def test_a_resumed_run_has_each_step_once() -> None:
     assert state.end == {}
     assert state.step == 3
     state.apply(step(4, attempt=2, kl=2.0))
-    assert state.steps == {1: {"kl": 1.0}, 2: {"kl": 1.0}, 3: {"kl": 1.0}, 4: {"kl": 2.0}}
+    assert state.histories["kl"].means() == [1.0, 1.0, 1.0, 2.0]
     assert state.attempt == 2
 
 
@@ -97,12 +102,39 @@ def test_a_step_without_a_time_does_not_count() -> None:
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=6))
 def test_any_sequence_of_attempts_leaves_contiguous_steps(attempts: list[tuple[int, int]]) -> None:
     """Each attempt goes on from a step that was reached and does a few."""
-    state, reached = RunState(), 0
+    state, series, reached = RunState(), Series(), 0
     for number, (back, count) in enumerate(attempts, start=1):
         first = max(0, reached - back)
-        state.apply({**START, "attempt": number, "step": first})
-        for n in range(first + 1, first + count + 1):
-            state.apply(step(n, attempt=number, origin=float(number)))
+        steps = [step(n, attempt=number, origin=float(n)) for n in range(first + 1, first + count + 1)]
+        for event in ({**START, "attempt": number, "step": first}, *steps):
+            state.apply(event)
+            series.apply(event)
         reached = first + count
-    assert list(state.steps) == list(range(1, reached + 1))
+    assert list(series.steps) == list(range(1, reached + 1))
+    assert series.column("origin") == list(map(float, series.steps))
     assert state.step == reached
+    if reached:
+        assert state.histories["origin"].means() == series.column("origin")
+
+
+def test_series_keep_each_step_once_and_what_came_between(tmp_path) -> None:
+    path = tmp_path / "events.jsonl"
+    events = [
+        START,
+        step(1, kl=0.5),
+        step(2, kl=0.4, lr=1.0),
+        {"kind": "eval", "step": 2, "metrics": {"val/acc": 0.25}},
+        {"kind": "check", "step": 0, "level": "warn", "name": "teacher", "detail": "odd"},
+        {**START, "attempt": 2, "step": 1},
+        step(2, attempt=2, kl=0.3, lr=None),
+        {"kind": "warn", "step": 2, "message": "careful"},
+        {"kind": "checkpoint", "step": 2, "path": "p"},
+    ]
+    path.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"kind": "st')
+    state, series = load_events(path)
+    assert (state.step, list(series.steps), series.num_attempts) == (2, [1, 2], 2)
+    assert series.column("kl") == [0.5, 0.3]
+    assert all(math.isnan(value) for value in (*series.column("lr"), *series.column("none")))
+    assert series.evals == {2: {"val/acc": 0.25}}
+    assert series.warnings == [(0, "teacher: odd"), (2, "careful")]
+    assert series.checkpoints == {2: "p"}

@@ -1,0 +1,154 @@
+"""`distillctl inspect runs` and `inspect run`: what runs are there, and how one of them stands.
+
+Each `show_X` returns a JSON-able object, each `render_X` its text. Raises ConfigError for what is no run.
+`follow_run` is the exception: it prints, until the run ends.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from distillctl import checkpoints
+from distillctl.errors import ConfigError
+from distillctl.events import EventTail
+from distillctl.run import RunDir, metric_table, open_run, read_status
+from distillctl.watch.plain import PlainDisplay
+from distillctl.watch.series import Series, load_events
+from distillctl.watch.table import clock, duration, number, one_line, table
+
+_POLL_S = 0.5
+
+
+def show_runs(folder: Path) -> list[dict[str, Any]]:
+    """One row per run below `folder` (two levels deep, as `runs/<preset>/<number>`), in order of path."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder", "runs are made in runs/ where train was started")
+    found = {path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/config.yaml")}
+    if (folder / "config.yaml").is_file():
+        found.add(folder)
+    return [_run_row(RunDir(path)) for path in sorted(found)]
+
+
+def render_runs(rows: list[dict[str, Any]]) -> str:
+    """A table of `show_runs`."""
+    columns = ["run", "state", "step", "kl/reverse", "val/acc", "started"]
+    body = [
+        [
+            row["run"],
+            row["state"],
+            f"{row['step']}/{row['steps'] or '?'}",
+            number(row["kl/reverse"]),
+            number(row["val/acc"]),
+            clock(row["started"]),
+        ]
+        for row in rows
+    ]
+    return table(columns, body) if rows else "no runs"
+
+
+def show_run(path: Path) -> dict[str, Any]:
+    """State, metrics of the first and last step, split of the time, evaluations, checkpoint, warnings."""
+    run = open_run(path)
+    (state, series), running = load_events(run.events_path), run.is_locked()
+    checkpoint = checkpoints.latest(run.checkpoints)
+    return {
+        "run": str(run.path),
+        "state": run_status(run),
+        "attempt": run.attempt,
+        "step": state.step,
+        "steps": state.num_steps,
+        "student": state.start.get("student"),
+        "teacher": state.start.get("teacher"),
+        "world_size": state.start.get("world_size"),
+        "phase": state.phase if running else None,
+        "startup_s": state.phases,
+        "eta_s": state.eta_s() if running else None,
+        "exit_code": read_status(run.status_path).get("exit_code"),
+        "metrics": {
+            name: {**_ends(series, name), "unit": metric.unit}
+            for name, metric in metric_table(series.metrics)
+        },
+        "phase_share": state.phase_shares(),
+        "evals": [{"step": step, **metrics} for step, metrics in sorted(series.evals.items())],
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "warnings": [message for _, message in series.warnings],
+    }
+
+
+def render_run(found: dict[str, Any]) -> str:
+    """`show_run` as text: a head, a table of metrics, the rest line by line."""
+    head = [
+        f"{found['run']}  {found['state']}  step {found['step']}/{found['steps'] or '?'}"
+        f"  attempt {found['attempt']}",
+    ]
+    if found["student"]:
+        head.append(f"student {found['student']}  teacher {found['teacher']}")
+    if found["phase"]:
+        head.append(f"now: {found['phase']}")
+    if found["eta_s"] is not None:
+        head.append(f"remaining: {duration(found['eta_s'])}")
+    metrics = [
+        [name, number(values["first"]), number(values["last"]), values["unit"]]
+        for name, values in found["metrics"].items()
+    ]
+    parts = ["\n".join(head)]
+    if metrics:
+        parts.append(table(["metric", "first", "last", "unit"], metrics))
+    shares = found["phase_share"].items()
+    if shares:
+        parts.append("time  " + "  ".join(f"{name} {100 * share:.0f} %" for name, share in shares))
+    tail = [f"eval step {row['step']}  val/acc {number(row.get('val/acc'))}" for row in found["evals"]]
+    if found["checkpoint"]:
+        tail.append(f"checkpoint {found['checkpoint']}")
+    tail += [f"warning: {one_line(message)}" for message in found["warnings"]]
+    return "\n\n".join([*parts, "\n".join(tail)]).rstrip()
+
+
+def follow_run(path: Path) -> None:
+    """Print the lines of a run to stderr, past ones first, until it ends or Ctrl-C."""
+    run = open_run(path)
+    display, tail = PlainDisplay(sys.stderr), EventTail(run.events_path)
+    try:
+        while True:
+            # Asked before reading: what a launcher wrote before it let go of the run is then still read.
+            running = run.is_locked()
+            for event in tail.read():
+                display.apply(event)
+            if not running:
+                return
+            display.tick()
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        return
+
+
+def run_status(run: RunDir) -> str:
+    """running, done, failed, stopped; `died` when a launcher went without a word; `new` before the first."""
+    if run.is_locked():
+        return "running"
+    told = str(read_status(run.status_path).get("state", "new"))
+    return "died" if told == "running" else told
+
+
+def _run_row(run: RunDir) -> dict[str, Any]:
+    state, series = load_events(run.events_path)
+    return {
+        "run": str(run.path),
+        "state": run_status(run),
+        "step": state.step,
+        "steps": state.num_steps,
+        "kl/reverse": _ends(series, "kl/reverse")["last"],
+        "val/acc": state.evaluation["metrics"].get("val/acc") if state.evaluation else None,
+        "started": state.start.get("t"),
+    }
+
+
+def _ends(series: Series, name: str) -> dict[str, float | None]:
+    """First and last value of a metric; None where the step had none."""
+    values = series.column(name)
+    ends = {"first": values[0], "last": values[-1]} if values else {"first": math.nan, "last": math.nan}
+    return {key: None if math.isnan(value) else value for key, value in ends.items()}
