@@ -78,9 +78,11 @@ def bucket_means(values: list[float], count: int) -> list[float]:
     """`values` as at most `count` means over neighbours, NaN left out; NaN where all of them are."""
     if len(values) <= count:
         return list(values)
+    if count < 1:
+        return []
     bounds = [i * len(values) // count for i in range(count + 1)]
     means = []
     for low, high in pairwise(bounds):
         known = [value for value in values[low:high] if math.isfinite(value)]
-        means.append(sum(known) / len(known) if known else math.nan)
+        means.append(math.fsum(value / len(known) for value in known) if known else math.nan)
     return means
