@@ -18,7 +18,7 @@ import typer
 from distillctl import __version__
 from distillctl.errors import ConfigError, DistillError
 
-Display = Literal["auto", "plain", "quiet"]
+Display = Literal["auto", "tui", "plain", "quiet"]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")]
 HELP = {"help_option_names": ["-h", "--help"]}
 

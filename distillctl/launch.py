@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,13 +62,10 @@ def run(
     plan: Plan,
     run_dir: RunDir,
     checkpoint: Path | None,
-    on_tick: Callable[[], None],
     *,
     preflight_only: bool = False,
 ) -> None:
     """Run one attempt to its end, which with `preflight_only` comes before the first step.
-
-    `on_tick` is called about ten times a second.
 
     Raises the error a rank reported, `RunFailed` or `EnvironmentUnfit` when a process died, and `Stopped`
     after a signal.
@@ -84,7 +80,7 @@ def run(
         attempt = _Attempt(plan, run_dir, scratch, events, signals)
         try:
             attempt.start(checkpoint, preflight_only=preflight_only)
-            attempt.supervise(on_tick)
+            attempt.supervise()
         except DistillError as caught:
             error = caught
         finally:
@@ -97,7 +93,6 @@ def run(
         step = status.get("step", 0)
         events.emit("end", step=step, state=state, exit_code=code, seconds=time.time() - started)
         write_status(run_dir.status_path, {**status, "state": state, "exit_code": code})
-    on_tick()
     if error is not None:
         raise error
 
@@ -148,10 +143,9 @@ class _Attempt:
         for rank in range(plan.world_size):
             self.ranks.append(children.start_rank(plan, rank, path))
 
-    def supervise(self, on_tick: Callable[[], None]) -> None:
+    def supervise(self) -> None:
         """Return when all ranks are done; raise what ended them otherwise."""
         while True:
-            on_tick()
             self._heed_signals()
             if self._ranks_are_done():
                 return
@@ -174,6 +168,8 @@ class _Attempt:
             raise self._stopped(f"because checkpoint.grace_s={grace_s:g} was not enough to finish")
         if signals.first and not self.asked_to_stop:
             self.asked_to_stop = True
+            step = read_status(self.run_dir.status_path).get("step", 0)
+            self.events.emit("stop", step, signal=signals.first, state="asked")
             self.ranks[0].process.send_signal(signals.first)
 
     def _stopped(self, how: str) -> Stopped:

@@ -61,6 +61,10 @@ METRICS = {
     "timing_s/step": Metric("s", "the whole step"),
     "perf/tokens_per_s": Metric("tokens/s", "prompt and response tokens over the whole step"),
     "perf/rollout_tokens_per_s": Metric("tokens/s", "response tokens over the rollout phase"),
+    "memory/trainer_bytes": Metric("bytes", "memory of the largest rank's process, mapped files left out"),
+    "memory/engine_bytes": Metric("bytes", "memory of the rollout engine's processes, mapped files left out"),
+    "gpu/used_bytes": Metric("bytes", "memory in use of each GPU, by NVML"),
+    "gpu/utilization": Metric("share", "time that each GPU was busy, by NVML"),
     "val/acc": Metric("share", "normalised accuracy on the validation prompts, greedy"),
 }
 

@@ -34,8 +34,9 @@ from distillctl.teacher.compat import token_counter
 from distillctl.teacher.server import server_command
 from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
 from distillctl.train.reward import load_reward
-from distillctl.watch.follow import Follower
+from distillctl.watch.follow import Display, Follower
 from distillctl.watch.plain import PlainDisplay
+from distillctl.watch.tui import TuiDisplay, is_screen
 
 _PACKAGES = (
     "torch",
@@ -116,15 +117,26 @@ def train(
         write_status(run_dir.status_path, {**status, "pid": os.getpid()})
         write_config(run_dir, config)
         _write_provenance(run_dir, config)
-        follower = Follower(run_dir.events_path, PlainDisplay(sys.stderr))
+        follower = Follower(run_dir.events_path, _displays(display))
         events = EventLog(run_dir.events_path, attempt)
         for check in checks:
             events.emit("check", 0, **asdict(check))
         for problem in problems:
             events.emit("warn", 0, message=f"damaged checkpoint, going on from an older one: {problem}")
-        on_tick = follower.poll if display != "quiet" else lambda: None
-        launch.run(plan, run_dir, checkpoint, on_tick)
+        with follower:
+            launch.run(plan, run_dir, checkpoint)
     return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+
+
+def _displays(display: str) -> list[Display]:
+    """Those of `--display`."""
+    if display == "quiet":
+        return []
+    if display == "tui" and not sys.stderr.isatty():
+        print("stderr is not a terminal: plain lines instead of the screen", file=sys.stderr)
+    elif display == "tui" or (display == "auto" and is_screen(sys.stderr)):
+        return [TuiDisplay(sys.stderr)]
+    return [PlainDisplay(sys.stderr)]
 
 
 def _prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
@@ -163,7 +175,7 @@ def measured_checks(plan: Plan) -> list[Check]:
         run_dir = RunDir(Path(folder))
         run_dir.begin_attempt()
         run_dir.config_path.write_text(to_yaml(plan.config))
-        launch.run(plan, run_dir, None, lambda: None, preflight_only=True)
+        launch.run(plan, run_dir, None, preflight_only=True)
         found = [event for event in read_events(run_dir.events_path) if event["kind"] == "check"]
     return [Check(event["name"], event["level"], event["detail"], event["hint"]) for event in found]
 

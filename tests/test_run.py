@@ -85,6 +85,10 @@ def test_metric_names_are_the_contract() -> None:
         "response_length/clip_ratio",
         "perf/tokens_per_s",
         "perf/rollout_tokens_per_s",
+        "memory/trainer_bytes",
+        "memory/engine_bytes",
+        "gpu/used_bytes",
+        "gpu/utilization",
         "val/acc",
     }
     assert all(metric.unit and metric.meaning for metric in METRICS.values())

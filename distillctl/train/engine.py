@@ -19,6 +19,7 @@ from distillctl.train.job import TrainJob
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
 from distillctl.train.weights import WeightWriter, largest_gap
+from distillctl.usage import group_bytes
 
 Answer = TypeVar("Answer")
 
@@ -70,6 +71,10 @@ class RolloutEngine:
         """
         gap = self._prove()
         return self.push(self._version) if gap is None else gap
+
+    def memory_bytes(self) -> int:
+        """Memory of the engine's processes; 0 but on rank 0."""
+        return 0 if self._client is None else group_bytes(self._client.pid)
 
     def _prove(self) -> float | None:
         """None when the engine was lost."""

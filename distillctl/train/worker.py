@@ -44,6 +44,7 @@ from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
 from distillctl.train.sample_file import write_samples
 from distillctl.train.student import Student
+from distillctl.usage import gpu_metrics, own_bytes
 
 CANARY_TOKENS = 64
 """Length of the prompt that proves each weight push: enough tokens to expose any layer, cheap to score."""
@@ -173,6 +174,7 @@ class Rank:
             result = self.trainer.train_step(step)
             if result is None:
                 return self._stop(step - 1)
+            result.metrics.update(self._usage())
             self._report(step, result)
             self._guard(step, result.metrics)
             last = step == self.num_steps
@@ -190,7 +192,15 @@ class Rank:
         if step > self.saved_step:
             self._save(step)
         self._status(step)
-        self.emit("stop", step, signal=self.stop_signal)
+        self.emit("stop", step, signal=self.stop_signal, state="saved")
+
+    def _usage(self) -> dict[str, float]:
+        """Memory and GPUs after a step; collective."""
+        mine = torch.zeros(self.ranks.world_size, dtype=torch.float64)
+        mine[self.ranks.rank] = own_bytes(os.getpid())
+        largest = float(self.ranks.sum(mine).max())
+        engine = float(self.trainer.engine.memory_bytes())
+        return {"memory/trainer_bytes": largest, "memory/engine_bytes": engine, **gpu_metrics()}
 
     def _report(self, step: int, result: StepResult) -> None:
         if not self.ranks.is_main:

@@ -1,15 +1,30 @@
-"""Handing the events of a growing file to a display."""
+"""Handing the events of a growing file to displays, in a thread of its own.
+
+A terminal that is stopped (Ctrl-S) or a pipe that nobody reads blocks the thread, not the run.
+"""
 
 from __future__ import annotations
 
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 from distillctl.events import EventTail
 
+POLL_S = 0.1
+LAST_WORD_S = 5.0
+"""Longest wait for displays that are blocked when the run has ended."""
+
 
 class Display(Protocol):
-    """What an event goes to."""
+    """What events go to."""
+
+    def recall(self, event: dict[str, Any]) -> None:
+        """Take in an event of an earlier attempt, which is not news."""
 
     def apply(self, event: dict[str, Any]) -> None:
         """Show one event."""
@@ -17,18 +32,46 @@ class Display(Protocol):
     def tick(self) -> None:
         """Called often; for what time alone changes."""
 
+    def close(self) -> None:
+        """The last call."""
+
 
 class Follower:
-    """Shows what one attempt appends to events.jsonl."""
+    """Shows what one attempt appends to events.jsonl while the context is open."""
 
-    def __init__(self, path: Path, display: Display) -> None:
-        """Events that are already in `path` belong to earlier attempts and are not shown."""
-        self._display = display
+    def __init__(self, path: Path, displays: Sequence[Display]) -> None:
+        """Events that are already in `path` belong to earlier attempts."""
+        self._displays = displays
         self._tail = EventTail(path)
-        self._tail.read()
-
-    def poll(self) -> None:
-        """Show every event written since the last call."""
         for event in self._tail.read():
-            self._display.apply(event)
-        self._display.tick()
+            for display in displays:
+                display.recall(event)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="display", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(LAST_WORD_S)
+
+    def _follow(self) -> None:
+        try:
+            while not self._ended.wait(POLL_S):
+                self._poll()
+            self._poll()
+            for display in self._displays:
+                display.close()
+        except Exception:  # this thread supervises the displays: a fault in one must not end a run
+            traceback.print_exc()
+            print("the display failed; the run goes on: distillctl inspect run", file=sys.stderr, flush=True)
+
+    def _poll(self) -> None:
+        events = self._tail.read()
+        for display in self._displays:
+            for event in events:
+                display.apply(event)
+            display.tick()

@@ -26,6 +26,10 @@ class PlainDisplay:
         self._last_step_line = 0.0
         self._held_back: dict[str, Any] | None = None
 
+    def recall(self, event: dict[str, Any]) -> None:
+        """Take in an event of an earlier attempt."""
+        self._state.apply(event)
+
     def apply(self, event: dict[str, Any]) -> None:
         """Print the event's line, if it has one."""
         self._state.apply(event)
@@ -45,6 +49,9 @@ class PlainDisplay:
             doing = self._state.phase or f"step {self._state.step + 1}"
             since = now - (self._state.last_t or now)
             self._print(f"... {doing}, {since:.0f} s since the last event", now)
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _step_is_due(self, step: int) -> bool:
         due = self._clock() - self._last_step_line >= STEP_INTERVAL_S
@@ -117,7 +124,9 @@ _LINES: dict[str, Callable[[dict[str, Any], RunState], str]] = {
     "eval": _eval,
     "checkpoint": lambda event, _: f"checkpoint step={event['step']} path={event['path']}",
     "warn": lambda event, _: f"warning step={event['step']} {event['message']}",
-    "stop": lambda event, _: f"stop step={event['step']} signal={event['signal']}",
+    "stop": lambda event, _: (
+        f"stop step={event['step']} signal={event['signal']} state={event.get('state', 'saved')}"
+    ),
     "end": _end,
 }
 

@@ -16,11 +16,11 @@ from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.events import EventTail
 from distillctl.run import RunDir, metric_table, open_run, read_status
+from distillctl.watch.follow import POLL_S, Display
 from distillctl.watch.plain import PlainDisplay
 from distillctl.watch.series import Series, load_events
 from distillctl.watch.table import clock, duration, number, one_line, table
-
-_POLL_S = 0.5
+from distillctl.watch.tui import TuiDisplay, is_screen
 
 
 def show_runs(folder: Path) -> list[dict[str, Any]]:
@@ -109,21 +109,26 @@ def render_run(found: dict[str, Any]) -> str:
 
 
 def follow_run(path: Path) -> None:
-    """Print the lines of a run to stderr, past ones first, until it ends or Ctrl-C."""
+    """Show a run on stderr, from its beginning, until it ends or Ctrl-C: the screen, or lines in a pipe."""
     run = open_run(path)
-    display, tail = PlainDisplay(sys.stderr), EventTail(run.events_path)
+    display: Display = PlainDisplay(sys.stderr)
+    if is_screen(sys.stderr):
+        display = TuiDisplay(sys.stderr, following=True)
+    tail = EventTail(run.events_path)
     try:
         while True:
             # Asked before reading: what a launcher wrote before it let go of the run is then still read.
             running = run.is_locked()
             for event in tail.read():
                 display.apply(event)
+            display.tick()
             if not running:
                 return
-            display.tick()
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
     except KeyboardInterrupt:
         return
+    finally:
+        display.close()
 
 
 def run_status(run: RunDir) -> str:

@@ -78,7 +78,8 @@ class RunState:
                 self._step(step, event["metrics"])
             case "eval":
                 self.evaluation = event
-                self._add("val/acc", step, event["metrics"].get("val/acc"))
+                for name, value in event["metrics"].items():
+                    self._add(name, step + 1, value)  # there is one before the first step
             case "checkpoint":
                 self.checkpoint = event
             case "sample":

@@ -77,7 +77,7 @@ def test_every_other_kind_has_its_line(screen: Screen) -> None:
     screen.apply("phase", name="loading student", state="end", seconds=12.34)
     screen.apply("eval", 20, metrics={"val/acc": 0.4312}, num=1319)
     screen.apply("checkpoint", 20, path="checkpoints/step_000020")
-    screen.apply("stop", 21, signal=15)
+    screen.apply("stop", 21, signal=15, state="asked")
     screen.apply("end", 21, state="stopped", exit_code=143, seconds=3700.0)
     assert screen.lines == [
         "start run=runs/tiny/0001 steps=2000 student=builtin:tiny-student "
@@ -86,7 +86,7 @@ def test_every_other_kind_has_its_line(screen: Screen) -> None:
         "phase loading student done seconds=12.3",
         "eval step=20 acc=0.431 prompts=1319",
         "checkpoint step=20 path=checkpoints/step_000020",
-        "stop step=21 signal=15",
+        "stop step=21 signal=15 state=asked",
         "end state=stopped step=21 exit_code=143 after=1h01m",
     ]
 
