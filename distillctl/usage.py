@@ -36,7 +36,7 @@ def _group(pid: int) -> int:
 
 
 def gpu_metrics() -> dict[str, float]:
-    """`gpu/used_bytes/N` and `gpu/utilization/N` of every GPU, by NVML; none without. Not yet run on a GPU."""
+    """`gpu/used_bytes/N` and `gpu/utilization/N` of every GPU, by NVML (not yet run on a GPU)."""
     metrics: dict[str, float] = {}
     for number in range(num_gpus()):
         import pynvml
