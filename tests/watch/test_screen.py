@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,25 +105,8 @@ def test_no_frame_is_wider_or_higher_than_its_terminal(story, columns, rows, asc
 
 
 def test_a_wide_frame() -> None:
-    state = fold(*FULL)
-    assert lines(state, 100, 24) == [
-        "runs/tiny/0007  step 12/40 · 2m13s · eta 4m40s",
-        "━" * 28 + "╌" * 65 + "  30.0%",
-        "metric           now      ema  history" + " " * 50 + "min      max",
-        "kl/reverse    0.0833   0.4227  █▄▃▂▂▁▁▁▁▁▁▁                                          0.0833   1.0000",
-        "entropy        0.620    0.558  ▁▁▂▃▃▄▅▆▆▇██                                           0.510    0.620",
-        "gen tok/s      5,012    5,006  ▁▁▂▃▃▄▅▆▆▇██                                           5,001    5,012",
-        "val/acc       43.1 %   43.1 %  ▄                                                     43.1 %   43.1 %",
-        "resp_len        84.0     84.0  ▄▄▄▄▄▄▄▄▄▄▄▄                                            84.0     84.0",
-        "grad_norm        0.5      0.5  ▄▄▄▄▄▄▄▄▄▄▄▄                                             0.5      0.5",
-        "mismatch_kl  1.0e-06  1.0e-06  ▄▄▄▄▄▄▄▄▄▄▄▄                                         1.0e-06  1.0e-06",
-        "step s         10.00    10.00  ▄▄▄▄▄▄▄▄▄▄▄▄                                           10.00    10.00",
-        "phase rollout 60% ████████████████████████ teacher 10% ████ update 20% ████████ sync 10% ████",
-        "memory trainer 3.00 GiB · engine 1.50 GiB",
-        "» 12 x 12⏎ is 144 [31m答え  kl 0.031  len 214  ✓",
-        "⚠ step 11: the rollout engine ended [2J",
-        "last checkpoint: step 10 · Ctrl-C: save a checkpoint and stop, twice: quit at once",
-    ]
+    expected = Path(__file__).with_name("screen_100x24.txt").read_text()
+    assert lines(fold(*FULL), 100, 24) == expected.splitlines()
 
 
 def test_a_narrow_frame_in_ascii() -> None:
