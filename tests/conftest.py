@@ -1,11 +1,17 @@
-"""Fixtures of the command line's tests, and of those that look at the processes of an engine."""
+"""Fixtures of the command line's tests, and of those that look at an engine's processes or at a terminal."""
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
+import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyte
 import pytest
 
 from distillctl import cli, training
@@ -74,6 +80,78 @@ def process_group() -> type[ProcessGroup]:
 @pytest.fixture(scope="session")
 def loopback() -> set[str]:
     return LOOPBACK
+
+
+TERMINAL_ENVIRONMENT = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "PYTHONIOENCODING": "utf-8"}
+
+
+class Terminal:
+    """A pseudo-terminal, read all the time by a terminal emulator."""
+
+    def __init__(self, columns, rows):
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self.written = b""
+        self._ours, self.descriptor = pty.openpty()
+        self._lock = threading.Lock()
+        self.resize(columns, rows)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def start(self, command, cwd=None, stdout=None):
+        """Run `command` with this as its controlling terminal; its stdout may go elsewhere."""
+        kept = {name: value for name, value in os.environ.items() if name not in ("CI", "COLUMNS", "LINES")}
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *command], cwd=cwd, env=kept | TERMINAL_ENVIRONMENT, stdin=self.descriptor,
+            stderr=self.descriptor, stdout=stdout or self.descriptor, text=True,
+        )  # fmt: skip
+        os.close(self.descriptor)
+        return process
+
+    def resize(self, columns, rows):
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        with self._lock:
+            self.screen.resize(rows, columns)
+
+    def type(self, text):
+        os.write(self._ours, text)
+
+    @property
+    def lines(self):
+        """What is on the screen now."""
+        with self._lock:
+            return [line.rstrip() for line in self.screen.display]
+
+    def wait_for(self, text, timeout_s=60):
+        """Until `text` is on the screen."""
+        deadline = time.monotonic() + timeout_s
+        while not any(text in line for line in self.lines):
+            assert time.monotonic() < deadline, f"{text!r} never came: {self.lines}"
+            time.sleep(0.05)
+
+    @property
+    def cursor_is_hidden(self):
+        return self.screen.cursor.hidden
+
+    def close(self):
+        """After the end of the process: everything it wrote has then been read."""
+        self._reader.join(10)
+        os.close(self._ours)
+
+    def _read(self):
+        stream = pyte.ByteStream(self.screen)
+        while True:
+            try:
+                chunk = os.read(self._ours, 4096)
+            except OSError:  # how Linux reports that the other end was closed
+                return
+            self.written += chunk
+            with self._lock:
+                stream.feed(chunk)
+
+
+@pytest.fixture(scope="session")
+def terminal():
+    return Terminal
 
 
 @pytest.fixture

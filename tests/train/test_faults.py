@@ -6,7 +6,6 @@ same seed: on one machine and number of ranks, losses and weights are the same b
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -302,21 +301,8 @@ def test_two_ranks_lose_one_in_a_save_and_one_goes_on(folder, quiet):
 # Signals.
 
 
-def read_terminal(descriptor):
-    """Everything that was written to a pseudo-terminal until its other end closed."""
-    text = b""
-    while True:
-        try:
-            chunk = os.read(descriptor, 4096)
-        except OSError:  # how Linux reports the end of a pseudo-terminal
-            return text.decode(errors="replace")
-        if not chunk:
-            return text.decode(errors="replace")
-        text += chunk
-
-
 @pytest.fixture(scope="module")
-def signalled(folder, process_group):
+def signalled(folder, process_group, terminal):
     """Stopped under timeout(1), by two Ctrl-C in a terminal, and by a grace that runs out; then finished."""
     run = Run(folder, "signalled", "checkpoint.grace_s=8")
     run.start(prefix=["timeout", "3600"])
@@ -328,23 +314,22 @@ def signalled(folder, process_group):
     run.code_under_timeout = run.end()
     run.saved_under_timeout = checkpoints.newest_good(run.checkpoints)[0]
 
-    ours, theirs = pty.openpty()
-    run.start(prefix=["setsid", "--ctty"], stdin=theirs, stderr=theirs)  # same process, its own terminal
-    os.close(theirs)
+    run.terminal = terminal(100, 30)
+    run.launcher = run.terminal.start(run.command(), cwd=folder, stdout=subprocess.DEVNULL)
     run.wait_for_step(0, attempt=2)
     (rank,) = run.pids("train.worker")
     os.kill(rank, signal.SIGSTOP)  # or it ends before all this, and one Ctrl-C would do
     second = subprocess.run(run.command(), cwd=folder, capture_output=True, text=True, check=False)
     run.second_launcher = (second.returncode, second.stderr, run.launcher.pid)
-    os.write(ours, b"\x03")
+    run.terminal.type(b"\x03")
+    run.terminal.wait_for("stopping, with a checkpoint; again: quit at once")
     time.sleep(1.5)
     assert run.launcher.poll() is None
-    os.write(ours, b"\x03")
+    run.terminal.type(b"\x03")
     started = time.monotonic()
     run.code_of_ctrl_c = run.launcher.wait(timeout=20)
     run.ctrl_c_s = time.monotonic() - started
-    run.terminal = read_terminal(ours)
-    os.close(ours)
+    run.terminal.close()
     assert_nothing_left(run, 0)
 
     run.start()
@@ -378,7 +363,8 @@ def test_a_second_launcher_exits_2_and_names_the_first(signalled):
 def test_a_second_ctrl_c_in_a_terminal_ends_the_run_at_once(signalled):
     assert signalled.code_of_ctrl_c == 130
     assert signalled.ctrl_c_s < 5
-    assert "by a second signal" in signalled.terminal
+    assert any("by a second signal" in line for line in signalled.terminal.lines)
+    assert not signalled.terminal.cursor_is_hidden
 
 
 def test_a_stop_that_takes_longer_than_the_grace_is_cut_short(signalled):
