@@ -32,11 +32,12 @@ from distillctl.resume import choose_checkpoint, open_run, write_config
 from distillctl.run import RunDir, read_status, write_status
 from distillctl.teacher.compat import token_counter
 from distillctl.teacher.server import server_command
+from distillctl.terminal import is_screen
 from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
 from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Display, Follower
 from distillctl.watch.plain import PlainDisplay
-from distillctl.watch.tui import TuiDisplay, is_screen
+from distillctl.watch.tui import TuiDisplay
 
 _PACKAGES = (
     "torch",

@@ -30,6 +30,7 @@ from distillctl.data.read import (
 )
 from distillctl.data.schema import gsm8k_ground_truth, schema, to_row
 from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.progress import track
 
 Manifest = dict[str, Any]
 """The content of `manifest.json`.
@@ -62,7 +63,10 @@ def prep_gsm8k(out: Path, source: Path | None, limit: int | None, force: bool) -
     else:
         found = {split: _gsm8k_records(paths) for split, paths in files.items()}
     splits = {
-        split: [_gsm8k_row(record, split, i) for i, record in enumerate(islice(rows, limit))]
+        split: [
+            _gsm8k_row(record, split, i)
+            for i, record in enumerate(track(islice(rows, limit), f"reading {split}"))
+        ]
         for split, rows in found.items()
     }
     return _write(out, "gsm8k", _HUB_ID if source is None else source.resolve().name, splits, files)
@@ -109,7 +113,9 @@ def prep_jsonl(
     splits = {
         split: [
             _own_row(record, split, i, prompt_field, answer_field)
-            for i, record in enumerate(islice(records(path, (prompt_field, answer_field)), limit))
+            for i, record in enumerate(
+                track(islice(records(path, (prompt_field, answer_field)), limit), f"reading {split}")
+            )
         ]
         for split, (path,) in files.items()
     }

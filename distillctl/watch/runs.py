@@ -16,11 +16,12 @@ from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.events import EventTail
 from distillctl.run import RunDir, metric_table, open_run, read_status
+from distillctl.terminal import is_screen
 from distillctl.watch.follow import POLL_S, Display
 from distillctl.watch.plain import PlainDisplay
 from distillctl.watch.series import Series, load_events
 from distillctl.watch.table import clock, duration, number, one_line, table
-from distillctl.watch.tui import TuiDisplay, is_screen
+from distillctl.watch.tui import TuiDisplay
 
 
 def show_runs(folder: Path) -> list[dict[str, Any]]:

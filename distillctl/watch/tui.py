@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from distillctl.terminal import console, has_unicode
 from distillctl.watch.look import Look
 from distillctl.watch.screen import frame
 from distillctl.watch.state import RunState
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Group
 
 FRAME_S = 0.25
 """Shortest time between two frames."""
@@ -28,10 +28,9 @@ class TuiDisplay:
     ) -> None:
         from rich.live import Live
 
-        ascii_only = "utf" not in (out.encoding or "").lower()
-        self._look, self._clock = Look(ascii_only, following), clock
+        self._look, self._clock = Look(not has_unicode(out), following), clock
         self._state, self._drawn_t, self._dirty = RunState(), 0.0, True
-        self._console = terminal(out)
+        self._console = console(out)
         # stdout carries the result and may be a pipe; what is printed to stderr stands above the frame.
         self._live = Live(
             console=self._console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
@@ -68,21 +67,3 @@ class TuiDisplay:
         columns, rows = self._console.size
         # A line less than there is room for: the one below the frame, where the cursor and `^C` stand.
         return Group(*frame(self._state, columns, max(rows - 1, 1), self._clock(), self._look))
-
-
-def terminal(out: TextIO) -> Console:
-    """A console for `out`, which is known to be a terminal; its size is asked for at every frame."""
-    from rich.console import Console
-
-    # COLUMNS and LINES would freeze the size (style.md, section 8, trap 5).
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    return Console(file=out, force_terminal=True, legacy_windows=False, highlight=False, _environ=environment)
-
-
-def is_screen(out: TextIO) -> bool:
-    """Whether `out` is a terminal that takes a live screen; CI and dumb terminals get plain lines.
-
-    `isatty` decides, not rich's own guess, which FORCE_COLOR can turn on for pipes.
-    """
-    dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown")
-    return out.isatty() and not dumb and not os.environ.get("CI")

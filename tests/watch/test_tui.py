@@ -10,9 +10,9 @@ import pytest
 
 from distillctl.events import EventLog
 from distillctl.run import RunDir
+from distillctl.terminal import is_screen
 from distillctl.watch.follow import Follower
 from distillctl.watch.plain import PlainDisplay
-from distillctl.watch.tui import is_screen
 
 METRICS = {
     "kl/reverse": 0.5,

@@ -1,0 +1,32 @@
+"""What stderr can show: whether it is a terminal for live drawing, and rich's console for one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def is_screen(out: TextIO) -> bool:
+    """Whether `out` is a terminal that takes live drawing; CI and dumb terminals get plain lines.
+
+    `isatty` decides, not rich's own guess, which FORCE_COLOR can turn on for pipes.
+    """
+    dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown")
+    return out.isatty() and not dumb and not os.environ.get("CI")
+
+
+def has_unicode(out: TextIO) -> bool:
+    """Whether `out` takes more than ASCII."""
+    return "utf" in (out.encoding or "").lower()
+
+
+def console(out: TextIO) -> Console:
+    """A console for `out`, which is known to be a terminal; its size is asked for at every frame."""
+    from rich.console import Console
+
+    # COLUMNS and LINES would freeze the size (style.md, section 8, trap 5).
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return Console(file=out, force_terminal=True, legacy_windows=False, highlight=False, _environ=environment)
