@@ -286,15 +286,23 @@ def inspect_runs(
 def inspect_run(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print its lines as they come, until it ends.")
+        bool, typer.Option("--follow", help="Watch it until it ends: the screen, or lines in a pipe.")
     ] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """One run: state, metrics from first to last step, evaluations, checkpoints, warnings."""
+    """One run: state, metrics from first to last step, evaluations, checkpoints, diagnosis."""
 
     def command() -> tuple[Any, str]:
         from distillctl.watch import runs
 
+        if export is not None:
+            from distillctl.watch.export import export_run
+
+            written = export_run(run, export)
+            return written, written["export"]
         if follow:
             runs.follow_run(run)
         found = runs.show_run(run)

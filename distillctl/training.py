@@ -37,6 +37,8 @@ from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_
 from distillctl.train.reward import load_reward
 from distillctl.watch.follow import Display, Follower
 from distillctl.watch.plain import PlainDisplay
+from distillctl.watch.tensorboard import require_tracker
+from distillctl.watch.trackers import trackers
 from distillctl.watch.tui import TuiDisplay
 
 _PACKAGES = (
@@ -118,7 +120,7 @@ def train(
         write_status(run_dir.status_path, {**status, "pid": os.getpid()})
         write_config(run_dir, config)
         _write_provenance(run_dir, config)
-        follower = Follower(run_dir.events_path, _displays(display))
+        follower = Follower(run_dir.events_path, [*_displays(display), *trackers(config, run_dir)])
         events = EventLog(run_dir.events_path, attempt)
         for check in checks:
             events.emit("check", 0, **asdict(check))
@@ -154,6 +156,8 @@ def _static_checks(plan: Plan, prompts: _Prompts) -> list[Check]:
     models = {name: Path(teacher.model) for name, teacher in plan.teachers.items()}
     if plan.config.reward.path is not None:
         load_reward(plan.config.reward.path, plan.config.reward.name)
+    for name in plan.config.train.logger:
+        require_tracker(name)
     checks = preflight.static_checks(plan.config, plan.student, models)
     if (plan.student / "tokenizer.json").is_file():  # else it is a hub model that is not fetched yet
         _require_short_prompts(plan, prompts)

@@ -24,7 +24,7 @@ SURFACE = {
     "inspect config": {"name", "--json"},
     "inspect schema": {"--json"},
     "inspect runs": {"folder", "--json"},
-    "inspect run": {"run", "--follow", "--json"},
+    "inspect run": {"run", "--follow", "--export", "--json"},
     "inspect data": {"file", "--json"},
 }  # fmt: skip
 GROUPS = ["", "prep", "inspect"]
@@ -73,7 +73,7 @@ def test_a_command_takes_these_options_and_no_others(command):
 def test_the_choices_are_these(distillctl):
     text = distillctl("train", "-h")[1]
     assert "--resume <never|auto|must>" in text
-    assert "--display <auto|plain|quiet>" in text
+    assert "--display <auto|tui|plain|quiet>" in text
 
 
 def test_version(distillctl):

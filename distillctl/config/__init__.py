@@ -112,6 +112,8 @@ class TrainConfig(Section):
     """Ranks; null is one per GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPUs when there are any."""
+    logger: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], OneOrMore] = Field(default=[])
+    """Where the numbers go live besides `events.jsonl`; each needs the extra of its name."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.events import EventTail
+from distillctl.presets import load_config
 from distillctl.run import RunDir, metric_table, open_run, read_status
 from distillctl.terminal import is_screen
+from distillctl.watch.diagnose import Evidence, Finding, diagnose
 from distillctl.watch.follow import POLL_S, Display
 from distillctl.watch.plain import PlainDisplay
 from distillctl.watch.series import Series, load_events
+from distillctl.watch.state import RunState
 from distillctl.watch.table import clock, duration, number, one_line, table
 from distillctl.watch.tui import TuiDisplay
 
@@ -77,6 +81,7 @@ def show_run(path: Path) -> dict[str, Any]:
         "evals": [{"step": step, **metrics} for step, metrics in sorted(series.evals.items())],
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "warnings": [message for _, message in series.warnings],
+        "diagnosis": [asdict(finding) for finding in _findings(run, state, series)],
     }
 
 
@@ -106,7 +111,18 @@ def render_run(found: dict[str, Any]) -> str:
     if found["checkpoint"]:
         tail.append(f"checkpoint {found['checkpoint']}")
     tail += [f"warning: {one_line(message)}" for message in found["warnings"]]
+    for row in found["diagnosis"]:
+        tail.append(f"{row['level']}: {row['name']}: {row['message']}\n  try: {row['remedy']}")
     return "\n\n".join([*parts, "\n".join(tail)]).rstrip()
+
+
+def _findings(run: RunDir, state: RunState, series: Series) -> list[Finding]:
+    try:
+        config = load_config(run.config_path)
+    except ConfigError:  # of another version, or not there: what needs it is left out
+        config = None
+    failed = run_status(run) in ("failed", "died")
+    return diagnose(Evidence(series, config, state.phase_shares(), failed, run.logs(run.attempt)))
 
 
 def follow_run(path: Path) -> None:

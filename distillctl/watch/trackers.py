@@ -1,0 +1,79 @@
+"""Live sinks of a run's numbers (`train.logger`): what the displays show, for dashboards elsewhere.
+
+They read events.jsonl as the displays do, so a tracker that fails or hangs cannot hold up the training.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Literal
+
+from distillctl.config import Config
+from distillctl.run import RunDir
+from distillctl.watch.tensorboard import TensorBoardWriter
+
+PROJECT = "distillctl"
+
+
+class TensorBoardTracker:
+    """Writes to RUN/tensorboard."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = TensorBoardWriter(folder)
+
+    def recall(self, event: dict[str, Any]) -> None:
+        """The attempt before wrote it."""
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Write the numbers of a step or an evaluation."""
+        if event["kind"] in ("step", "eval"):
+            self._writer.add(event["step"], event["metrics"])
+            self._writer.flush()
+
+    def tick(self) -> None:
+        """Nothing changes with time."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.__exit__(None, None, None)
+
+
+class ServiceTracker:
+    """wandb, or trackio, which has the same interface; both read their own environment variables.
+
+    The run's name there is its label; a resumed run goes on under the same one.
+    """
+
+    def __init__(self, name: Literal["wandb", "trackio"], run_dir: RunDir, config: Config) -> None:
+        options: dict[str, Any] = {"project": PROJECT, "name": run_dir.label, "resume": "allow"}
+        if name == "wandb":  # its key of a run; trackio goes by the name
+            options |= {"id": run_dir.label.replace("/", "-"), "dir": str(run_dir.path)}
+        self._module = importlib.import_module(name)
+        self._module.init(**options, config=config.model_dump(mode="json"))
+
+    def recall(self, event: dict[str, Any]) -> None:
+        """The attempt before sent it."""
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Send the numbers of a step or an evaluation."""
+        if event["kind"] in ("step", "eval"):
+            known = {name: value for name, value in event["metrics"].items() if value is not None}
+            self._module.log(known, step=event["step"])
+
+    def tick(self) -> None:
+        """Nothing changes with time."""
+
+    def close(self) -> None:
+        """End the run there."""
+        self._module.finish()
+
+
+def trackers(config: Config, run_dir: RunDir) -> list[TensorBoardTracker | ServiceTracker]:
+    """One for each name in `train.logger`."""
+    return [
+        TensorBoardTracker(run_dir.path / "tensorboard")
+        if name == "tensorboard"
+        else ServiceTracker(name, run_dir, config)
+        for name in config.train.logger
+    ]
