@@ -66,6 +66,7 @@ METRICS = {
     "gpu/used_bytes": Metric("bytes", "memory in use of each GPU, by NVML"),
     "gpu/utilization": Metric("share", "time that each GPU was busy, by NVML"),
     "val/acc": Metric("share", "normalised accuracy on the validation prompts, greedy"),
+    "val/kl": Metric("nats", "KL(student || teacher) per token of the first 64 validation answers, greedy"),
 }
 
 

@@ -100,21 +100,34 @@ class Scored:
     of a served teacher's log-probabilities; or None for reference answers, which no teacher scores."""
 
 
+TOKEN_TEXT = "token_text"
+"""Key in the schema metadata of a samples file: JSON, the text of every token id in it."""
+
+
 def sample_schema() -> pa.Schema:
-    """Schema of `samples/step_N.parquet`: one row per rollout of the step (design, section 8)."""
+    """Schema of `samples/step_N.parquet` (design, section 8) and `eval/step_N.parquet`: a row per response.
+
+    The columns of the most likely tokens are null where nobody looked.
+    """
     import pyarrow as pa
 
+    ids, numbers = pa.list_(pa.int32()), pa.list_(pa.float32())
     return pa.schema(
         [
             ("prompt_id", pa.string()),
             ("sample", pa.int32()),
-            ("prompt_ids", pa.list_(pa.int32())),
-            ("response_ids", pa.list_(pa.int32())),
-            ("response_logprobs", pa.list_(pa.float32())),
-            ("kl", pa.list_(pa.float32())),
+            ("prompt_ids", ids),
+            ("response_ids", ids),
+            ("response_logprobs", numbers),
+            ("kl", numbers),
             ("finish_reason", pa.string()),
             ("text", pa.string()),
             ("ground_truth", pa.string()),
             ("correct", pa.bool_()),
+            ("prompt", pa.string()),
+            ("student_top_ids", pa.list_(ids)),
+            ("student_top_logprobs", pa.list_(numbers)),
+            ("teacher_top_ids", pa.list_(ids)),
+            ("teacher_top_logprobs", pa.list_(numbers)),
         ]
     )

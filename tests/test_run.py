@@ -90,6 +90,7 @@ def test_metric_names_are_the_contract() -> None:
         "gpu/used_bytes",
         "gpu/utilization",
         "val/acc",
+        "val/kl",
     }
     assert all(metric.unit and metric.meaning for metric in METRICS.values())
 

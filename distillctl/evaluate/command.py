@@ -18,7 +18,7 @@ from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.template import require_rendering
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.evaluate.evaluation import Evaluation, evaluate
+from distillctl.evaluate.evaluation import Evaluation, answers, summarise
 from distillctl.fit import require_shared_memory, require_writable
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
 from distillctl.memory import scratch_directory
@@ -138,7 +138,7 @@ def _evaluate_one(
     longest = max(len(prompt.token_ids) for prompt in prompts)
     sampling = Sampling(temperature, 1.0, max_tokens, model_stop_token_ids(target.path, tokenizer))
     with running_engine(target.path, longest + max_tokens, device) as client:
-        return evaluate(client, prompts, tokenizer, sampling)
+        return summarise(*answers(client, prompts, tokenizer, sampling))
 
 
 @contextmanager

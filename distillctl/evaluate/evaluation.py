@@ -63,19 +63,20 @@ def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[Answer]:
     texts = tokenizer.batch_decode(
         [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
     )
-    answers = []
-    for rollout, text in zip(rollouts, texts, strict=True):
-        truth = rollout.prompt.ground_truth
-        answers.append(Answer(rollout, text, None if truth is None else grade(text, truth)))
-    return answers
+    return [
+        Answer(rollout, text, None if (truth := rollout.prompt.ground_truth) is None else grade(text, truth))
+        for rollout, text in zip(rollouts, texts, strict=True)
+    ]
 
 
-def evaluate(client: RolloutClient, prompts: list[Prompt], tokenizer: Any, sampling: Sampling) -> Evaluation:
-    """Answer every prompt once with the engine's current weights and grade the answers."""
+def answers(
+    client: RolloutClient, prompts: list[Prompt], tokenizer: Any, sampling: Sampling
+) -> tuple[list[Answer], float]:
+    """One graded answer to every prompt, from the engine's current weights, and the seconds it took."""
     start = time.perf_counter()
     rollouts = client.generate(prompts, 1, sampling, run_seed=0, step=0)
     seconds = time.perf_counter() - start
-    return summarise(grade_rollouts(rollouts, tokenizer), seconds)
+    return grade_rollouts(rollouts, tokenizer), seconds
 
 
 def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:

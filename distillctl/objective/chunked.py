@@ -124,7 +124,7 @@ def token_losses(
     if teacher is None:
         slope_CV = torch.zeros_like(log_q_CV).scatter_(-1, target_C1, -1.0)
         return {"actor/loss": -logq_C}, _logit_gradient(slope_CV, q_CV, tokens, objective)
-    chunk = _chunk(log_q_CV, q_CV, logq_C, teacher, tokens)
+    chunk = make_chunk(log_q_CV, q_CV, logq_C, teacher, tokens)
     stats = chunk_stats(chunk)
     term = distillation_term(chunk, objective)
     stats |= {**term.stats, "actor/kl_loss": term.value_C}
@@ -143,7 +143,10 @@ def token_losses(
     return {**stats, "actor/loss": loss_C}, _logit_gradient(slope_CV, q_CV, tokens, objective)
 
 
-def _chunk(log_q_CV: Tensor, q_CV: Tensor, logq_C: Tensor, teacher: Tensor | TopK, tokens: Tokens) -> Chunk:
+def make_chunk(
+    log_q_CV: Tensor, q_CV: Tensor, logq_C: Tensor, teacher: Tensor | TopK, tokens: Tokens
+) -> Chunk:
+    """What both models say about C tokens, from the student's log-probabilities and the teacher's view."""
     target_C1 = tokens.target_ids_N[:, None]
     log_ratio_C = logq_C - tokens.rollout_logp_N
     if isinstance(teacher, TopK):

@@ -23,6 +23,7 @@ from distillctl.train.ranks import Ranks
 from distillctl.train.reward import group_advantages
 from distillctl.train.student import Student
 from distillctl.train.tally import Item, Tally, Timer, throughput
+from distillctl.train.token_views import TokenView, token_views
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class StepResult:
     kl: list[np.ndarray]
     """float32 [T] per rollout: reverse KL of each response token, nats, NaN where the token was not trained
     on; the same on every rank."""
+    views: list[TokenView]
+    """Of the first rollouts, under the weights that wrote them; none unless asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,11 @@ class Trainer:
     should_stop: Callable[[], bool]
     """Whether a stop was asked for; the same on every rank."""
 
-    def train_step(self, step: int) -> StepResult | None:
+    def train_step(self, step: int, *, look: bool = False) -> StepResult | None:
         """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`.
 
-        None when a stop was asked for before the update began: nothing has changed then.
+        With `look` the first rollouts are looked at token by token before the update. None when a stop was
+        asked for before the update began: nothing has changed then.
         """
         timer = Timer()
         self.ranks.seed(self.config.data.seed, step)
@@ -71,9 +75,10 @@ class Trainer:
             items = [*self._score(rollouts, lengths, advantages), *self._reference_answers(rollouts)]
         if self.should_stop():
             return None
+        views = token_views(self, rollouts) if look else []
         with timer("update"):
             for item in items:
-                with self._teacher(item) as teacher:
+                with self.teacher_view(item.teacher, item.scored) as teacher:
                     stats = self.student.forward_backward(
                         item.batch, teacher, item.tokens, item.objective, last=item is items[-1]
                     )
@@ -82,7 +87,8 @@ class Trainer:
         with timer("sync"):
             self.engine.push(version=step)
         metrics = {**tally.reduce(self.ranks), **rewards, **update, **timer.metrics()}
-        return StepResult({**metrics, **throughput(rollouts, timer)}, rollouts, tally.kl(self.ranks))
+        metrics |= throughput(rollouts, timer)
+        return StepResult(metrics, rollouts, tally.kl(self.ranks), views)
 
     def _rollout(self, step: int) -> list[Rollout]:
         prompts = self.stream.batch(step)
@@ -142,12 +148,12 @@ class Trainer:
         return [Item(None, Scored(b, None), tokens(b, weights, None), objective) for b in batches]
 
     @contextmanager
-    def _teacher(self, item: Item) -> Iterator[Teacher]:
-        """The teacher's view in the form that the loss takes."""
-        if not isinstance(item.scored.teacher, torch.Tensor):
-            yield item.scored.teacher
+    def teacher_view(self, name: str | None, scored: Scored) -> Iterator[Teacher]:
+        """What the teacher `name` says of a micro-batch, in the form that the loss takes."""
+        if not isinstance(scored.teacher, torch.Tensor):
+            yield scored.teacher
             return
-        teacher = self.teachers[item.teacher or ""]
+        teacher = self.teachers[name or ""]
         assert isinstance(teacher, LocalTeacher)
         with teacher.head() as head_VG:
-            yield Dense(item.scored.teacher, head_VG)
+            yield Dense(scored.teacher, head_VG)

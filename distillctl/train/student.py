@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distillctl.config import Config, OptimConfig
+from distillctl.objective.alternatives import Alternatives, alternatives
 from distillctl.objective.chunked import chunked_loss, stat_names
 from distillctl.objective.products import logits
 from distillctl.objective.views import Objective, Teacher, Tokens
@@ -64,7 +65,9 @@ class Student:
         The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
         loss is multiplied by their number. `last` ends the accumulation.
         """
-        loss, stats_SN = self.engine(batch.input_ids_BT, batch.rows_N, teacher, tokens, objective)
+        loss, stats_SN = self.engine(
+            batch.input_ids_BT, batch.rows_N, chunked_loss, teacher, tokens, objective
+        )
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
         detached: Tensor = stats_SN
@@ -101,9 +104,19 @@ class Student:
     ) -> dict[str, Tensor]:
         """Statistics [N] of a micro-batch by name, without any gradient."""
         self.engine.eval()
-        _, stats_SN = self.engine(batch.input_ids_BT, batch.rows_N, teacher, tokens, objective)
+        _, stats_SN = self.engine(batch.input_ids_BT, batch.rows_N, chunked_loss, teacher, tokens, objective)
         self.engine.train()
         return dict(zip(stat_names(objective, teacher, rewarded=False), stats_SN, strict=True))
+
+    @torch.no_grad()
+    def alternatives(self, batch: MicroBatch, teacher: Teacher, vocab_size: int, count: int) -> Alternatives:
+        """The `count` most likely tokens of both models at each token of a micro-batch."""
+        self.engine.eval()
+        found: Alternatives = self.engine(
+            batch.input_ids_BT, batch.rows_N, alternatives, teacher, batch.target_ids_N, vocab_size, count
+        )
+        self.engine.train()
+        return found
 
     @torch.no_grad()
     def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
@@ -118,17 +131,15 @@ class Student:
         return logp_T.cpu()
 
 
-def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *loss_inputs: Any) -> Any:
+def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *head_inputs: Any) -> Any:
     """Replaces the model's forward: hidden states at `rows_N`, then the head (with the loss in it)."""
     hidden_BTH = self.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-    return self.lm_head(hidden_BTH.flatten(0, 1)[rows_N], *loss_inputs)
+    return self.lm_head(hidden_BTH.flatten(0, 1)[rows_N], *head_inputs)
 
 
-def _head_forward(self: Any, hidden_NH: Tensor, *loss_inputs: Any) -> Any:
-    """Replaces the head's forward: logits, or with `loss_inputs` the weighted loss and its statistics."""
-    if not loss_inputs:
-        return logits(hidden_NH, self.weight)
-    return chunked_loss(hidden_NH, self.weight, *loss_inputs)
+def _head_forward(self: Any, hidden_NH: Tensor, compute: Any = logits, *inputs: Any) -> Any:
+    """Replaces the head's forward: logits, or what else is computed from hidden states and head."""
+    return compute(hidden_NH, self.weight, *inputs)
 
 
 def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:

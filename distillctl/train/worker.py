@@ -20,12 +20,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from distillctl.atomic import write_json
 from distillctl.checkpoints import step_dir
 from distillctl.config import Config
 from distillctl.data.prompts import PromptStream
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
-from distillctl.evaluate.evaluation import evaluate
+from distillctl.evaluate.evaluation import grade_rollouts
 from distillctl.events import EventLog
 from distillctl.lifeline import die_with_parent
 from distillctl.preflight import Check
@@ -42,8 +41,9 @@ from distillctl.train.job import STARTING, TrainJob
 from distillctl.train.loop import StepResult, Trainer
 from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
-from distillctl.train.sample_file import write_samples
+from distillctl.train.sample_file import sample_event, write_samples
 from distillctl.train.student import Student
+from distillctl.train.validation import Validation
 from distillctl.usage import gpu_metrics, own_bytes
 
 CANARY_TOKENS = 64
@@ -98,7 +98,7 @@ class Rank:
             self.tokenizer = AutoTokenizer.from_pretrained(job.student, trust_remote_code=False)
             train = parts.train_prompts(config, self.tokenizer, self.warn)
             stream = PromptStream(train, config.data.train_batch_size, config.data.seed)
-            self.val = parts.val_prompts(config, self.tokenizer, self.warn)
+            val = parts.val_prompts(config, self.tokenizer, self.warn)
         self.num_steps = config.train.steps or stream.num_steps(config.train.epochs or 1)
         self.probe = measure.probe(train, self.ranks.device)
         self.checks: list[Check] = []
@@ -128,7 +128,7 @@ class Rank:
         sampling = Sampling(
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
         )
-        self.greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
+        greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
         reward = parts.reward_function(config, self.tokenizer)
         self.trainer = Trainer(
             config,
@@ -142,6 +142,7 @@ class Rank:
             reward,
             self.should_stop,
         )
+        self.validation = Validation(self.trainer, val, self.tokenizer, greedy)
 
     def _teacher(self, name: str, vocab_size: int) -> LocalTeacher | ServedTeacher:
         """One teacher, with what was measured of it added to `checks`."""
@@ -171,7 +172,7 @@ class Rank:
         if self.first_step == 1:
             self._evaluate(0)
         for step in range(self.first_step, self.num_steps + 1):
-            result = self.trainer.train_step(step)
+            result = self.trainer.train_step(step, look=self._is_sample_step(step))
             if result is None:
                 return self._stop(step - 1)
             result.metrics.update(self._usage())
@@ -206,10 +207,15 @@ class Rank:
         if not self.ranks.is_main:
             return
         self.emit("step", step, metrics=result.metrics)
-        if step in (1, self.num_steps) or step % self.config.samples.every == 0:
+        if self._is_sample_step(step):
             path = self.run.samples_dir / f"{step_dir(step)}.parquet"
-            write_samples(path, result, self.tokenizer)
-            self.emit("sample", step, path=str(path.relative_to(self.run.path)))
+            answers = grade_rollouts(result.rollouts, self.tokenizer)
+            write_samples(path, answers, result.kl, result.views, self.tokenizer)
+            shown = sample_event(answers[0], result.kl[0], self.tokenizer)
+            self.emit("sample", step, path=str(path.relative_to(self.run.path)), **shown)
+
+    def _is_sample_step(self, step: int) -> bool:
+        return step in (1, self.num_steps) or step % self.config.samples.every == 0
 
     def _guard(self, step: int, metrics: dict[str, float]) -> None:
         """Warn of the first violation of each guard; raise RunFailed at the last that it is allowed."""
@@ -228,15 +234,9 @@ class Rank:
         every = self.config.eval.every
         if not every or (step % every and not last):
             return
-        result = self.trainer.engine.ask(
-            lambda client: evaluate(client, self.val, self.tokenizer, self.greedy)
-        )
-        if result is None:  # another rank than 0
-            return
-        self.run.eval_dir.mkdir(exist_ok=True)
-        path = self.run.eval_dir / f"{step_dir(step)}.json"
-        write_json(path, {"step": step, **asdict(result)})
-        self.emit("eval", step, metrics={"val/acc": result.acc}, num=result.num_graded)
+        fields = self.validation.run(step, self.run.eval_dir)
+        if fields is not None:  # on rank 0
+            self.emit("eval", step, **fields)
 
     def _save(self, step: int) -> None:
         folder, student = self.run.checkpoints, self.trainer.student

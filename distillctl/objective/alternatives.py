@@ -1,0 +1,88 @@
+"""What both models would rather have written at each token, for people to look at; no gradient.
+
+Dimensions: N response tokens, C of one chunk, H the student's hidden size, V shared vocabulary, K
+alternatives.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillctl.objective.chunked import make_chunk
+from distillctl.objective.divergence import log_probs
+from distillctl.objective.terms import chunk_stats
+from distillctl.objective.views import Dense, Teacher, Tokens, TopK
+
+CHUNK = 128
+"""Tokens whose logits exist at the same time."""
+
+
+class Alternatives(NamedTuple):
+    """Of N tokens; probabilities are at temperature 1, ids in order of falling probability."""
+
+    kl_N: Tensor
+    """float32, nats: reverse KL, as exact as the metric `kl/reverse`."""
+    student_ids_NK: Tensor
+    """int64."""
+    student_logp_NK: Tensor
+    """float32, nats."""
+    teacher_ids_NK: Tensor
+    """int64; -1 where a served teacher lists fewer."""
+    teacher_logp_NK: Tensor
+
+
+@torch.no_grad()
+def alternatives(
+    hidden_NH: Tensor, head_VH: Tensor, teacher: Teacher, target_ids_N: Tensor, vocab_size: int, count: int
+) -> Alternatives:
+    """The `count` most likely tokens of student and teacher within the shared vocabulary.
+
+    A served teacher has those that it was asked to list.
+    """
+    assert teacher is not None
+    chunks = [
+        _chunk(
+            hidden_NH[span], head_VH[:vocab_size], _view(teacher, span, vocab_size), target_ids_N[span], count
+        )
+        for start in range(0, len(hidden_NH), CHUNK)
+        for span in [slice(start, start + CHUNK)]
+    ]
+    return Alternatives(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+
+def _view(teacher: Dense | TopK, span: slice, vocab_size: int) -> Tensor | TopK:
+    """Some tokens of the teacher: log-probabilities of one at hand, the list of a served one."""
+    if isinstance(teacher, TopK):
+        return teacher[span]
+    return log_probs(teacher.hidden_NG[span], teacher.head_VG[:vocab_size], 1.0)
+
+
+def _chunk(
+    hidden_CH: Tensor, head_VH: Tensor, teacher: Tensor | TopK, target_ids_C: Tensor, count: int
+) -> Alternatives:
+    log_q_CV = log_probs(hidden_CH, head_VH, 1.0)
+    logq_C = log_q_CV.gather(-1, target_ids_C[:, None]).squeeze(-1)
+    stats = chunk_stats(
+        make_chunk(log_q_CV, log_q_CV.exp(), logq_C, teacher, Tokens(target_ids_C, logq_C, logq_C))
+    )
+    student_logp_CK, student_ids_CK = log_q_CV.topk(count)
+    if isinstance(teacher, TopK):
+        logp_CK, ids_CK = _most_likely(teacher, count)
+    else:
+        logp_CK, ids_CK = teacher.topk(count)
+    values = (stats["kl/reverse"], student_ids_CK, student_logp_CK, ids_CK, logp_CK)
+    return Alternatives(*(v.float() if v.is_floating_point() else v for v in values))
+
+
+def _most_likely(listed: TopK, count: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids [C, count] of the likeliest listed tokens; -1 fills up."""
+    short = max(count - listed.ids_NK.shape[1], 0)
+    ids_CX = F.pad(listed.ids_NK, (0, short), value=-1)
+    logp_CX = F.pad(listed.logp_NK, (0, short)).masked_fill(ids_CX < 0, -torch.inf)
+    logp_CK, order_CK = logp_CX.topk(count)
+    ids_CK = ids_CX.gather(-1, order_CK)
+    return logp_CK, ids_CK.masked_fill(logp_CK.isneginf(), -1)
