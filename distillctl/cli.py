@@ -5,22 +5,18 @@ stdout carries only the result; with `--json`, exactly one JSON document, errors
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from distillctl import __version__
-from distillctl.errors import ConfigError, DistillError
+from distillctl.cli_inspect import inspect_app
+from distillctl.cli_output import HELP, JsonFlag, error_document, finish
+from distillctl.errors import ConfigError
 
 Display = Literal["auto", "tui", "plain", "quiet"]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")]
-HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="distillctl",
@@ -32,12 +28,6 @@ app = typer.Typer(
 )
 prep_app = typer.Typer(
     help="Prepare prompts as parquet files in verl's schema.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
-inspect_app = typer.Typer(
-    help="Look at presets, configurations, runs and data.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
@@ -55,29 +45,9 @@ def main() -> None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"
-        print(_error_document("usage", error.format_message(), hint))
+        print(error_document("usage", error.format_message(), hint))
         sys.exit(error.exit_code)
     sys.exit(code or 0)
-
-
-def _error_document(kind: str, message: str, hint: str) -> str:
-    return json.dumps({"error": {"kind": kind, "message": message, "hint": hint}})
-
-
-def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
-    """Run a command that returns (JSON-able result, text for people), print one of them, map errors."""
-    try:
-        result, text = command()
-    except DistillError as error:
-        if os.environ.get("DISTILLCTL_DEBUG"):
-            traceback.print_exc()
-        if as_json:
-            print(_error_document(error.kind, error.message, error.hint))
-        else:
-            hint = f"\n  fix: {error.hint}" if error.hint else ""
-            print(f"error: {error.message}{hint}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    print(json.dumps(result) if as_json else text)
 
 
 @app.callback(invoke_without_command=True)
@@ -220,107 +190,5 @@ def evaluate(
         models = [checkpoint, *(baseline or [])]
         settings = evaluation.EvalSettings(data, limit, temperature, max_tokens)
         return evaluation.run(models, settings, out, quiet=display == "quiet")
-
-    finish(command, as_json)
-
-
-@inspect_app.command("presets", epilog="Example: distillctl inspect presets")
-def inspect_presets(as_json: JsonFlag = False) -> None:
-    """Names and purposes of all presets."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.watch import show
-
-        rows = show.show_presets()
-        return rows, show.render_presets(rows)
-
-    finish(command, as_json)
-
-
-@inspect_app.command("config", epilog="Example: distillctl inspect config NAME > mine.yaml")
-def inspect_config(
-    name: Annotated[str, typer.Argument(help="A preset or a run directory.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """A whole configuration as YAML, defaults included."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.watch import show
-
-        found = show.show_config(name)
-        return found, show.render_config(found)
-
-    finish(command, as_json)
-
-
-@inspect_app.command("schema", epilog="Example: distillctl inspect schema > schema.json")
-def inspect_schema(as_json: JsonFlag = False) -> None:
-    """JSON schema of the configuration."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.watch import show
-
-        schema = show.show_schema()
-        return schema, json.dumps(schema, indent=1)
-
-    finish(command, as_json)
-
-
-@inspect_app.command("runs", epilog="Example: distillctl inspect runs runs/")
-def inspect_runs(
-    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"),
-    as_json: JsonFlag = False,
-) -> None:
-    """All runs below a folder: state, step, last KL and accuracy."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.watch import runs
-
-        rows = runs.show_runs(folder)
-        return rows, runs.render_runs(rows)
-
-    finish(command, as_json)
-
-
-@inspect_app.command("run", epilog="Example: distillctl inspect run runs/NAME/0001 --follow")
-def inspect_run(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Watch it until it ends: the screen, or lines in a pipe.")
-    ] = False,
-    export: Annotated[
-        Path | None, typer.Option(help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """One run: state, metrics from first to last step, evaluations, checkpoints, diagnosis."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.watch import runs
-
-        if export is not None:
-            from distillctl.watch.export import export_run
-
-            written = export_run(run, export)
-            return written, written["export"]
-        if follow:
-            runs.follow_run(run)
-        found = runs.show_run(run)
-        return found, runs.render_run(found)
-
-    finish(command, as_json)
-
-
-@inspect_app.command("data", epilog="Example: distillctl inspect data data/arith/train.parquet")
-def inspect_data(
-    file: Annotated[Path, typer.Argument(help="A prepared file.")], as_json: JsonFlag = False
-) -> None:
-    """Rows, columns and first prompts of a data file."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.watch import show
-
-        found = show.show_data(file)
-        return found, show.render_data(found)
 
     finish(command, as_json)

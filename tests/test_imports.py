@@ -64,7 +64,9 @@ LAYERS = {
     "training": BASE | {"atomic", "checkpoints", "data", "distillctl", "estimate", "fit", "launch", "machine",
                         "plan", "preflight", "presets", "resume", "run", "teacher.compat", "teacher.server",
                         "terminal", "tokenizer_files", "train.reward", "watch"},
-    "cli": {"data", "distillctl", "errors", "evaluate", "presets", "training", "watch"},
+    "cli_output": {"errors"},
+    "cli_inspect": {"cli_output", "watch"},
+    "cli": {"cli_inspect", "cli_output", "data", "distillctl", "errors", "evaluate", "presets", "training"},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -1,0 +1,120 @@
+"""The `inspect` commands: parse and call. Heavy imports live inside the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillctl.cli_output import HELP, JsonFlag, finish
+
+inspect_app = typer.Typer(
+    help="Look at presets, configurations, runs and data.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP,
+)
+
+
+@inspect_app.command("presets", epilog="Example: distillctl inspect presets")
+def inspect_presets(as_json: JsonFlag = False) -> None:
+    """Names and purposes of all presets."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import show
+
+        rows = show.show_presets()
+        return rows, show.render_presets(rows)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("config", epilog="Example: distillctl inspect config NAME > mine.yaml")
+def inspect_config(
+    name: Annotated[str, typer.Argument(help="A preset or a run directory.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """A whole configuration as YAML, defaults included."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import show
+
+        found = show.show_config(name)
+        return found, show.render_config(found)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("schema", epilog="Example: distillctl inspect schema > schema.json")
+def inspect_schema(as_json: JsonFlag = False) -> None:
+    """JSON schema of the configuration."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import show
+
+        schema = show.show_schema()
+        return schema, json.dumps(schema, indent=1)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("runs", epilog="Example: distillctl inspect runs runs/")
+def inspect_runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"),
+    as_json: JsonFlag = False,
+) -> None:
+    """All runs below a folder: state, step, last KL and accuracy."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import runs
+
+        rows = runs.show_runs(folder)
+        return rows, runs.render_runs(rows)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("run", epilog="Example: distillctl inspect run runs/NAME/0001 --follow")
+def inspect_run(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Watch it until it ends: the screen, or lines in a pipe.")
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One run: state, metrics from first to last step, evaluations, checkpoints, diagnosis."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import runs
+
+        if export is not None:
+            from distillctl.watch.export import export_run
+
+            written = export_run(run, export)
+            return written, written["export"]
+        if follow:
+            runs.follow_run(run)
+        found = runs.show_run(run)
+        return found, runs.render_run(found)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("data", epilog="Example: distillctl inspect data data/arith/train.parquet")
+def inspect_data(
+    file: Annotated[Path, typer.Argument(help="A prepared file.")], as_json: JsonFlag = False
+) -> None:
+    """Rows, columns and first prompts of a data file."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import show
+
+        found = show.show_data(file)
+        return found, show.render_data(found)
+
+    finish(command, as_json)

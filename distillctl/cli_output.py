@@ -1,0 +1,38 @@
+"""What every command prints: its result or its error, as text or as one JSON document; exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from distillctl.errors import DistillError
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")]
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def error_document(kind: str, message: str, hint: str) -> str:
+    """The JSON document of an error."""
+    return json.dumps({"error": {"kind": kind, "message": message, "hint": hint}})
+
+
+def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
+    """Run a command that returns (JSON-able result, text for people), print one of them, map errors."""
+    try:
+        result, text = command()
+    except DistillError as error:
+        if os.environ.get("DISTILLCTL_DEBUG"):
+            traceback.print_exc()
+        if as_json:
+            print(error_document(error.kind, error.message, error.hint))
+        else:
+            hint = f"\n  fix: {error.hint}" if error.hint else ""
+            print(f"error: {error.message}{hint}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    print(json.dumps(result) if as_json else text)
