@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from distillctl.cli_output import HELP, JsonFlag, finish
+from distillctl.terminal import output_look
 
 inspect_app = typer.Typer(
     help="Look at presets, configurations, runs and data.",
@@ -101,6 +102,37 @@ def inspect_run(
             runs.follow_run(run)
         found = runs.show_run(run)
         return found, runs.render_run(found)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("samples", epilog="Example: distillctl inspect samples runs/NAME/0001 --wrong --worst 5")
+def inspect_samples(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Rollouts of this step; default the validation answers.")
+    ] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only wrong ones.")] = False,
+    truncated: Annotated[bool, typer.Option("--truncated", help="Only those cut at the limit.")] = False,
+    worst: Annotated[int | None, typer.Option(min=1, help="The N with the highest mean KL.")] = None,
+    prompt_id: Annotated[
+        str | None, typer.Option(help="Only this prompt, with a table of its tokens.")
+    ] = None,
+    token: Annotated[int | None, typer.Option(min=0, help="With --prompt-id: only this token.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """Responses before and after, their tokens shaded by KL."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import sample_text, samples
+
+        filters = samples.Filters(wrong, truncated, worst, prompt_id, limit)
+        found = samples.show_samples(run, step, filters, token)
+        color, columns = output_look()
+        return found, sample_text.render_samples(
+            found, columns, color=color, details=prompt_id is not None, token=token
+        )
 
     finish(command, as_json)
 

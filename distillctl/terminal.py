@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+PIPE_COLUMNS = 160
+"""Width of text for a pipe."""
 
 
 def is_screen(out: TextIO) -> bool:
@@ -21,6 +26,13 @@ def is_screen(out: TextIO) -> bool:
 def has_unicode(out: TextIO) -> bool:
     """Whether `out` takes more than ASCII."""
     return "utf" in (out.encoding or "").lower()
+
+
+def output_look() -> tuple[bool, int]:
+    """Whether stdout takes colour, and its columns (160 in a pipe)."""
+    out = sys.stdout
+    dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown") or bool(os.environ.get("NO_COLOR"))
+    return out.isatty() and not dumb, shutil.get_terminal_size().columns if out.isatty() else PIPE_COLUMNS
 
 
 def console(out: TextIO) -> Console:

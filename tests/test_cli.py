@@ -24,6 +24,9 @@ SURFACE = {
     "inspect config": {"name", "--json"},
     "inspect schema": {"--json"},
     "inspect runs": {"folder", "--json"},
+    "inspect samples": {
+        "run", "--step", "--wrong", "--truncated", "--worst", "--prompt-id", "--token", "--limit", "--json",
+    },
     "inspect run": {"run", "--follow", "--export", "--json"},
     "inspect data": {"file", "--json"},
 }  # fmt: skip

@@ -65,7 +65,7 @@ LAYERS = {
                         "plan", "preflight", "presets", "resume", "run", "teacher.compat", "teacher.server",
                         "terminal", "tokenizer_files", "train.reward", "watch"},
     "cli_output": {"errors"},
-    "cli_inspect": {"cli_output", "watch"},
+    "cli_inspect": {"cli_output", "terminal", "watch"},
     "cli": {"cli_inspect", "cli_output", "data", "distillctl", "errors", "evaluate", "presets", "training"},
     "__main__": {"cli"},
 }  # fmt: skip

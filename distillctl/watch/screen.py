@@ -132,7 +132,7 @@ def _sample(sample: dict[str, Any], look: Look, columns: int) -> Text:
     verdict = look.pick("  ✓", "  ok") if correct else look.pick("  ✗", "  wrong")
     verdict = "" if correct is None else verdict
     line = styled(look.pick("» ", "> "), "dim")
-    line.append_text(shaded(sample["pieces"], sample["kl"], ascii_only=look.ascii_only))
+    line.append_text(shaded(sample["pieces"], sample["kl"], newline=look.pick("⏎", "|")))
     fitted(line, max(columns - len(numbers) - len(verdict), 2), look)
     return line.append(numbers).append(verdict, "green" if correct else "red")
 

@@ -1,4 +1,4 @@
-"""Tokens shaded by their reverse KL: the steps of the scale, their colours, and a line of tokens."""
+"""Tokens shaded by their reverse KL: the steps of the scale, their colours, and the text of tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ STEPS = (0.05, 0.2, 0.5, 1.0, 2.0)
 STYLES = ("", "black on color(230)", "black on color(223)", "black on color(216)", "black on color(209)",
           "white on color(160)")  # fmt: skip
 """One more than steps: of the 256 colours, readable on dark and light terminals."""
+MARKED = 4
+"""Shade from which a token is marked where there is no colour."""
 
 
 def shade(kl: float | None) -> int:
@@ -22,25 +24,32 @@ def shade(kl: float | None) -> int:
     return 0 if kl is None or math.isnan(kl) else bisect_right(STEPS, kl)
 
 
-def shaded(pieces: Sequence[str], kl: Sequence[float | None], *, ascii_only: bool = False) -> Text:
-    """Tokens on one line; line breaks are shown as a sign, other control characters as spaces."""
+def shaded(
+    pieces: Sequence[str], kl: Sequence[float | None], *, newline: str = "⏎", marked: bool = False
+) -> Text:
+    """The tokens of a response; line breaks as `newline`, other control characters as spaces.
+
+    With `marked` the tokens of the highest shades stand in «».
+    """
     from rich.text import Text
 
-    text = Text(no_wrap=True, overflow="ellipsis", end="")
+    text = Text()
     for piece, value in zip(pieces, kl, strict=True):
-        visible = piece.replace("\n", "|" if ascii_only else "⏎")
-        visible = "".join(char if char.isprintable() else " " for char in visible)
-        if ascii_only:
-            visible = visible.encode("ascii", "replace").decode()
+        lines = ("".join(c if c.isprintable() else " " for c in line) for line in piece.split("\n"))
+        visible = newline.join(lines)
+        if marked and shade(value) >= MARKED:
+            visible = f"«{visible}»"
         text.append(visible, style=STYLES[shade(value)])
     return text
 
 
-def legend() -> Text:
+def legend(*, color: bool) -> Text:
     """What the shades mean, in nats."""
     from rich.text import Text
 
-    text = Text("reverse KL in nats: ", no_wrap=True, end="")
+    if not color:
+        return Text(f"«token»: reverse KL of at least {STEPS[MARKED - 1]:g} nats")
+    text = Text("reverse KL in nats: ")
     for step, style in zip(STEPS, STYLES[1:], strict=True):
-        text.append(f" >= {step:g} ", style=style)
+        text.append(f" {step:g}+ ", style=style)
     return text

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-import shutil
-import sys
 import time
 
-_PIPE_WIDTH = 160
+from distillctl.terminal import output_look
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -24,7 +22,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     for row in rows:
         grid.add_row(*map(Text, row))
     out = io.StringIO()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    _, width = output_look()
     # An empty environment: FORCE_COLOR would put escape codes into a pipe (style.md, section 8, trap 1).
     console = Console(file=out, width=width, force_terminal=False, color_system=None, _environ={})
     console.print(grid)

@@ -34,8 +34,8 @@ SMALL = [
 
 
 # Metrics that only some objectives have.
-NOT_ALWAYS = {"val/acc", "reward/mean", "actor/sft_loss", "actor/pg_clipfrac", "topk/student_mass",
-              "topk/teacher_mass", "topk/overlap"}  # fmt: skip
+NOT_ALWAYS = {"val/acc", "val/kl", "gpu/used_bytes", "gpu/utilization", "reward/mean", "actor/sft_loss",
+              "actor/pg_clipfrac", "topk/student_mass", "topk/teacher_mass", "topk/overlap"}  # fmt: skip
 
 
 def distillctl(*arguments, cwd, check=True):
@@ -242,6 +242,47 @@ def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
     np.testing.assert_allclose(row["kl"], kl.numpy(), rtol=1e-3, atol=1e-4)
     sampled = student.gather(-1, ids[0, start + 1 :, None]).squeeze(-1)
     np.testing.assert_allclose(row["response_logprobs"], sampled.numpy(), atol=1e-4)
+    for who, logp_TV in (("student", student), ("teacher", teacher)):
+        top = logp_TV.topk(5)
+        np.testing.assert_allclose(row[f"{who}_top_logprobs"], top.values.numpy(), rtol=1e-4, atol=1e-4)
+        chosen = logp_TV.gather(-1, torch.tensor(row[f"{who}_top_ids"]))
+        np.testing.assert_allclose(chosen.numpy(), top.values.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", ["one_rank", "two_ranks", "served", "mixed"])
+def test_every_sampled_token_is_saved_with_alternatives_and_their_text(run, request):
+    table = pq.read_table(request.getfixturevalue(run) / "samples/step_000001.parquet")
+    texts = json.loads(table.schema.metadata[b"token_text"])
+    for row in table.to_pylist():
+        for who in ("student", "teacher"):
+            assert [len(ids) for ids in row[f"{who}_top_ids"]] == [5] * len(row["response_ids"])
+            assert all(logp == sorted(logp, reverse=True) for logp in row[f"{who}_top_logprobs"])
+            assert {str(i) for ids in row[f"{who}_top_ids"] for i in ids} <= texts.keys()
+        written = "".join(texts[str(i)] for i in row["response_ids"])
+        assert written.removesuffix("<|im_end|>") == row["text"]
+
+
+def test_answers_of_an_evaluation_are_saved_with_their_kl(one_rank):
+    events = [e for e in read_events(one_rank / "events.jsonl") if e["kind"] == "eval"]
+    for event, step in zip(events, (0, 3), strict=True):
+        table = pq.read_table(one_rank / f"eval/step_{step:06d}.parquet")
+        assert table.schema.equals(sample_schema())
+        rows = table.to_pylist()
+        assert [row["prompt_id"] for row in rows] == [f"test/{i}" for i in range(16)]
+        assert np.mean([row["correct"] for row in rows]) == event["metrics"]["val/acc"]
+        values = [kl for row in rows for kl in row["kl"]]
+        assert event["metrics"]["val/kl"] == pytest.approx(np.mean(values), rel=1e-5)
+        for row in rows:  # greedy: what was written is the student's likeliest token
+            assert row["response_ids"] == [ids[0] for ids in row["student_top_ids"]]
+
+
+def test_the_event_of_a_sample_shows_one_of_its_rows(one_rank):
+    (event, *_) = [e for e in read_events(one_rank / "events.jsonl") if e["kind"] == "sample"]
+    row = pq.read_table(one_rank / event["path"]).to_pylist()[0]
+    assert "".join(event["pieces"]).removesuffix("<|im_end|>") == row["text"]
+    np.testing.assert_allclose(event["kl"], row["kl"], rtol=1e-6)
+    assert (event["correct"], event["num_tokens"]) == (row["correct"], len(row["response_ids"]))
+    assert event["mean_kl"] == pytest.approx(np.mean(row["kl"]), rel=1e-5)
 
 
 def test_samples_are_saved_at_the_first_the_due_and_the_last_step(one_rank):
@@ -294,3 +335,6 @@ def test_inspect_reads_the_run(one_rank, folder):
     assert shown["state"] == "done"
     listed = json.loads(distillctl("inspect", "runs", ".", "--json", cwd=folder).stdout)
     assert listed
+    samples = json.loads(distillctl("inspect", "samples", "one", "--json", cwd=folder).stdout)
+    assert samples["file"] == "eval/step_000003.parquet"
+    assert all(pair["before"]["prompt"] == pair["after"]["prompt"] for pair in samples["samples"])
