@@ -137,6 +137,42 @@ def inspect_samples(
     finish(command, as_json)
 
 
+@inspect_app.command("compare", epilog="Example: distillctl inspect compare runs/NAME/0001 runs/NAME/0002")
+def inspect_compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first is compared with.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Several runs: differences of their configurations, metrics, curves, accuracies with a paired test."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch import compare
+
+        found = compare.show_compare(runs)
+        return found, compare.render_compare(found)
+
+    finish(command, as_json)
+
+
+@inspect_app.command("report", epilog="Example: distillctl inspect report runs/NAME/0001")
+def inspect_report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are drawn on one axis.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; default report.html in the first run."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One HTML file with curves, configuration and samples, which needs no network."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.watch.report import write_report
+
+        found = write_report(runs, output)
+        return found, found["report"]
+
+    finish(command, as_json)
+
+
 @inspect_app.command("data", epilog="Example: distillctl inspect data data/arith/train.parquet")
 def inspect_data(
     file: Annotated[Path, typer.Argument(help="A prepared file.")], as_json: JsonFlag = False

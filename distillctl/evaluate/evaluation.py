@@ -11,9 +11,7 @@ from typing import Any
 from distillctl.evaluate.grading import Grade, grade
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.samples import Prompt, Rollout
-
-Z_95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+from distillctl.significance import wilson_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +43,6 @@ class Evaluation:
     """Mean, tokens."""
     tokens_per_s: float
     """Generated tokens per second of the rollout engine."""
-
-
-def wilson_interval(successes: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a binomial proportion (Wilson 1927, J. Am. Stat. Assoc. 22)."""
-    if total == 0:
-        return 0.0, 1.0
-    share, z2 = successes / total, Z_95**2
-    centre = share + z2 / (2 * total)
-    spread = Z_95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    scale = 1 + z2 / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[Answer]:

@@ -16,8 +16,8 @@ Sample = dict[str, Any]
 """One response, of JSON's types.
 
 `prompt_id`, `sample`, `prompt`, `ground_truth`, `correct`, `finish_reason`, `text`, `num_tokens`, `mean_kl`
-(nats, None where nothing was measured); and per token `pieces` (its text), `kl` and `logprobs` (None where not
-measured), `student_top` and `teacher_top` (lists of [text, probability], most likely first; empty where nobody
+(nats, None where nothing was measured); and per token: `pieces` (its text), `kl`, `logprobs` (None where not
+measured), `student_top`, `teacher_top` (lists of [text, probability], likeliest first; empty where nobody
 looked).
 """
 

@@ -22,6 +22,8 @@ class Series:
         """One value per step by metric name, NaN where there is none."""
         self.evals: dict[int, dict[str, Any]] = {}
         """Metrics of each evaluation by step."""
+        self.num_graded: dict[int, int] = {}
+        """Answers that each evaluation graded."""
         self.checkpoints: dict[int, str] = {}
         self.warnings: list[tuple[int, str]] = []
         """Step and message, preflight warnings (step 0) among them."""
@@ -38,7 +40,7 @@ class Series:
                 self._truncate(step - 1)
                 self._append(step, event["metrics"])
             case "eval":
-                self.evals[step] = event["metrics"]
+                self.evals[step], self.num_graded[step] = event["metrics"], event.get("num", 0)
             case "checkpoint":
                 self.checkpoints[step] = event["path"]
             case "warn":
