@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = runs/demo
 
-.PHONY: demo test check fmt clean
+.PHONY: demo test check browser fmt clean
 
 demo: $(VENV)/.installed
 	$(BIN)/distillctl prep arith --out data/arith --force
@@ -12,8 +12,14 @@ demo: $(VENV)/.installed
 	$(BIN)/distillctl train --preset tiny-from-small-arith --run-dir $(DEMO)
 	$(BIN)/distillctl eval --checkpoint $(DEMO) --baseline builtin:tiny-student --baseline builtin:tiny-teacher
 
-test: check
+test: check browser
 	$(BIN)/python -m pytest
+
+# For the tests of the HTML report, which are skipped where it cannot be had.
+browser:
+	@command -v chromium chromedriver >/dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || \
+	  echo "no chromium and chromium-driver here: the tests of the HTML report are skipped"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

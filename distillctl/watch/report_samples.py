@@ -10,6 +10,8 @@ from distillctl.watch.sample_files import Sample, load_samples, sample_steps, va
 
 MAX_SAMPLES = 500
 """Responses in a report, those before and those after both counted."""
+MAX_TOKENS = 50_000
+"""Tokens of them: with their alternatives about 80 bytes each."""
 MIN_PERMILLE = 1
 """Alternatives below this probability are left out."""
 
@@ -50,34 +52,37 @@ class Packer:
 
 
 def pack_samples(runs: list[tuple[str, RunDir]]) -> dict[str, Any]:
-    """Samples of all runs, each with an equal share of `MAX_SAMPLES`, and what was left out.
+    """Samples of all runs, each with an equal share of what there is room for, and how many were left out.
 
-    Of each the answers of the newest evaluation come first, each with that of the first evaluation, then the
-    newest rollouts.
+    Of each run the answers of the newest evaluation come first, each with that of the first evaluation, then
+    the newest rollouts.
     """
     packer, groups, num_left_out = Packer(), [], 0
     for label, run in runs:
-        room = MAX_SAMPLES // len(runs)
+        room, token_room = MAX_SAMPLES // len(runs), MAX_TOKENS // len(runs)
         for name, pairs in _groups(run):
             entries = []
             for before, after in pairs:
-                cost = 1 if before is None else 2
-                if cost > room:
-                    num_left_out += cost
+                several = [sample for sample in (before, after) if sample is not None]
+                num_tokens = sum(sample["num_tokens"] for sample in several)
+                if len(several) > room or num_tokens > token_room:
+                    num_left_out += len(several)
                     continue
-                room -= cost
-                entries.append(
-                    {
-                        "id": after["prompt_id"],
-                        "prompt": after["prompt"] or "",
-                        "truth": after["ground_truth"],
-                        "before": before and packer.pack(before),
-                        "after": packer.pack(after),
-                    }
-                )
+                room, token_room = room - len(several), token_room - num_tokens
+                entries.append(_entry(packer, before, after))
             if entries:
                 groups.append({"name": f"{label} {name}" if len(runs) > 1 else name, "samples": entries})
     return {"texts": packer.texts, "groups": groups, "left_out": num_left_out}
+
+
+def _entry(packer: Packer, before: Sample | None, after: Sample) -> dict[str, Any]:
+    return {
+        "id": after["prompt_id"],
+        "prompt": after["prompt"] or "",
+        "truth": after["ground_truth"],
+        "before": before and packer.pack(before),
+        "after": packer.pack(after),
+    }
 
 
 def _groups(run: RunDir) -> Iterator[tuple[str, list[tuple[Sample | None, Sample]]]]:

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from distillctl.watch.report import report_data, report_page, write_report
-from distillctl.watch.report_samples import MAX_SAMPLES
+from distillctl.watch.report_samples import MAX_SAMPLES, MAX_TOKENS
 from distillctl.watch.sample_files import load_samples
 
 HOSTILE = "</script><script>alert(1)</script><!-- @plotly@ @script@"
@@ -48,10 +48,19 @@ def run(tmp_path, make_run, make_row):
     return run.dir
 
 
+def test_long_samples_are_limited_by_their_tokens(tmp_path, make_run, make_row):
+    run = make_run(tmp_path / "long").write(1)
+    run.save("samples", 1, [make_row(n, tokens=1500) for n in range(60)])
+    samples = report_data([run.dir])["samples"]
+    lengths = [len(entry["after"]["t"]) for group in samples["groups"] for entry in group["samples"]]
+    assert MAX_TOKENS - 1500 < sum(lengths) <= MAX_TOKENS
+    assert samples["left_out"] == 60 - len(lengths)
+
+
 def test_the_page_is_one_file_of_three_scripts_that_loads_nothing(run):
     page = Parser(report_page([run]))
     assert [a.get("type", "code") for tag, a in page.elements if tag == "script"] == [
-        "application/json", "code", "code",
+        "application/json", "text/plain", "code",
     ]  # fmt: skip
     assert not [a for _, a in page.elements if "src" in a or ("href" in a and not a["href"].startswith("#"))]
     assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "img", "object")]

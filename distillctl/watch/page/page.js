@@ -225,9 +225,17 @@ function setTheme(dark) {
   for (const [plot, chart] of drawn) Plotly.relayout(plot, themed(chart.figure.layout));
 }
 
+// plotly takes longer to start than everything else: the page is shown and usable before.
+function startPlotly() {
+  const script = document.createElement("script");
+  script.textContent = byId("plotly").textContent;
+  document.body.appendChild(script);
+  showCharts();
+}
+
 setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
 byId("theme").addEventListener("click", () => setTheme(!isDark()));
 showRuns();
-showCharts();
 showSamples();
 showConfig();
+addEventListener("load", () => requestAnimationFrame(() => setTimeout(startPlotly)));
