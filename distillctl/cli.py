@@ -16,6 +16,7 @@ from distillctl.cli_inspect import inspect_app
 from distillctl.cli_output import HELP, JsonFlag, error_document, finish
 from distillctl.errors import ConfigError
 
+AnswerType = Literal["numeric", "exact", "choice", "regex", "latex"]
 Display = Literal["auto", "tui", "plain", "quiet"]
 
 app = typer.Typer(
@@ -105,6 +106,7 @@ def prep_jsonl(
     out: Out = None,
     prompt_field: Annotated[str, typer.Option(help="Field with the prompt.")] = "question",
     answer_field: Annotated[str, typer.Option(help="Field with the answer; may be absent.")] = "answer",
+    answer_type: Annotated[AnswerType, typer.Option(help="How answers are compared.")] = "numeric",
     limit: Limit = None,
     force: Force = False,
     as_json: JsonFlag = False,
@@ -115,7 +117,7 @@ def prep_jsonl(
         from distillctl.data import prep
 
         target = out or Path("data/jsonl")
-        made = prep.prep_jsonl(target, source, prompt_field, answer_field, limit, force)
+        made = prep.prep_jsonl(target, source, prompt_field, answer_field, limit, force, answer_type)
         return made, str(target)
 
     finish(command, as_json)
@@ -171,24 +173,40 @@ def evaluate(
         Path | None, typer.Option(help="Prepared parquet; default the run's data.val_files.")
     ] = None,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="Another model on the same prompts; repeatable.")
+        list[str] | None,
+        typer.Option(help="Another model on the same prompts; repeatable: the student before, the teacher."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N rows only.")] = None,
+    num_samples: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Response limit; default the run's, else 512.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the results to DIR/eval.json.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Also measure the KL from this model.")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Score with FILE.py[:FUNCTION], which is run, instead.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="Exit 4 unless e.g. acc>=0.4, acc-baseline>=0.05; repeatable.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write the requirements as JUnit XML.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write DIR/eval.json and DIR/answers.parquet.")
+    ] = None,
     display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Accuracy of a model and its baselines on prepared data, through vLLM."""
+    """A model and its baselines on prepared data, through vLLM: accuracy, intervals, a verdict."""
 
     def command() -> tuple[Any, str]:
+        from distillctl import progress
         from distillctl.evaluate import command as evaluation
 
+        progress.choose(display)
         models = [checkpoint, *(baseline or [])]
-        settings = evaluation.EvalSettings(data, limit, temperature, max_tokens)
-        return evaluation.run(models, settings, out, quiet=display == "quiet")
+        settings = evaluation.EvalSettings(
+            data, limit, temperature, max_tokens, num_samples, teacher, score, require or [], junit, out
+        )
+        return evaluation.run(models, settings)
 
     finish(command, as_json)

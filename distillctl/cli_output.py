@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distillctl.errors import DistillError
+from distillctl.errors import CheckFailed, DistillError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")]
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -26,6 +26,11 @@ def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
     """Run a command that returns (JSON-able result, text for people), print one of them, map errors."""
     try:
         result, text = command()
+    except CheckFailed as failed:
+        error = {"error": {"kind": failed.kind, "message": failed.message, "hint": failed.hint}}
+        print(json.dumps({**failed.result, **error}) if as_json else failed.text)
+        print(f"error: {failed.message}", file=sys.stderr)
+        raise typer.Exit(failed.exit_code) from None
     except DistillError as error:
         if os.environ.get("DISTILLCTL_DEBUG"):
             traceback.print_exc()

@@ -5,6 +5,8 @@ key, file and line) and, in `hint`, how to fix it. `cli.py` maps them to exit co
 To add one: subclass the branch whose exit code fits, and the standard exception callers would expect.
 """
 
+from collections.abc import Mapping
+
 
 class DistillError(Exception):
     """Base of all errors raised on purpose. `kind` names it in JSON output, `exit_code` in the shell."""
@@ -49,6 +51,13 @@ class CheckFailed(DistillError):
 
     kind = "check"
     exit_code = 4
+
+    def __init__(
+        self, message: str, hint: str = "", result: Mapping[str, object] | None = None, text: str = ""
+    ) -> None:
+        """`result` and `text`: what the command prints all the same."""
+        super().__init__(message, hint)
+        self.result, self.text = dict(result or {}), text
 
 
 class Stopped(DistillError):

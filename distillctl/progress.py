@@ -15,6 +15,15 @@ HEARTBEAT_S = 30.0
 SHORT_S = 0.5
 """Tasks that are done so soon are not shown."""
 
+_display = "auto"
+
+
+def choose(display: str) -> None:
+    """Set `--display` for this process: `auto`, `tui` (a bar), `plain` (lines) or `quiet`."""
+    global _display  # one stderr, one choice
+    _display = display
+
+
 Item = TypeVar("Item")
 Advance = Callable[[int], None]
 """Takes how much is done so far."""
@@ -23,7 +32,9 @@ Advance = Callable[[int], None]
 @contextmanager
 def task(label: str, total: int | None = None) -> Iterator[Advance]:
     """While the context is open, show `label` and how much of `total` is done; call the result often."""
-    if is_screen(sys.stderr):
+    if _display == "quiet":
+        yield lambda done: None
+    elif is_screen(sys.stderr) if _display == "auto" else _display == "tui" and sys.stderr.isatty():
         with _bar(label, total) as advance:
             yield advance
     else:

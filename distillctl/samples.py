@@ -38,6 +38,8 @@ class Prompt:
     data_source: str | None = None
     """`data_source` and `extra_info` of the row, for a reward function."""
     extra_info: Mapping[str, object] | None = None
+    answer_type: str = "numeric"
+    """How answers are compared with `ground_truth` (`evaluate.answer_types`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -29,3 +31,48 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     tail = sum(math.comb(discordant, k) for k in range(smaller + 1))
     p_value: float = 2 * tail / 2**discordant
     return min(1.0, p_value)
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Unbiased estimate that one of `k` answers is right, from `num_samples` >= k of which some are.
+
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1), in whole numbers.
+    """
+    assert 1 <= k <= num_samples
+    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
+
+
+def clustered_interval(shares: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of one share per prompt, by the normal approximation with prompts as clusters
+    (Miller 2024, arXiv 2411.00640, section 2.2)."""
+    count = len(shares)
+    if count < 2:
+        return 0.0, 1.0
+    mean = sum(shares) / count
+    error = math.sqrt(sum((share - mean) ** 2 for share in shares) / (count - 1) / count)
+    return max(0.0, mean - Z_95 * error), min(1.0, mean + Z_95 * error)
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences, one per prompt, by the normal approximation (Miller
+    2024, arXiv 2411.00640, section 4.2)."""
+    count = len(differences)
+    if count < 2:
+        return -1.0, 1.0
+    mean = sum(differences) / count
+    error = math.sqrt(sum((value - mean) ** 2 for value in differences) / (count - 1) / count)
+    return mean - Z_95 * error, mean + Z_95 * error
+
+
+def sign_flip_test(differences: Sequence[float], num_draws: int = 10_000) -> float:
+    """Two-sided p-value of a mean paired difference: how often random signs make one as large (Fisher 1935,
+    The Design of Experiments, section 21), from seeded draws, the one seen counted among them."""
+    values = [value for value in differences if value]
+    if not values:
+        return 1.0
+    generator, seen, hits = random.Random(0), abs(sum(values)) * (1 - 1e-12), 0
+    for _ in range(num_draws):
+        signs = generator.getrandbits(len(values))
+        total = sum(value if signs >> i & 1 else -value for i, value in enumerate(values))
+        hits += abs(total) >= seen
+    return (hits + 1) / (num_draws + 1)

@@ -195,8 +195,8 @@ class _Prompts:
 def _read_prompts(config: Config) -> _Prompts:
     """All rows; raises ConfigError when a file is unreadable or a batch is not filled."""
     data = config.data
-    val = [row for file in data.val_files if config.eval.every for row in read_rows(Path(file))]
     train = [row for file in data.train_files for row in read_rows(Path(file))]
+    val = [row for file in data.val_files if config.eval.every for row in read_rows(Path(file))]
     if data.train_batch_size > len(train):
         raise ConfigError(
             f"data.train_batch_size={data.train_batch_size}, but the data has {len(train)} prompts",

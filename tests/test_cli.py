@@ -15,11 +15,11 @@ PREP = {"--out", "--limit", "--force", "--json"}
 SURFACE = {
     "prep gsm8k": PREP | {"--source"},
     "prep arith": PREP,
-    "prep jsonl": PREP | {"--source", "--prompt-field", "--answer-field"},
+    "prep jsonl": PREP | {"--source", "--prompt-field", "--answer-field", "--answer-type"},
     "train": {"overrides", "--preset", "--config", "--run-dir", "--resume", "--elastic", "--display",
               "--dry-run", "--json"},
-    "eval": {"--checkpoint", "--data", "--baseline", "--limit", "--temperature", "--max-tokens", "--out",
-             "--display", "--json"},
+    "eval": {"--checkpoint", "--data", "--baseline", "--limit", "--n", "--temperature", "--max-tokens",
+             "--teacher", "--score", "--require", "--junit", "--out", "--display", "--json"},
     "inspect presets": {"--json"},
     "inspect config": {"name", "--json"},
     "inspect schema": {"--json"},
@@ -28,6 +28,8 @@ SURFACE = {
         "run", "--step", "--wrong", "--truncated", "--worst", "--prompt-id", "--token", "--limit", "--json",
     },
     "inspect run": {"run", "--follow", "--export", "--json"},
+    "inspect compare": {"runs", "--json"},
+    "inspect report": {"runs", "--output", "--json"},
     "inspect data": {"file", "--json"},
 }  # fmt: skip
 GROUPS = ["", "prep", "inspect"]

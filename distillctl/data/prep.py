@@ -14,12 +14,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distillctl import __version__
+from distillctl.data.answers import require_answer
 from distillctl.data.read import (
     SUFFIXES,
     answer_text,
@@ -98,13 +99,14 @@ def prep_jsonl(
     answer_field: str,
     limit: int | None,
     force: bool,
+    kind: str = "numeric",
 ) -> Manifest:
     """The user's own prompts, as they are: no instruction is added and no split invented.
 
-    `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test`
-    as .jsonl, .json or .parquet. `prompt_field` holds text or chat messages; `answer_field` may be
-    missing or null, then the row has no ground truth. Raises ConfigError (bad rows, no `source`,
-    `out` is taken).
+    `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test` as .jsonl,
+    .json or .parquet. `prompt_field` holds text or chat messages; `answer_field` may be missing or null, then
+    the row has no ground truth; `kind` is its answer type. Raises ConfigError (bad rows, no `source`, `out`
+    is taken).
     """
     if source is None:
         raise ConfigError("prep jsonl: no source", "give the file of your prompts: --source FILE")
@@ -112,7 +114,7 @@ def prep_jsonl(
     _check_out(out, files, limit, force)
     splits = {
         split: [
-            _own_row(record, split, i, prompt_field, answer_field)
+            _own_row(record, split, i, prompt_field, answer_field, kind)
             for i, record in enumerate(
                 track(islice(records(path, (prompt_field, answer_field)), limit), f"reading {split}")
             )
@@ -181,7 +183,7 @@ def _own_files(source: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_field: str) -> Row:
+def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_field: str, kind: str) -> Row:
     where, fields = record
     messages = parse_messages(fields[prompt_field], where, prompt_field)
     value = fields[answer_field]
@@ -190,12 +192,13 @@ def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_f
     answer, truth = answer_text(value), None
     if answer is not None:
         require_text(answer, where, answer_field)
-        try:
-            truth = gsm8k_ground_truth(answer)
-        except ValueError:  # not in GSM8K's format: the whole text is the answer
-            truth = answer.strip()
+        truth = answer.strip()
+        if kind == "numeric":
+            with suppress(ValueError):  # not in GSM8K's format: the whole text is the answer
+                truth = gsm8k_ground_truth(answer)
+        require_answer(truth, kind, where)
     question = last_question(messages)
-    return to_row(question, answer, truth, split, index, "distillctl/jsonl", messages)
+    return to_row(question, answer, truth, split, index, "distillctl/jsonl", messages, kind)
 
 
 def _check_source(source: Path) -> None:

@@ -82,6 +82,7 @@ def _prompt(row: PromptRow, ids: list[int], reference: list[int] | None, routes:
         reference_ids=reference,
         data_source=row.data_source,
         extra_info=row.extra_info,
+        answer_type=row.answer_type,
     )
 
 

@@ -16,6 +16,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
+from distillctl.data.answers import answer_type, require_answer
 from distillctl.errors import ConfigError
 from distillctl.files import require_file
 
@@ -51,6 +52,8 @@ class PromptRow:
     """The whole struct as plain Python values, or None when the data has none."""
     reference: str | None = None
     """The data's own answer, `extra_info.answer`, or None when that is no text or blank."""
+    answer_type: str = "numeric"
+    """One of `answers.ANSWER_TYPES`."""
     route: str | None = None
     """Value of the column that chooses the teacher, as text; None when it is null or not there."""
 
@@ -169,7 +172,10 @@ def answer_text(value: object, depth: int = 0) -> str | None:
 
 def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_key: str) -> PromptRow:
     messages = parse_messages(row["prompt"], where, "prompt")
-    truth = answer_text(_struct(row["reward_model"], where, "reward_model").get("ground_truth"))
+    reward = _struct(row["reward_model"], where, "reward_model")
+    truth, kind = answer_text(reward.get("ground_truth")), answer_type(reward.get("style"))
+    if truth is not None:
+        require_answer(truth, kind, where)
     extra = _struct(row["extra_info"], where, "extra_info")
     split, reference, source = extra.get("split"), extra.get("answer"), row["data_source"]
     return PromptRow(
@@ -177,6 +183,7 @@ def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_
         messages=messages,
         question=last_question(messages),
         ground_truth=None if truth is None else require_text(truth, where, "ground_truth"),
+        answer_type=kind,
         data_source=source if isinstance(source, str) else None,
         split=split if isinstance(split, str) and split else stem,
         extra_info=extra or None,

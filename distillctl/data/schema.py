@@ -65,20 +65,22 @@ def to_row(
     index: int,
     data_source: str,
     messages: list[dict[str, str]] | None = None,
+    kind: str = "numeric",
 ) -> dict[str, Any]:
     """One row of `schema()`, `index` counting from 0 within `split`.
 
     `messages` is a chat of the user's own, kept as it is; without it the row is a math question and
     the chat is one user message: the question, a space and `INSTRUCTION`. A row with `ground_truth`
-    None can be distilled, not scored.
+    None can be distilled, not scored; `kind` is the answer type of another.
     """
+    style = "rule" if kind == "numeric" else kind
     asked = [{"role": "user", "content": f"{question} {INSTRUCTION}"}]
     return {
         "data_source": data_source,
         "prompt": asked if messages is None else messages,
         "ability": _ABILITY if messages is None else None,
         "reward_model": {
-            "style": "none" if ground_truth is None else "rule",
+            "style": "none" if ground_truth is None else style,
             "ground_truth": ground_truth,
         },
         "extra_info": {"split": split, "index": index, "answer": answer, "question": question},

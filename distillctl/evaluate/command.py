@@ -1,89 +1,154 @@
-"""`distillctl eval`: one model after the other through a rollout engine, one table."""
+"""`distillctl eval`: a model and its baselines on the same prompts, one table, and a verdict."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distillctl import children
-from distillctl.children import Child
+import numpy as np
+
+from distillctl.atomic import write_json
 from distillctl.data.lengths import fewest_tokens
-from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.template import require_rendering
-from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.evaluate.evaluation import Evaluation, answers, summarise
-from distillctl.fit import require_shared_memory, require_writable
+from distillctl.errors import CheckFailed, ConfigError
+from distillctl.evaluate import junit, requirements
+from distillctl.evaluate.cache import Response, model_hash
+from distillctl.evaluate.comparison import difference, gap_closed
+from distillctl.evaluate.evaluation import Answer, grade_texts, summarise
+from distillctl.evaluate.requirements import BASELINE, NAMES, Requirement
+from distillctl.evaluate.responses import Target, Task, response_cache, responses, room
+from distillctl.evaluate.results import write_results
+from distillctl.evaluate.scoring import load_scorer, rescore
+from distillctl.evaluate.table import render_report
+from distillctl.fit import require_writable
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
-from distillctl.memory import scratch_directory
 from distillctl.presets import load_config
-from distillctl.rollout.client import RolloutClient, Sampling
-from distillctl.rollout.process import READY_TIMEOUT_S, engine_settings, start_engine
+from distillctl.rollout.client import request_names
 from distillctl.run import RunDir, resolve_checkpoint
-from distillctl.teacher.compat import token_counter
+from distillctl.samples import Prompt, Rollout
+from distillctl.teacher.compat import shared_vocab, token_counter, tokenizer_vocab
 from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
 
 DEFAULT_MAX_TOKENS = 512
-MAX_NUM_SEQS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
     """What the command line asks for; None means: as the run had it."""
 
-    data: Path | None
-    limit: int | None
-    temperature: float
-    max_tokens: int | None
+    data: Path | None = None
+    limit: int | None = None
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    num_samples: int = 1
+    teacher: str | None = None
+    score: str | None = None
+    require: Sequence[str] = field(default_factory=tuple)
+    junit: Path | None = None
+    out: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class _Result:
+    """One evaluated model."""
+
     label: str
-    path: Path
+    answers: list[Answer]
+    values: dict[str, Any]
 
 
-def run(
-    models: list[str], settings: EvalSettings, out: Path | None, *, quiet: bool
-) -> tuple[dict[str, Any], str]:
-    """Evaluate `models` (the checkpoint first, then its baselines) on the same prompts."""
-    device = "cuda" if num_gpus() else "cpu"
-    require_packages(device)
-    resolved = [resolve_checkpoint(spec) for spec in models]
-    targets = [_Target(r.label, model_path(r.model, "--checkpoint")) for r in resolved]
-    data, max_tokens = _from_run(resolved[0].run, settings)
-    rows = read_rows(data)[: settings.limit]
-    for target in targets:  # refused here, not after the models before it were evaluated
-        _require_prompts(target, rows, _room(target, max_tokens))
-    if out is not None:
-        _require_directory(out)
+def run(models: Sequence[str], settings: EvalSettings) -> tuple[dict[str, Any], str]:
+    """Evaluate `models` (the checkpoint first, then its baselines) on the same prompts.
+
+    Returns the report and its table. Raises CheckFailed, with both, when a requirement is not met.
+    """
+    wanted = [requirements.parse(text) for text in settings.require]
+    targets, work, data = _prepare(models, settings)
+    teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
+    shared = {target: _shared(target.path, teacher) for target in targets if teacher is not None}
+    scorer = None if settings.score is None else load_scorer(settings.score)
     results = []
     for target in targets:
-        started = time.perf_counter()
-        result = _evaluate_one(target, rows, settings.temperature, max_tokens, device)
-        results.append({"model": target.label, **asdict(result)})
-        if not quiet:
-            seconds = time.perf_counter() - started
-            print(f"{target.label}: acc={result.acc:.3f} in {seconds:.0f} s", file=sys.stderr, flush=True)
-    report = {"data": str(data), "max_tokens": max_tokens, "temperature": settings.temperature,
-              "results": results}  # fmt: skip
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "eval.json").write_text(json.dumps(report, indent=1))
-    return report, render_table(results)
+        found, seconds, num_dropped = responses(target, work)
+        answers = _answers(found, work.rows)
+        if scorer is not None:
+            answers = rescore(answers, scorer)
+        values = {"model": target.label, **asdict(summarise(answers, seconds)), "num_dropped": num_dropped}
+        if teacher is not None:
+            values["kl"] = _kl(target, teacher, shared[target], answers, work)
+        results.append(_Result(target.label, answers, values))
+    report = {"data": str(data), "max_tokens": work.max_tokens, "temperature": work.temperature,
+              "results": [result.values for result in results], **_compared(results)}  # fmt: skip
+    return _verdict(report, wanted, settings, results)
 
 
-def _require_directory(out: Path) -> None:
-    """Raise when results could not be written, before hours are spent on them."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
-    require_writable(out, option="--out")
+def _verdict(
+    report: dict[str, Any], wanted: Sequence[Requirement], settings: EvalSettings, results: Sequence[_Result]
+) -> tuple[dict[str, Any], str]:
+    values = _values(report)
+    outcomes = requirements.check(wanted, values)
+    report["requirements"] = [asdict(outcome) for outcome in outcomes]
+    if settings.junit is not None:
+        junit.write_junit(settings.junit, f"distillctl eval {results[0].label}", outcomes, values)
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_results(settings.out / "answers.parquet", {r.label: r.answers for r in results})
+        write_json(settings.out / "eval.json", _plain(report))
+    text = render_report(report)
+    failed = [outcome for outcome in outcomes if not outcome.met]
+    if failed:
+        told = "; ".join(f"{outcome.text} is not met: {outcome.reason}" for outcome in failed)
+        raise CheckFailed(told, result=_plain(report), text=text)
+    return _plain(report), text
+
+
+def _values(report: dict[str, Any]) -> dict[str, float | None]:
+    """What requirements are about: values of the checkpoint, and its differences from the first baseline."""
+    first, *others = report["results"]
+    values = {name: first.get(name) for name in NAMES} | {"gap_closed": report["gap_closed"]}
+    if others:
+        for name in NAMES:
+            pair = first.get(name), others[0].get(name)
+            values[name + BASELINE] = None if None in pair else pair[0] - pair[1]
+    return values
+
+
+def _compared(results: Sequence[_Result]) -> dict[str, Any]:
+    """Differences from each baseline; the gap from the first one to the second, the teacher."""
+    first, *others = results
+    found = [difference(other.label, first.answers, other.answers) for other in others]
+    accs = [result.values["acc"] for result in results]
+    closed = gap_closed(accs[1], accs[0], accs[2]) if len(accs) > 2 else None
+    return {"differences": [asdict(one) for one in found if one is not None], "gap_closed": closed}
+
+
+def _prepare(models: Sequence[str], settings: EvalSettings) -> tuple[list[Target], Task, Path]:
+    """Everything that can be refused, before hours are spent."""
+    device = "cuda" if num_gpus() else "cpu"
+    if settings.num_samples > 1 and settings.temperature == 0.0:
+        message = f"--n {settings.num_samples} at temperature 0 gives the same answer every time"
+        raise ConfigError(message, "add e.g. --temperature 0.7")
+    require_packages(device)
+    resolved = [resolve_checkpoint(spec) for spec in models]
+    targets = [Target(one.label, model_path(one.model, "--checkpoint")) for one in resolved]
+    data, max_tokens = _from_run(resolved[0].run, settings)
+    rows = read_rows(data)[: settings.limit]
+    for target in targets:
+        _require_prompts(target, rows, max_tokens)
+    if settings.out is not None:
+        if settings.out.exists() and not settings.out.is_dir():
+            raise ConfigError(f"{settings.out}: is not a directory", "--out names the directory to write")
+        require_writable(settings.out, option="--out")
+    if settings.junit is not None:
+        require_writable(settings.junit.parent, option="--junit")
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    work = Task(rows, digest, settings.num_samples, settings.temperature, max_tokens, device)
+    return targets, work, data
 
 
 def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]:
@@ -102,105 +167,62 @@ def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]
     return Path(config.data.val_files[0]), max_tokens
 
 
-def _room(target: _Target, max_tokens: int) -> int:
-    """Tokens that a prompt may have; raises ConfigError where there are none."""
-    room = model_shape(target.path).max_positions - max_tokens
-    if room < 1:
+def _require_prompts(target: Target, rows: list[PromptRow], max_tokens: int) -> None:
+    """Raise ConfigError for a model without tokenizer or template, or with room for none of the rows."""
+    space = room(target, max_tokens)
+    if space < 1:
         message = f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt"
-        raise ConfigError(message, f"give at most {room + max_tokens - 1}")
-    return room
-
-
-def _require_prompts(target: _Target, rows: list[PromptRow], room: int) -> None:
-    """Raise ConfigError for a model that has no tokenizer or template, or takes none of the rows."""
+        raise ConfigError(message, f"give at most {space + max_tokens - 1}")
     count, described = token_counter(target.path), tokenizer_config(target.path)
     template = chat_template(target.path, described)
     if template is None:
         hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
         raise ConfigError(f"{target.path}: has no chat template, so prompts cannot be rendered", hint)
-    if not any(fewest_tokens(row, count) <= room for row in rows):
-        message = f"--data: none of {len(rows)} prompts has no more than the {room} tokens"
+    if not any(fewest_tokens(row, count) <= space for row in rows):
+        message = f"--data: none of {len(rows)} prompts has no more than the {space} tokens"
         raise ConfigError(f"{message} that {target.label} takes before a response", "lower --max-tokens")
     require_rendering(rows, template, special_tokens(described))
 
 
-def _evaluate_one(
-    target: _Target, rows: list[PromptRow], temperature: float, max_tokens: int, device: str
-) -> Evaluation:
-    from transformers import AutoTokenizer
-
-    from distillctl.teacher.compat import model_stop_token_ids
-
-    tokenizer = AutoTokenizer.from_pretrained(target.path, trust_remote_code=False)
-    prompts, dropped = render(rows, tokenizer, _room(target, max_tokens))
-    if dropped:
-        print(f"{target.label}: {dropped} prompts are too long and left out", file=sys.stderr)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    sampling = Sampling(temperature, 1.0, max_tokens, model_stop_token_ids(target.path, tokenizer))
-    with running_engine(target.path, longest + max_tokens, device) as client:
-        return summarise(*answers(client, prompts, tokenizer, sampling))
-
-
-@contextmanager
-def running_engine(model: Path, max_model_len: int, device: str) -> Iterator[RolloutClient]:
-    """A rollout engine of its own for `model`, stopped at the end. Raises EnvironmentUnfit if it dies."""
-    on_gpu = device == "cuda"
-    require_shared_memory(0)
-    with scratch_directory() as scratch:
-        settings = engine_settings(
-            model,
-            dtype="bfloat16" if on_gpu else "float32",
-            socket=scratch / "rollout.sock",
-            max_model_len=max_model_len,
-            max_num_seqs=MAX_NUM_SEQS,
-            num_gpus=1 if on_gpu else 0,
-        )
-        log = scratch / "rollout.log"
-        process = start_engine(settings, scratch / "engine.json", log)
-        engine = Child("rollout engine", process, log)
-        try:
-            deadline = time.monotonic() + READY_TIMEOUT_S
-            while not Path(settings.socket).exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise EnvironmentUnfit(f"the rollout engine did not start:\n{engine.tail()}")
-                time.sleep(0.1)
-            client = RolloutClient(Path(settings.socket), READY_TIMEOUT_S)
-            yield client
-            client.close()
-        finally:
-            children.kill([engine])
+def _answers(found: Sequence[Response], rows: Sequence[PromptRow]) -> list[Answer]:
+    """Responses as graded answers, in the order of the rows."""
+    prompts: dict[int, Prompt] = {}
+    for response in found:
+        if response.row not in prompts:
+            row = rows[response.row]
+            prompts[response.row] = Prompt(
+                f"{row.split}/{row.index}", response.prompt_ids, row.question, row.ground_truth,
+                data_source=row.data_source, extra_info=row.extra_info, answer_type=row.answer_type,
+            )  # fmt: skip
+    names = request_names(list(prompts.values()))  # ids are unique from here on
+    named = {row: replace(p, prompt_id=name) for (row, p), name in zip(prompts.items(), names, strict=True)}
+    ordered = sorted(found, key=lambda response: (response.row, response.sample))
+    rollouts = [
+        Rollout(named[one.row], one.sample, np.array(one.response_ids, np.int32),
+                np.zeros(len(one.response_ids), np.float32), one.finish_reason, 0)
+        for one in ordered
+    ]  # fmt: skip
+    return grade_texts(rollouts, [one.text for one in ordered])
 
 
-_COLUMNS = {
-    "acc": "acc",
-    "verl_strict": "verl-strict",
-    "verl_flexible": "verl-flexible",
-    "format_rate": "format",
-    "truncation_rate": "truncated",
-}
+def _shared(student: Path, teacher: Path) -> int:
+    """Token ids that a model shares with the teacher; raises ConfigError where their tokenizers differ."""
+    sizes = model_shape(student).vocab_size, model_shape(teacher).vocab_size
+    return shared_vocab(tokenizer_vocab(student), tokenizer_vocab(teacher), sizes, "--teacher")[0]
 
 
-def render_table(results: list[dict[str, Any]]) -> str:
-    """The results as a table: percentages, the 95 % Wilson interval behind the accuracy."""
-    header = ["model", "prompts", "acc", "95 % interval", *list(_COLUMNS.values())[1:], "length", "tokens/s"]
-    table = [header]
-    for result in results:
-        shares = [f"{100 * result[name]:.1f} %" for name in _COLUMNS]
-        interval = f"{100 * result['acc_low']:.1f} - {100 * result['acc_high']:.1f}"
-        table.append(
-            [
-                result["model"],
-                str(result["num_prompts"]),
-                shares[0],
-                interval,
-                *shares[1:],
-                f"{result['response_length']:.1f}",
-                f"{result['tokens_per_s']:,.0f}",
-            ]
-        )
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = []
-    for row in table:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def _kl(target: Target, teacher: Path, vocab_size: int, answers: Sequence[Answer], work: Task) -> float:
+    """Mean KL from the teacher on the answers; remembered with them."""
+    cache, name = response_cache(target, work), f"kl {model_hash(teacher)}"
+    if name not in cache.facts:
+        from distillctl.evaluate.teacher_kl import mean_kl
+
+        rollouts = [answer.rollout for answer in answers]
+        cache.note(name, mean_kl(target.path, teacher, rollouts, vocab_size, work.device))
+    return float(cache.facts[name])
+
+
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of JSON's types: NaN, of data without ground truths, as null."""
+    cleaned: dict[str, Any] = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    return cleaned

@@ -80,7 +80,7 @@ def grade(text: str, ground_truth: str) -> Grade:
         same = extracted is not None and numbers_equal(extracted, ground_truth)
     else:
         extracted = _final_phrase(_plain(text), numeric=False)
-        same = extracted is not None and _fold(extracted) == _fold(_plain(ground_truth))
+        same = extracted is not None and fold(extracted) == fold(_plain(ground_truth))
     return Grade(
         strict=strict == ground_truth,
         flexible=verl_flexible(text) == ground_truth,
@@ -150,6 +150,13 @@ def _spelled(match: re.Match[str]) -> str:
     whole = f"{match['whole']} " if match["whole"] else ""
     bottom = f"/{match['bottom']}" if match["bottom"] else ""
     return f"{sign}{whole}{match['top'].replace(',', '')}{bottom}"
+
+
+def final_phrase(text: str) -> str | None:
+    r"""What a response states after its last `####`, else in its last `\boxed{}`; None without either."""
+    plain = _plain(text)
+    hashes = [phrase for match in _HASHES.finditer(plain) if (phrase := _strip(match[1]))]
+    return _LEAD_IN.sub("", hashes[-1], count=1) if hashes else _last_boxed(plain)
 
 
 def _number_in(phrase: str) -> str | None:
@@ -231,6 +238,6 @@ def _strip(phrase: str) -> str:
     return phrase.strip()
 
 
-def _fold(phrase: str) -> str:
+def fold(phrase: str) -> str:
     """A text answer for comparison: case, spacing and surrounding punctuation do not matter."""
     return " ".join(_strip(phrase).casefold().split()).strip(" ()")

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,13 @@ class RolloutClient:
         run_seed: int,
         step: int,
         num_topk: int = 0,
+        progress: Callable[[int], None] = lambda num_finished: None,
     ) -> list[Rollout]:
         """`num_samples` answers to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
         `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
-        the distribution that is sampled from; 0 leaves it None. Raises `EngineLost` when the worker is gone
+        the distribution that is sampled from; 0 leaves it None. `progress` is told about once a second how
+        many answers are finished. Raises `EngineLost` when the worker is gone
         or silent, `RunFailed` when it answers with other weights than the last pushed.
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
@@ -92,7 +95,7 @@ class RolloutClient:
             "num_topk": num_topk,
         }
         arrays = {"prompts": flat, "prompt_lengths": lengths, "seeds": np.array(seeds, np.int64)}
-        got = self._ask(header, arrays)
+        got = self._ask(header, arrays, progress)
         tokens = wire.unpack(got["tokens"], got["lengths"])
         logprobs = wire.unpack(got["logprobs"], got["lengths"])
         topk = wire.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * len(jobs)
@@ -124,13 +127,19 @@ class RolloutClient:
         select.select([self._process], [], [])  # readable once the process has ended
         self.close()
 
-    def _ask(self, header: wire.Header, arrays: wire.Arrays) -> wire.Arrays:
+    def _ask(
+        self,
+        header: wire.Header,
+        arrays: wire.Arrays,
+        progress: Callable[[int], None] = lambda num_finished: None,
+    ) -> wire.Arrays:
         request = header["request"]
         hint = "its log is rollout.log in the attempt's log folder"
         try:
             wire.send(self._sock, header, arrays)
             reply, got = wire.receive(self._sock)
             while "progress" in reply:
+                progress(int(reply["progress"]))
                 reply, got = wire.receive(self._sock)
         except TimeoutError:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"

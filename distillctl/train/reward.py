@@ -65,7 +65,7 @@ def rewards(rollouts: Sequence[Rollout], tokenizer: Any, function: RewardFunctio
         [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
     )
     pairs = zip(rollouts, texts, strict=True)
-    return np.array([_reward(rollout, text, function) for rollout, text in pairs], dtype=np.float32)
+    return np.array([reward(rollout, text, function) for rollout, text in pairs], dtype=np.float32)
 
 
 def group_advantages(rewards_R: np.ndarray, groups: Sequence[str]) -> np.ndarray:
@@ -116,7 +116,8 @@ def _import(path: str) -> ModuleType:
     return module
 
 
-def _reward(rollout: Rollout, text: str, function: RewardFunction) -> float:
+def reward(rollout: Rollout, text: str, function: RewardFunction) -> float:
+    """What `function` makes of one answer; raises as `rewards`."""
     prompt = rollout.prompt
     try:
         result = function(

@@ -1,0 +1,30 @@
+"""Requirements of an evaluation as JUnit XML, which CI systems show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from distillctl.atomic import write_text
+from distillctl.evaluate.requirements import Outcome
+
+
+def write_junit(
+    path: Path, name: str, outcomes: Sequence[Outcome], values: Mapping[str, float | None]
+) -> None:
+    """One test case for each requirement, with `values` as properties of the suite."""
+    failures = [outcome for outcome in outcomes if not outcome.met]
+    counts = {"tests": str(len(outcomes)), "failures": str(len(failures)), "errors": "0"}
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts})
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in values.items():
+        if value is not None:
+            ElementTree.SubElement(properties, "property", {"name": key, "value": f"{value:.6g}"})
+    for outcome in outcomes:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": outcome.text})
+        if not outcome.met:
+            ElementTree.SubElement(case, "failure", {"message": outcome.reason})
+    ElementTree.indent(root)
+    write_text(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")

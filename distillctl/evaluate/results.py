@@ -1,0 +1,43 @@
+"""Every answer of an evaluation as parquet: `eval --out DIR` writes `DIR/answers.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from distillctl.evaluate.evaluation import Answer
+
+
+def write_results(path: Path, models: Mapping[str, Sequence[Answer]]) -> None:
+    """One row per answer of each model, by its label; the file is whole or not there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [("model", pa.string()), ("prompt_id", pa.string()), ("sample", pa.int32()),
+               ("prompt", pa.string()), ("response", pa.string()), ("extracted", pa.string()),
+               ("ground_truth", pa.string()), ("correct", pa.bool_()), ("verl_strict", pa.bool_()),
+               ("verl_flexible", pa.bool_()), ("has_format", pa.bool_()), ("finish_reason", pa.string()),
+               ("num_tokens", pa.int32())]  # fmt: skip
+    rows = [_row(model, answer) for model, answers in models.items() for answer in answers]
+    partial = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), partial)
+    partial.rename(path)
+
+
+def _row(model: str, answer: Answer) -> dict[str, object]:
+    grade, rollout = answer.grade, answer.rollout
+    return {
+        "model": model,
+        "prompt_id": rollout.prompt.prompt_id,
+        "sample": rollout.sample,
+        "prompt": rollout.prompt.text,
+        "response": answer.text,
+        "extracted": None if grade is None else grade.extracted,
+        "ground_truth": rollout.prompt.ground_truth,
+        "correct": None if grade is None else grade.normalised,
+        "verl_strict": None if grade is None else grade.strict,
+        "verl_flexible": None if grade is None else grade.flexible,
+        "has_format": None if grade is None else grade.has_format,
+        "finish_reason": rollout.finish_reason,
+        "num_tokens": len(rollout.response_ids),
+    }

@@ -1,0 +1,46 @@
+"""KL of a model from a teacher on the model's own answers: exact, per token.
+
+Dimensions: N response tokens of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from distillctl.objective.alternatives import alternatives
+from distillctl.objective.views import Dense
+from distillctl.progress import task
+from distillctl.samples import Rollout
+from distillctl.teacher.local import LocalTeacher
+from distillctl.train.batch import collate, plan
+
+BATCH_TOKENS = 8192
+"""Tokens, padding included, in one forward pass."""
+
+
+def mean_kl(student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_size: int, device: str) -> float:
+    """Mean of KL(student || teacher) in nats over all response tokens of `rollouts`, which the student wrote.
+
+    Over the first `vocab_size` ids, which both share, at temperature 1.
+    """
+    disable_progress_bar()  # transformers' own, one for each model
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    place = torch.device(device)
+    models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]
+    total, count = 0.0, 0
+    shares = plan([rollout.length for rollout in rollouts], BATCH_TOKENS, 1)[0]
+    with task("KL from the teacher", len(rollouts)) as advance:
+        for number, members in enumerate(shares):
+            batch = collate(rollouts, members, place)
+            hidden = [model.hidden_states([(batch.input_ids_BT, batch.rows_N)])[0] for model in models]
+            with models[0].head() as own, models[1].head() as other:
+                found = alternatives(
+                    hidden[0], own, Dense(hidden[1], other), batch.target_ids_N, vocab_size, 1
+                )
+            total, count = total + float(found.kl_N.double().sum()), count + len(found.kl_N)
+            advance(sum(map(len, shares[: number + 1])))
+    return total / count

@@ -1,0 +1,68 @@
+"""LaTeX answers through the real math-verify, and what happens when a comparison hangs."""
+
+import importlib.util
+import time
+
+import pytest
+
+from distillctl.errors import EnvironmentUnfit
+from distillctl.evaluate import latex
+from distillctl.evaluate.latex import Verdict, compare_latex
+
+needs_math = pytest.mark.skipif(
+    importlib.util.find_spec("math_verify") is None, reason="needs the extra math (math-verify)"
+)
+
+
+@needs_math
+def test_expressions_are_compared_by_their_value_and_in_order():
+    pairs = [
+        (r"so the answer is $\boxed{\frac{1}{2}}$", "0.5"),
+        (r"$\boxed{\frac{1}{3}}$", "0.5"),
+        (r"$x^2 + 2x + 1$", "(x+1)^2"),
+        (r"$\boxed{\sqrt{8}}$", r"2\sqrt{2}"),
+        ("no answer", "1"),
+        (r"$\boxed{1,2,3}$", r"\{1,2,3\}"),
+    ]
+    verdicts = compare_latex(pairs)
+    assert [verdict.same for verdict in verdicts[:5]] == [True, False, True, True, False]
+    assert verdicts[4].extracted is None
+    assert not any(verdict.timed_out for verdict in verdicts)
+
+
+HANG = """
+import json, sys, time
+print("ready", flush=True)
+for line in sys.stdin:
+    response, truth = json.loads(line)
+    time.sleep(60 if response == "hang" else 0)
+    print(json.dumps([response == truth, response]), flush=True)
+"""
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Children that hang when told to."""
+    import subprocess
+    import sys
+
+    monkeypatch.setattr(latex, "require_latex", lambda: None)
+    monkeypatch.setattr(latex, "_start", lambda: subprocess.Popen(
+        [sys.executable, "-c", HANG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ))  # fmt: skip
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_comparison_that_hangs_is_wrong_and_holds_up_no_other():
+    started = time.monotonic()
+    verdicts = compare_latex([("hang", "1"), ("1", "1"), ("2", "1"), ("hang", "1"), ("1", "1")], timeout_s=1)
+    assert time.monotonic() - started < 30
+    hung = Verdict(False, None, timed_out=True)
+    assert verdicts == [hung, Verdict(True, "1"), Verdict(False, "2"), hung, Verdict(True, "1")]
+
+
+def test_without_math_verify_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(latex.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentUnfit) as caught:
+        compare_latex([("1", "1")])
+    assert caught.value.hint == "pip install 'distillctl[math]'"
