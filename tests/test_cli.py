@@ -29,7 +29,7 @@ SURFACE = {
     },
     "inspect run": {"run", "--follow", "--export", "--json"},
     "inspect compare": {"runs", "--json"},
-    "inspect report": {"runs", "--output", "--json"},
+    "inspect report": {"runs", "--output", "-o", "--json"},
     "inspect data": {"file", "--json"},
 }  # fmt: skip
 GROUPS = ["", "prep", "inspect"]

@@ -89,7 +89,7 @@ class ResponseCache:
         import pyarrow.parquet as pq
 
         for path in sorted(self.folder.glob("part_*.parquet")):
-            yield pq.read_table(path)
+            yield pq.ParquetFile(path).read()  # read_table would import pandas first
 
 
 def model_hash(folder: Path, root: Path = ROOT) -> str:

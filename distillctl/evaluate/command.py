@@ -138,16 +138,17 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> tuple[list[Target
     targets = [Target(one.label, model_path(one.model, "--checkpoint")) for one in resolved]
     data, max_tokens = _from_run(resolved[0].run, settings)
     rows = read_rows(data)[: settings.limit]
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    work = Task(rows, digest, settings.num_samples, settings.temperature, max_tokens, device)
     for target in targets:
-        _require_prompts(target, rows, max_tokens)
+        if response_cache(target, work).done is None:
+            _require_prompts(target, rows, max_tokens)
     if settings.out is not None:
         if settings.out.exists() and not settings.out.is_dir():
             raise ConfigError(f"{settings.out}: is not a directory", "--out names the directory to write")
         require_writable(settings.out, option="--out")
     if settings.junit is not None:
         require_writable(settings.junit.parent, option="--junit")
-    digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    work = Task(rows, digest, settings.num_samples, settings.temperature, max_tokens, device)
     return targets, work, data
 
 

@@ -1,0 +1,35 @@
+"""KL from a teacher, against both models run whole in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from distillctl.evaluate.teacher_kl import mean_kl
+from distillctl.machine import model_path
+from distillctl.samples import Prompt, Rollout
+
+
+def test_the_mean_is_over_all_response_tokens(monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    from distillctl.evaluate import teacher_kl
+
+    monkeypatch.setattr(teacher_kl, "BATCH_TOKENS", 60)
+    rng = np.random.default_rng(0)
+    rollouts = []
+    for n in range(7):
+        prompt = Prompt(f"test/{n}", rng.integers(5, 400, rng.integers(1, 20)).tolist(), "", None)
+        ids = rng.integers(5, 400, rng.integers(1, 25)).astype(np.int32)
+        rollouts.append(Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), "stop", 0))
+    paths = [model_path(f"builtin:{name}", "test") for name in ("tiny-student", "tiny-teacher")]
+    models = [AutoModelForCausalLM.from_pretrained(path).double() for path in paths]
+    size = models[0].config.vocab_size
+    values = []
+    for rollout in rollouts:
+        ids = torch.tensor([[*rollout.prompt.token_ids, *rollout.response_ids.tolist()]])
+        start = len(rollout.prompt.token_ids) - 1
+        with torch.no_grad():
+            q, p = (m(ids).logits[0, start:-1, :size].log_softmax(-1) for m in models)
+        values += (q.exp() * (q - p)).sum(-1).tolist()
+    assert mean_kl(*paths, rollouts, size, "cpu") == pytest.approx(np.mean(values), rel=1e-5)
+    assert mean_kl(paths[0], paths[0], rollouts, size, "cpu") == pytest.approx(0.0, abs=1e-6)
