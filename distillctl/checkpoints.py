@@ -77,10 +77,11 @@ def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
     return final
 
 
-def rotate(folder: Path, step: int, keep: int) -> None:
-    """Drop all but the newest `keep` checkpoints up to `step`; later ones, of no use to this run, stay."""
+def rotate(folder: Path, step: int, keep: int, best: int | None = None) -> None:
+    """Drop all but the newest `keep` checkpoints up to `step` and that of step `best`; later ones, of no use
+    to this run, stay."""
     known = [known for known in steps(folder) if known <= step]
-    for old in known[:-keep]:
+    for old in set(known[:-keep]) - {best}:
         dropped = folder / f"{_TMP}dropped-{step_dir(old)}"
         (folder / step_dir(old)).rename(dropped)  # never half a checkpoint under its own name
         shutil.rmtree(dropped)
@@ -109,6 +110,18 @@ def latest(folder: Path) -> Path | None:
         return folder / name
     known = steps(folder)
     return folder / step_dir(known[-1]) if known else None
+
+
+def mark_best(folder: Path, step: int, acc: float) -> None:
+    """Make the checkpoint of `step`, with that validation accuracy, the best one."""
+    write_json(folder / "best.json", {"step": step, "path": step_dir(step), "val/acc": acc})
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint that `best.json` names; None without one."""
+    name = read_object(folder / "best.json").get("path")
+    known = isinstance(name, str) and _STEP.fullmatch(name) and (folder / name).is_dir()
+    return folder / str(name) if known else None
 
 
 def newest_good(folder: Path) -> tuple[Path | None, list[str]]:

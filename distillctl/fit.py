@@ -98,9 +98,10 @@ def checkpoint_bytes(plan: Plan) -> int:
 
 
 def _require_disk(plan: Plan, folder: Path) -> None:
-    """While one is written `checkpoint.keep` others are there; those of a resumed run have their room."""
+    """While one is written `checkpoint.keep` others and the best are there; those of a resumed run have their
+    room."""
     settings, steps = plan.config.checkpoint, plan.config.train.steps
-    num_new = settings.keep + 1 - len(checkpoints.steps(folder))
+    num_new = settings.keep + 1 + settings.best - len(checkpoints.steps(folder))
     if not settings.every:
         num_new = 1
     elif steps is not None:

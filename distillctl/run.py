@@ -200,7 +200,7 @@ class Checkpoint:
 
 
 def resolve_checkpoint(spec: str) -> Checkpoint:
-    """The model that a run, `RUN@STEP`, a checkpoint directory or a model directory means.
+    """The model that a run, `RUN@STEP`, `RUN@best`, a checkpoint or a model directory means.
 
     Anything that is not on disk comes back as it is. Raises ConfigError for a step the run has no
     checkpoint of, naming those it has, and for a directory that holds no model.
@@ -230,6 +230,12 @@ def resolve_checkpoint(spec: str) -> Checkpoint:
 
 
 def _at_step(run: RunDir, step: str) -> Checkpoint:
+    if step == "best":
+        best = checkpoints.best(run.checkpoints)
+        if best is None:
+            hint = "train with checkpoint.best=true and eval.every"
+            raise ConfigError(f"{run.path} has no best checkpoint", hint)
+        return _from_directory(best)
     steps = checkpoints.steps(run.checkpoints)
     if not (step.isascii() and step.isdigit() and int(step) in steps):
         there = ", ".join(map(str, steps)) or "none"

@@ -13,7 +13,7 @@ from distillctl import checkpoints
 from distillctl.checkpoints import find_damage, latest, newest_good, partial_dir, rotate, step_dir, sweep
 
 
-def save(folder, step, *, keep=2, weights=b"abc"):
+def save(folder, step, *, keep=2, weights=b"abc", best=None):
     """What `train.checkpoint.save` does on one rank, with two small files in place of a model."""
     partial = partial_dir(folder, step)
     shutil.rmtree(partial, ignore_errors=True)
@@ -21,7 +21,7 @@ def save(folder, step, *, keep=2, weights=b"abc"):
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
         (partial / name).write_bytes(weights + str(step).encode())
     path = checkpoints.commit(partial, step, 1, checkpoints.seal(partial))
-    rotate(folder, step, keep)
+    rotate(folder, step, keep, best)
     return path
 
 
@@ -57,6 +57,24 @@ def test_rotation_keeps_the_newest(tmp_path):
     for step in (1, 2, 30):
         save(tmp_path, step)
     assert checkpoints.steps(tmp_path) == [2, 30]
+
+
+def test_rotation_keeps_the_best_too_until_a_better_one_comes(tmp_path):
+    assert checkpoints.best(tmp_path) is None
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, best=2)
+        if step == 2:
+            checkpoints.mark_best(tmp_path, 2, 0.5)
+    assert checkpoints.steps(tmp_path) == [2, 3, 4]
+    assert checkpoints.best(tmp_path) == tmp_path / "step_000002"
+    save(tmp_path, 5, best=5)
+    checkpoints.mark_best(tmp_path, 5, 0.75)
+    assert checkpoints.steps(tmp_path) == [4, 5]
+    assert json.loads((tmp_path / "best.json").read_text()) == {
+        "step": 5,
+        "path": "step_000005",
+        "val/acc": 0.75,
+    }
 
 
 def test_rotation_never_drops_the_checkpoint_just_written(tmp_path):

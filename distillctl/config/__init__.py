@@ -129,6 +129,9 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; 0 writes only the last."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
+    best: bool = False
+    """Also write and keep the checkpoint of the evaluation with the highest accuracy (`eval.every`), for
+    `distillctl eval --checkpoint RUN@best`."""
     grace_s: float | None = Field(default=None, gt=0.0)
     """Seconds that a run may take to checkpoint after SIGINT, SIGTERM or SIGHUP; then its processes are
     killed, and it can be resumed from the checkpoint before. Set it below the time after which a scheduler

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 # The name of an exception only: nothing of ours is pickled.
@@ -28,6 +29,14 @@ _TAG = "state"
 _UNIVERSAL = "universal"
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The evaluation with the highest accuracy so far; of equals the earliest."""
+
+    step: int
+    acc: float
+
+
 def save(
     folder: Path,
     step: int,
@@ -37,8 +46,10 @@ def save(
     state: dict[str, Any],
     *,
     keep: int,
+    best: Best | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` under `folder` and drop all but the newest `keep`. Collective.
+    """Write the checkpoint of `step` under `folder` and drop all but the newest `keep` and the `best`.
+    Collective.
 
     `state`: what else a resumed run needs, of plain types. Raises EnvironmentUnfit when the disk refuses.
     """
@@ -55,7 +66,9 @@ def save(
         shares = ranks.gather(checkpoints.seal(partial, ranks.rank, ranks.world_size))
         if ranks.is_main:
             checkpoints.commit(partial, step, ranks.world_size, checkpoints.merge(shares))
-            checkpoints.rotate(folder, step, keep)
+            if best is not None and best.step == step:
+                checkpoints.mark_best(folder, step, best.acc)
+            checkpoints.rotate(folder, step, keep, None if best is None else best.step)
     ranks.barrier()
     return folder / checkpoints.step_dir(step)
 

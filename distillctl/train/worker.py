@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -43,8 +44,8 @@ from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
 from distillctl.train.sample_file import sample_event, write_samples
 from distillctl.train.student import Student
+from distillctl.train.usage import usage_metrics
 from distillctl.train.validation import Validation
-from distillctl.usage import gpu_metrics, own_bytes
 
 CANARY_TOKENS = 64
 """Length of the prompt that proves each weight push: enough tokens to expose any layer, cheap to score."""
@@ -111,11 +112,12 @@ class Rank:
             self.checks.append(
                 measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size)
             )
-        first, self.guards = 0, Guards(config.guards)
+        first, self.guards, self.best = 0, Guards(config.guards), None
         if job.checkpoint is not None:
             with self.phase("loading checkpoint"):
                 first, state = checkpoint.load(Path(job.checkpoint), student, self.ranks)
                 self.guards.load_state(state["guards"])
+                self.best = checkpoint.Best(*state["best"]) if state.get("best") else None
         with self.phase("waiting for the rollout engine"):
             canary = train[0].token_ids[:CANARY_TOKENS]
             engine = RolloutEngine(job, config, self.ranks, student, canary, self.warn_at)
@@ -175,13 +177,13 @@ class Rank:
             result = self.trainer.train_step(step, look=self._is_sample_step(step))
             if result is None:
                 return self._stop(step - 1)
-            result.metrics.update(self._usage())
+            result.metrics.update(usage_metrics(self.ranks, self.trainer.engine))
             self._report(step, result)
             self._guard(step, result.metrics)
             last = step == self.num_steps
-            self._evaluate(step, last=last)
-            due = config.checkpoint.every and step % config.checkpoint.every == 0 and not self.guards.violated
-            if last or due:
+            better = self._evaluate(step, last=last)
+            due = better or (config.checkpoint.every and step % config.checkpoint.every == 0)
+            if last or (due and not self.guards.violated):
                 self._save(step)
             self._status(step)
             if not last and self.should_stop():
@@ -194,14 +196,6 @@ class Rank:
             self._save(step)
         self._status(step)
         self.emit("stop", step, signal=self.stop_signal, state="saved")
-
-    def _usage(self) -> dict[str, float]:
-        """Memory and GPUs after a step; collective."""
-        mine = torch.zeros(self.ranks.world_size, dtype=torch.float64)
-        mine[self.ranks.rank] = own_bytes(os.getpid())
-        largest = float(self.ranks.sum(mine).max())
-        engine = float(self.trainer.engine.memory_bytes())
-        return {"memory/trainer_bytes": largest, "memory/engine_bytes": engine, **gpu_metrics()}
 
     def _report(self, step: int, result: StepResult) -> None:
         if not self.ranks.is_main:
@@ -230,18 +224,29 @@ class Rank:
                     f"{violation.hint}; the last good checkpoint is of step {self.saved_step}",
                 )
 
-    def _evaluate(self, step: int, *, last: bool = False) -> None:
+    def _evaluate(self, step: int, *, last: bool = False) -> bool:
+        """Evaluate where it is due; whether a checkpoint is to be kept as the best one."""
         every = self.config.eval.every
         if not every or (step % every and not last):
-            return
+            return False
         fields = self.validation.run(step, self.run.eval_dir)
+        acc = math.nan
         if fields is not None:  # on rank 0
             self.emit("eval", step, **fields)
+            acc = fields["metrics"]["val/acc"]
+        acc = float(self.ranks.sum(torch.tensor(acc if self.ranks.is_main else 0.0, dtype=torch.float64)))
+        if not self.config.checkpoint.best or step == 0 or not acc > (self.best.acc if self.best else -1.0):
+            return False
+        self.best = checkpoint.Best(step, acc)
+        return True
 
     def _save(self, step: int) -> None:
         folder, student = self.run.checkpoints, self.trainer.student
-        state, keep = {"guards": self.guards.state()}, self.config.checkpoint.keep
-        path = checkpoint.save(folder, step, student, self.tokenizer, self.ranks, state, keep=keep)
+        best = None if self.best is None else [self.best.step, self.best.acc]
+        state, keep = {"guards": self.guards.state(), "best": best}, self.config.checkpoint.keep
+        path = checkpoint.save(
+            folder, step, student, self.tokenizer, self.ranks, state, keep=keep, best=self.best
+        )
         self.saved_step = step
         self.emit("checkpoint", step, path=str(path.relative_to(self.run.path)))
 

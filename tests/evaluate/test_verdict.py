@@ -112,11 +112,19 @@ VALUES = {"acc": 0.5, "acc-baseline": 0.1, "gap_closed": None, "kl": math.nan, "
 @pytest.mark.parametrize(
     ("text", "met"),
     [
-        ("acc>=0.5", True), ("acc >= 0.51", False), ("acc>0.5", False), ("acc<=0.5", True), ("acc<0.5", False),
-        ("acc-baseline>=0.05", True), ("acc-baseline>=0.2", False), ("response_length<=1e3", True),
-        ("gap_closed>=0.5", False), ("kl<=1", False), ("kl-baseline<=0", False),
+        ("acc>=0.5", True),
+        ("acc >= 0.51", False),
+        ("acc>0.5", False),
+        ("acc<=0.5", True),
+        ("acc<0.5", False),
+        ("acc-baseline>=0.05", True),
+        ("acc-baseline>=0.2", False),
+        ("response_length<=1e3", True),
+        ("gap_closed>=0.5", False),
+        ("kl<=1", False),
+        ("kl-baseline<=0", False),
     ],
-)  # fmt: skip
+)
 def test_requirements(text, met):
     (outcome,) = check([parse(text)], VALUES)
     assert outcome.met is met
@@ -125,9 +133,17 @@ def test_requirements(text, met):
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("acc", "acc>=0.40"), ("ac>=1", "did you mean acc?"), ("acc>=x", "between 0 and 1"), ("acc>=nan", "between 0"),
-     ("acc==1", "acc>=0.40"), ("", "acc>=0.40"), ("gap_closed-baseline>=1", "known: acc"), (">=1", "acc>=0.40")],
-)  # fmt: skip
+    [
+        ("acc", "acc>=0.40"),
+        ("ac>=1", "did you mean acc?"),
+        ("acc>=x", "between 0 and 1"),
+        ("acc>=nan", "between 0"),
+        ("acc==1", "acc>=0.40"),
+        ("", "acc>=0.40"),
+        ("gap_closed-baseline>=1", "known: acc"),
+        (">=1", "acc>=0.40"),
+    ],
+)
 def test_what_is_no_requirement_is_refused_with_help(text, hint):
     with pytest.raises(ConfigError) as caught:
         parse(text)
@@ -150,8 +166,11 @@ def test_every_answer_is_a_row(tmp_path):
     write_results(tmp_path / "answers.parquet", {"a": answers([True, None]), "b": answers([[False, True]])})
     rows = pq.read_table(tmp_path / "answers.parquet").to_pylist()
     assert [(row["model"], row["prompt_id"], row["sample"], row["correct"]) for row in rows] == [
-        ("a", "test/0", 0, True), ("a", "test/1", 0, None), ("b", "test/0", 0, False), ("b", "test/0", 1, True),
-    ]  # fmt: skip
+        ("a", "test/0", 0, True),
+        ("a", "test/1", 0, None),
+        ("b", "test/0", 0, False),
+        ("b", "test/0", 1, True),
+    ]
     assert rows[0]["response"] == "#### 7"
     assert (rows[0]["extracted"], rows[0]["finish_reason"], rows[0]["num_tokens"]) == ("7", "stop", 2)
 
@@ -176,8 +195,8 @@ def test_a_scoring_function_replaces_the_verdict(tmp_path):
 
 
 def test_a_scorer_that_is_not_there_is_named_by_its_option(tmp_path):
-    with pytest.raises(ConfigError, match="--score: .*no such file"):
+    with pytest.raises(ConfigError, match=r"--score: .*no such file"):
         load_scorer(str(tmp_path / "none.py"))
     (tmp_path / "a.py").write_text("x = 1")
-    with pytest.raises(ConfigError, match="--score: .* has no f"):
+    with pytest.raises(ConfigError, match=r"--score: .* has no f"):
         load_scorer(f"{tmp_path / 'a.py'}:f")

@@ -19,12 +19,14 @@ from safetensors.torch import load_file
 
 from distillctl import checkpoints, memory
 from distillctl.events import read_events
+from distillctl.run import resolve_checkpoint
 
 STEPS = 5
 RUN = [
     "train", "--preset", "tiny-from-small-arith", "data.train_batch_size=12", "data.max_response_length=48",
     "rollout.n=2", "rollout.max_num_seqs=32", "train.micro_batch_tokens=700", f"train.steps={STEPS}",
     "optim.warmup_steps=2", "eval.limit=16", "eval.every=2", "samples.every=2", "checkpoint.every=1",
+    "checkpoint.best=true",
 ]  # fmt: skip
 
 
@@ -154,12 +156,22 @@ def test_nothing_listens_beyond_loopback(quiet, loopback):
 def test_no_prompt_or_answer_is_in_the_logs(quiet):
     rows = pq.read_table(quiet.path / "samples/step_000001.parquet").to_pylist()
     texts = {row["text"].strip() for row in rows if len(row["text"]) > 10}
-    prompts = pq.read_table(quiet.folder / "data/arith/train.parquet").to_pylist()
-    texts |= {row["prompt"][-1]["content"] for row in prompts}
-    logs = [*quiet.path.glob("logs/*/*"), quiet.path / "events.jsonl", quiet.path / "status.json"]
+    rows = pq.read_table(quiet.folder / "data/arith/train.parquet").to_pylist()
+    prompts = {row["prompt"][-1]["content"] for row in rows}
+    logs = [*quiet.path.glob("logs/*/*"), quiet.path / "status.json"]
     written = "\n".join(log.read_text() for log in logs) + quiet.stderr
     assert len(texts) > 10
-    assert not [text for text in texts if text in written]
+    assert not [text for text in texts | prompts if text in written]
+    assert not [text for text in prompts if text in (quiet.path / "events.jsonl").read_text()]
+
+
+def test_the_best_checkpoint_is_kept_and_found(quiet):
+    evals = {e["step"]: e["metrics"]["val/acc"] for e in quiet.events("eval") if e["step"]}
+    step = min(evals, key=lambda step: (-evals[step], step))
+    kept = json.loads((quiet.checkpoints / "best.json").read_text())
+    assert kept == {"step": step, "path": f"step_{step:06d}", "val/acc": evals[step]}
+    assert checkpoints.find_damage(quiet.checkpoints / kept["path"]) == ""
+    assert resolve_checkpoint(f"{quiet.path}@best").model == str(quiet.checkpoints / kept["path"] / "hf")
 
 
 # An engine that is killed, loses a part, or hangs.
