@@ -328,12 +328,16 @@ def test_the_reward_is_a_regular_file(folder, make):
         load_reward("reward.py", "compute_score")
 
 
-def test_the_rewards_path_comes_from_the_configuration_only():
-    found = [ast.unparse(call.args[0]) for _, name, call in calls() if name.endswith("load_reward")]
-    assert found
-    assert all(argument.endswith("config.reward.path") or argument == "reward.path" for argument in found), (
-        found
+def test_the_path_of_code_comes_from_the_configuration_or_the_command_line():
+    found = [
+        (file, ast.unparse(call.args[0])) for file, name, call in calls() if name.endswith("load_reward")
+    ]
+    configured = {argument for file, argument in found if file != "evaluate/scoring.py"}
+    assert configured
+    assert all(
+        argument.removeprefix("plan.") in ("config.reward.path", "reward.path") for argument in configured
     )
+    assert ("evaluate/scoring.py", "path") in found  # of `eval --score`
 
 
 # --- logs ------------------------------------------------------------------------------------------

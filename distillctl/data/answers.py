@@ -20,7 +20,7 @@ def require_answer(truth: str, kind: str, where: str) -> None:
     """Raise ConfigError for a ground truth that is nothing of its answer type."""
     hint = "correct that row, or leave it out"
     if kind == "choice" and not _LETTER.match(truth):
-        message = f"{where}: `ground_truth` of type choice must begin with its letter, got {truth[:20]!r}"
+        message = f"{where}: `ground_truth` of type choice must begin with its letter"
         raise ConfigError(message, hint)
     if kind == "regex":
         try:

@@ -67,7 +67,7 @@ def run(models: Sequence[str], settings: EvalSettings) -> tuple[dict[str, Any], 
 
     Returns the report and its table. Raises CheckFailed, with both, when a requirement is not met.
     """
-    wanted = [requirements.parse(text) for text in settings.require]
+    wanted = [requirements.parse(expression) for expression in settings.require]
     targets, work, data = _prepare(models, settings)
     teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
     shared = {target: _shared(target.path, teacher) for target in targets if teacher is not None}
@@ -102,7 +102,7 @@ def _verdict(
     text = render_report(report)
     failed = [outcome for outcome in outcomes if not outcome.met]
     if failed:
-        told = "; ".join(f"{outcome.text} is not met: {outcome.reason}" for outcome in failed)
+        told = "; ".join(f"{outcome.expression} is not met: {outcome.reason}" for outcome in failed)
         raise CheckFailed(told, result=_plain(report), text=text)
     return _plain(report), text
 

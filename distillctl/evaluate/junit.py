@@ -23,7 +23,7 @@ def write_junit(
         if value is not None:
             ElementTree.SubElement(properties, "property", {"name": key, "value": f"{value:.6g}"})
     for outcome in outcomes:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": outcome.text})
+        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": outcome.expression})
         if not outcome.met:
             ElementTree.SubElement(case, "failure", {"message": outcome.reason})
     ElementTree.indent(root)

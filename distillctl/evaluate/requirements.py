@@ -24,7 +24,7 @@ _EXPRESSION = re.compile(r"\s*([\w@-]+?)\s*(>=|<=|>|<)\s*(\S+)\s*")
 class Requirement:
     """One parsed expression."""
 
-    text: str
+    expression: str
     name: str
     sign: str
     bound: float
@@ -34,29 +34,31 @@ class Requirement:
 class Outcome:
     """Whether a requirement holds."""
 
-    text: str
+    expression: str
     met: bool
     reason: str
 
 
-def parse(text: str) -> Requirement:
+def parse(expression: str) -> Requirement:
     """Parse `NAME>=NUMBER` (also <=, >, <). Raises ConfigError for anything else."""
-    match = _EXPRESSION.fullmatch(text)
+    match = _EXPRESSION.fullmatch(expression)
     if match is None:
-        raise ConfigError(f"--require {text!r} is no condition", "e.g. 'acc>=0.40' or 'acc-baseline>=0.05'")
+        raise ConfigError(
+            f"--require {expression!r} is no condition", "e.g. 'acc>=0.40' or 'acc-baseline>=0.05'"
+        )
     name, sign, number = match.groups()
     base = name.removesuffix(BASELINE)
     if base not in NAMES or name == f"gap_closed{BASELINE}":
         near = difflib.get_close_matches(base, NAMES, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"--require {text!r}: no value {name!r}", f"{hint}known: {', '.join(NAMES)}")
+        raise ConfigError(f"--require {expression!r}: no value {name!r}", f"{hint}known: {', '.join(NAMES)}")
     try:
         bound = float(number)
     except ValueError:
         bound = math.nan
     if not math.isfinite(bound):
-        raise ConfigError(f"--require {text!r}: {number!r} is no number", "shares are between 0 and 1")
-    return Requirement(text.strip(), name, sign, bound)
+        raise ConfigError(f"--require {expression!r}: {number!r} is no number", "shares are between 0 and 1")
+    return Requirement(expression.strip(), name, sign, bound)
 
 
 def check(requirements: Sequence[Requirement], values: Mapping[str, float | None]) -> list[Outcome]:
@@ -67,10 +69,10 @@ def check(requirements: Sequence[Requirement], values: Mapping[str, float | None
 def _outcome(requirement: Requirement, value: float | None) -> Outcome:
     if value is None or math.isnan(value):
         return Outcome(
-            requirement.text, False, f"{requirement.name} was not measured{_why(requirement.name)}"
+            requirement.expression, False, f"{requirement.name} was not measured{_why(requirement.name)}"
         )
     met = _OPERATORS[requirement.sign](value, requirement.bound)
-    return Outcome(requirement.text, met, f"{requirement.name} is {value:.4g}")
+    return Outcome(requirement.expression, met, f"{requirement.name} is {value:.4g}")
 
 
 def _why(name: str) -> str:

@@ -100,8 +100,8 @@ def _accuracy(runs: Sequence[RunCurves]) -> Chart | None:
         ends = [wilson_interval(round(acc * counts[step]), counts[step]) for step, acc in known.items()]
         x, color = list(known), COLORS[i % len(COLORS)]
         band = {"x": x + x[::-1], "y": [high for _, high in ends] + [low for low, _ in ends][::-1]}
-        figure.add_scatter(**band, fill="toself", fillcolor=color, opacity=0.2, line={"width": 0},
-                           hoverinfo="skip", showlegend=False)  # fmt: skip
+        figure.add_scatter(**band, mode="lines", fill="toself", fillcolor=color, opacity=0.2,
+                           line={"width": 0}, hoverinfo="skip", showlegend=False)  # fmt: skip
         figure.add_scatter(x=x, y=list(known.values()), name=run.label, mode="lines+markers",
                            line={"color": color})  # fmt: skip
     return (

@@ -12,6 +12,7 @@ MAX_SAMPLES = 500
 """Responses in a report, those before and those after both counted."""
 MAX_TOKENS = 50_000
 """Tokens of them: with their alternatives about 80 bytes each."""
+_VALIDATION = "validation"
 MIN_PERMILLE = 1
 """Alternatives below this probability are left out."""
 
@@ -54,18 +55,19 @@ class Packer:
 def pack_samples(runs: list[tuple[str, RunDir]]) -> dict[str, Any]:
     """Samples of all runs, each with an equal share of what there is room for, and how many were left out.
 
-    Of each run the answers of the newest evaluation come first, each with that of the first evaluation, then
-    the newest rollouts.
+    Of each run the answers of the newest evaluation come first, each with that of the first evaluation, in
+    half of the room, then the newest rollouts.
     """
     packer, groups, num_left_out = Packer(), [], 0
     for label, run in runs:
         room, token_room = MAX_SAMPLES // len(runs), MAX_TOKENS // len(runs)
         for name, pairs in _groups(run):
             entries = []
+            kept_room = room // 2 if name.startswith(_VALIDATION) else 0  # for the rollouts
             for before, after in pairs:
                 several = [sample for sample in (before, after) if sample is not None]
                 num_tokens = sum(sample["num_tokens"] for sample in several)
-                if len(several) > room or num_tokens > token_room:
+                if len(several) > room - kept_room or num_tokens > token_room:
                     num_left_out += len(several)
                     continue
                 room, token_room = room - len(several), token_room - num_tokens
@@ -91,6 +93,6 @@ def _groups(run: RunDir) -> Iterator[tuple[str, list[tuple[Sample | None, Sample
     if ends is not None:
         before = {sample["prompt_id"]: sample for sample in load_samples(ends[0], MAX_SAMPLES)}
         after = load_samples(ends[1], MAX_SAMPLES)
-        yield "validation, before and after", [(before.get(one["prompt_id"]), one) for one in after]
+        yield f"{_VALIDATION}, before and after", [(before.get(one["prompt_id"]), one) for one in after]
     for step, path in reversed(sample_steps(run.samples_dir).items()):
         yield f"rollouts of step {step}", [(None, one) for one in load_samples(path, MAX_SAMPLES)]

@@ -38,7 +38,8 @@ def shaded(
         lines = ("".join(c if c.isprintable() else " " for c in line) for line in piece.split("\n"))
         visible = newline.join(lines)
         if marked and shade(value) >= MARKED:
-            visible = f"«{visible}»"
+            body = visible.rstrip("\n")
+            visible = f"«{body}»{visible[len(body) :]}"
         text.append(visible, style=STYLES[shade(value)])
     return text
 

@@ -5,7 +5,6 @@ They read events.jsonl as the displays do, so a tracker that fails or hangs cann
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +48,15 @@ class ServiceTracker:
         options: dict[str, Any] = {"project": PROJECT, "name": run_dir.label, "resume": "allow"}
         if name == "wandb":  # its key of a run; trackio goes by the name
             options |= {"id": run_dir.label.replace("/", "-"), "dir": str(run_dir.path)}
-        self._module = importlib.import_module(name)
+        self._module: Any
+        if name == "wandb":
+            import wandb
+
+            self._module = wandb
+        else:
+            import trackio
+
+            self._module = trackio
         self._module.init(**options, config=config.model_dump(mode="json"))
 
     def recall(self, event: dict[str, Any]) -> None:
