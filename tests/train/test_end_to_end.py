@@ -321,13 +321,52 @@ def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):
     assert (one_rank / "events.jsonl").read_text() == before
 
 
-def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(one_rank, folder):
-    done = distillctl("eval", "--checkpoint", "one", "--limit", 16, "--json", cwd=folder)
-    (result,) = json.loads(done.stdout)["results"]
+@pytest.fixture(scope="module")
+def evaluated(one_rank, folder):
+    """The checkpoint against the student before, with a requirement that is met and one that is not."""
+    command = ["eval", "--checkpoint", "one", "--baseline", "builtin:tiny-student", "--limit", 16,
+               "--teacher", "builtin:tiny-teacher", "--require", "acc>=0", "--require", "acc-baseline>=0.99",
+               "--out", "out", "--junit", "out.xml"]  # fmt: skip
+    return command, distillctl(*command, "--json", cwd=folder, check=False)
+
+
+def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(evaluated, one_rank):
+    report = json.loads(evaluated[1].stdout)
+    result, before = report["results"]
     saved = json.loads((one_rank / "eval/step_000003.json").read_text())
-    assert result["acc"] == saved["acc"]
+    assert (result["acc"], result["response_length"]) == (saved["acc"], saved["response_length"])
+    assert result["kl"] == pytest.approx(saved["kl"], rel=1e-4)
     assert result["verl_strict"] <= result["format_rate"]
-    assert result["response_length"] == saved["response_length"]
+    start = json.loads((one_rank / "eval/step_000000.json").read_text())
+    assert before["acc"] == start["acc"]
+    assert report["differences"][0]["difference"] == pytest.approx(saved["acc"] - start["acc"])
+
+
+def test_a_requirement_that_is_not_met_is_exit_4_with_its_reason(evaluated, folder):
+    _, done = evaluated
+    assert done.returncode == 4
+    report = json.loads(done.stdout)
+    assert [outcome["met"] for outcome in report["requirements"]] == [True, False]
+    assert report["error"]["kind"] == "check"
+    assert "acc-baseline>=0.99 is not met: acc-baseline is" in done.stderr
+    assert 'failures="1"' in (folder / "out.xml").read_text()
+
+
+def test_every_answer_of_an_evaluation_is_a_row(evaluated, folder, one_rank):
+    rows = pq.read_table(folder / "out/answers.parquet").to_pylist()
+    mine = [row for row in rows if row["model"] == rows[0]["model"]]
+    assert len(mine) == len(rows) / 2 == 16
+    trained = pq.read_table(one_rank / "eval/step_000003.parquet").to_pylist()
+    assert [row["response"] for row in mine] == [row["text"] for row in trained]
+    assert [row["correct"] for row in mine] == [row["correct"] for row in trained]
+
+
+def test_a_second_evaluation_starts_no_engine(evaluated, folder):
+    command, first = evaluated
+    again = distillctl(*command, "--json", cwd=folder, check=False)
+    assert json.loads(again.stdout)["results"] == json.loads(first.stdout)["results"]
+    assert "starting" not in again.stderr
+    assert not list(Path("/dev/shm").glob("distillctl-*"))
 
 
 def test_inspect_reads_the_run(one_rank, folder):
