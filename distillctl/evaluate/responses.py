@@ -116,7 +116,7 @@ def _generate(target: Target, work: Task, cache: ResponseCache, found: Sequence[
         with task(f"{target.label}: answering", total) as advance:
             for batch, report in _batches(missing, work.num_samples, done, advance):
                 start = time.perf_counter()
-                rollouts = client.generate(batch, work.num_samples, sampling, 0, 0, progress=report)
+                rollouts = client.generate(batch, work.num_samples, sampling, 0, 0, None, report)
                 seconds = time.perf_counter() - start
                 texts = decode(rollouts, tokenizer)
                 cache.append(

@@ -72,13 +72,14 @@ class RolloutClient:
         sampling: Sampling,
         run_seed: int,
         step: int,
-        num_topk: int = 0,
+        num_topk: int | None = 0,
         progress: Callable[[int], None] = lambda num_finished: None,
     ) -> list[Rollout]:
         """`num_samples` answers to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
         `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
-        the distribution that is sampled from; 0 leaves it None. `progress` is told about once a second how
+        the distribution that is sampled from; 0 leaves it None, and None leaves the log-probabilities 0 too,
+        which the engine then need not compute. `progress` is told about once a second how
         many answers are finished. Raises `EngineLost` when the worker is gone
         or silent, `RunFailed` when it answers with other weights than the last pushed.
         """

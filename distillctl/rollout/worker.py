@@ -103,7 +103,8 @@ class Engine:
 
         Scheduling starts when every request is queued, so that the same requests are batched the same way
         and give bit-identical tokens and log-probabilities whenever they are repeated. With `num_topk` in
-        the header the reply also has `topk_ids`, int32 [all tokens, num_topk].
+        the header the reply also has `topk_ids`, int32 [all tokens, num_topk]; with null there its
+        log-probabilities are 0.
         """
         prompts = wire.unpack(arrays["prompts"], arrays["prompt_lengths"])
         seeds = [int(seed) for seed in arrays["seeds"]]
@@ -113,7 +114,9 @@ class Engine:
             if completion.finish_reason not in ("stop", "length"):
                 raise RuntimeError(f"a request ended with {completion.finish_reason!r}")
         tokens, lengths = wire.pack([c.token_ids for c in completions], "int32")
-        logprobs, _ = wire.pack([_sampled_logprobs(c.logprobs) for c in completions], "float32")
+        logprobs = np.zeros(len(tokens), np.float32)
+        if header["num_topk"] is not None:
+            logprobs, _ = wire.pack([_sampled_logprobs(c.logprobs) for c in completions], "float32")
         stopped = np.array([c.finish_reason == "stop" for c in completions], dtype=np.uint8)
         reply = {"tokens": tokens, "lengths": lengths, "logprobs": logprobs, "stopped": stopped}
         if num_topk := header["num_topk"]:
