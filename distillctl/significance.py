@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Sequence
 
 Z_95 = 1.959963984540054
@@ -45,23 +46,19 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 def clustered_interval(shares: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of one share per prompt, by the normal approximation with prompts as clusters
     (Miller 2024, arXiv 2411.00640, section 2.2)."""
-    count = len(shares)
-    if count < 2:
-        return 0.0, 1.0
-    mean = sum(shares) / count
-    error = math.sqrt(sum((share - mean) ** 2 for share in shares) / (count - 1) / count)
-    return max(0.0, mean - Z_95 * error), min(1.0, mean + Z_95 * error)
+    low, high = paired_interval(shares)
+    return max(0.0, low), min(1.0, high)
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of paired differences, one per prompt, by the normal approximation (Miller
-    2024, arXiv 2411.00640, section 4.2)."""
+    2024, arXiv 2411.00640, section 4.2); all of [-1, 1] for fewer than two."""
     count = len(differences)
     if count < 2:
         return -1.0, 1.0
-    mean = sum(differences) / count
-    error = math.sqrt(sum((value - mean) ** 2 for value in differences) / (count - 1) / count)
-    return mean - Z_95 * error, mean + Z_95 * error
+    error = Z_95 * statistics.stdev(differences) / math.sqrt(count)
+    mean = statistics.fmean(differences)
+    return mean - error, mean + error
 
 
 def sign_flip_test(differences: Sequence[float], num_draws: int = 10_000) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ class Follower:
 
     def __init__(self, path: Path, displays: Sequence[Display]) -> None:
         """Events that are already in `path` belong to earlier attempts."""
-        self._displays = displays
+        self._displays = list(displays)
         self._tail = EventTail(path)
         for event in self._tail.read():
             for display in displays:
@@ -59,19 +59,28 @@ class Follower:
         self._thread.join(LAST_WORD_S)
 
     def _follow(self) -> None:
-        try:
-            while not self._ended.wait(POLL_S):
-                self._poll()
+        while not self._ended.wait(POLL_S):
             self._poll()
-            for display in self._displays:
-                display.close()
-        except Exception:  # this thread supervises the displays: a fault in one must not end a run
-            traceback.print_exc()
-            print("the display failed; the run goes on: distillctl inspect run", file=sys.stderr, flush=True)
+        self._poll()
+        self._each(lambda display: display.close())
 
     def _poll(self) -> None:
         events = self._tail.read()
-        for display in self._displays:
+
+        def show(display: Display) -> None:
             for event in events:
                 display.apply(event)
             display.tick()
+
+        self._each(show)
+
+    def _each(self, act: Callable[[Display], None]) -> None:
+        """Every display does it; one that fails is left out from then on."""
+        for display in list(self._displays):
+            try:
+                act(display)
+            except Exception:  # this thread supervises the displays: a fault in one must not end a run
+                self._displays.remove(display)
+                traceback.print_exc()
+                name = type(display).__name__
+                print(f"{name} failed; the run goes on: distillctl inspect run", file=sys.stderr, flush=True)

@@ -45,19 +45,26 @@ class ServiceTracker:
     """
 
     def __init__(self, name: Literal["wandb", "trackio"], run_dir: RunDir, config: Config) -> None:
-        options: dict[str, Any] = {"project": PROJECT, "name": run_dir.label, "resume": "allow"}
-        if name == "wandb":  # its key of a run; trackio goes by the name
-            options |= {"id": run_dir.label.replace("/", "-"), "dir": str(run_dir.path)}
-        self._module: Any
-        if name == "wandb":
+        self._name, self._run_dir, self._config = name, run_dir, config
+        self._module: Any = None
+
+    def _start(self) -> Any:
+        """The service's module, with the run begun; trackio wants that in the thread that logs."""
+        options: dict[str, Any] = {"project": PROJECT, "name": self._run_dir.label, "resume": "allow"}
+        module: Any
+        if self._name == "wandb":
             import wandb
 
-            self._module = wandb
+            module = wandb
+
+            # Its key of a run; trackio goes by the name.
+            options |= {"id": self._run_dir.label.replace("/", "-"), "dir": str(self._run_dir.path)}
         else:
             import trackio
 
-            self._module = trackio
-        self._module.init(**options, config=config.model_dump(mode="json"))
+            module = trackio
+        module.init(**options, config=self._config.model_dump(mode="json"))
+        return module
 
     def recall(self, event: dict[str, Any]) -> None:
         """The attempt before sent it."""
@@ -65,6 +72,7 @@ class ServiceTracker:
     def apply(self, event: dict[str, Any]) -> None:
         """Send the numbers of a step or an evaluation."""
         if event["kind"] in ("step", "eval"):
+            self._module = self._module or self._start()
             known = {name: value for name, value in event["metrics"].items() if value is not None}
             self._module.log(known, step=event["step"])
 
@@ -73,7 +81,8 @@ class ServiceTracker:
 
     def close(self) -> None:
         """End the run there."""
-        self._module.finish()
+        if self._module is not None:
+            self._module.finish()
 
 
 def trackers(config: Config, run_dir: RunDir) -> list[TensorBoardTracker | ServiceTracker]:

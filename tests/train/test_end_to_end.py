@@ -5,6 +5,7 @@ can be mixed in, and one that is stopped and resumed.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,17 @@ NOT_ALWAYS = {"val/acc", "val/kl", "gpu/used_bytes", "gpu/utilization", "reward/
               "actor/pg_clipfrac", "topk/student_mass", "topk/teacher_mass", "topk/overlap"}  # fmt: skip
 
 
+# What makes rich and others draw and colour even in a pipe.
+LOUD = {"FORCE_COLOR": "1", "GITHUB_ACTIONS": "1", "TTY_COMPATIBLE": "1", "CLICOLOR_FORCE": "1"}
+
+
 def distillctl(*arguments, cwd, check=True):
+    """Run a command; nothing that any of them prints into a pipe may hold an escape code."""
     command = [sys.executable, "-m", "distillctl", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, **LOUD}
+    )
+    assert "\x1b" not in done.stdout + done.stderr
     if check:
         assert done.returncode == 0, done.stderr[-4000:]
     return done

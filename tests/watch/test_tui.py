@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -130,14 +131,17 @@ class Broken:
         raise ZeroDivisionError
 
 
-def test_a_fault_in_a_display_does_not_end_the_run(tmp_path, capsys):
-    log = EventLog(tmp_path / "events.jsonl", 1)
-    with Follower(tmp_path / "events.jsonl", [Broken()]):
-        log.emit("warn", step=0, message="x")
+def test_a_fault_in_a_display_ends_neither_the_run_nor_the_other_displays(tmp_path, capsys):
+    log, out = EventLog(tmp_path / "events.jsonl", 1), io.StringIO()
+    with Follower(tmp_path / "events.jsonl", [Broken(), PlainDisplay(out)]):
+        log.emit("warn", step=0, message="first")
+        time.sleep(0.5)
+        log.emit("warn", step=0, message="second")
     log.close()
     told = capsys.readouterr().err
-    assert "ZeroDivisionError" in told
-    assert "the display failed; the run goes on" in told
+    assert told.count("Broken failed") == 1
+    assert "Broken failed; the run goes on" in told
+    assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["first", "second"]
 
 
 def test_what_was_written_before_the_end_is_shown_and_the_past_is_not(tmp_path):
