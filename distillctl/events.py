@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json  # several times as fast as json, on files of 100 MB
+
 from distillctl.errors import EnvironmentUnfit
 
 KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
@@ -97,8 +99,8 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 def parse_event(line: bytes) -> dict[str, Any] | None:
     """The event of one line, or None for a torn line or one that is no event."""
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError covers JSON, UTF-8 and over-long integers
+        event = from_json(line)
+    except ValueError:  # JSON, UTF-8, nesting
         return None
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
         return None

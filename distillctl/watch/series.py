@@ -53,8 +53,9 @@ class Series:
         return list(self.metrics.get(name, [math.nan] * len(self.steps)))
 
     def _append(self, step: int, metrics: dict[str, float | None]) -> None:
-        for name in metrics.keys() - self.metrics.keys():
-            self.metrics[name] = array("d", [math.nan]) * len(self.steps)
+        if not metrics.keys() <= self.metrics.keys():
+            for name in metrics.keys() - self.metrics.keys():
+                self.metrics[name] = array("d", [math.nan]) * len(self.steps)
         self.steps.append(step)
         for name, column in self.metrics.items():
             value = metrics.get(name)
@@ -70,8 +71,8 @@ class Series:
 
 
 def load_events(path: Path) -> tuple[RunState, Series]:
-    """Newest state and all steps that the events of a file add up to."""
-    state, series = RunState(), Series()
+    """Newest state, without its histories, and all steps that the events of a file add up to."""
+    state, series = RunState(with_histories=False), Series()
     for event in read_events(path):
         state.apply(event)
         series.apply(event)

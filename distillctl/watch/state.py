@@ -20,6 +20,8 @@ NUM_WARNINGS = 20
 class RunState:
     """Feed events in order with `apply`; unknown kinds and keys are ignored."""
 
+    with_histories: bool = True
+    """Off, for readers that need no curves, a long run is folded in a fraction of the time."""
     start: dict[str, Any] = field(default_factory=dict)
     phase: str | None = None
     phase_t: float | None = None
@@ -116,8 +118,9 @@ class RunState:
 
     def _step(self, step: int, metrics: dict[str, float | None]) -> None:
         self.step, self.metrics = step, metrics
-        for name, value in metrics.items():
-            self._add(name, step, value)
+        if self.with_histories:
+            for name, value in metrics.items():
+                self._add(name, step, value)
         for phase in PHASES:
             seconds = metrics.get(f"timing_s/{phase}") or 0.0
             self.phase_totals_s[phase] = self.phase_totals_s.get(phase, 0.0) + seconds
@@ -126,4 +129,6 @@ class RunState:
             self.durations_s.append(duration)
 
     def _add(self, name: str, step: int, value: float | None) -> None:
-        self.histories.setdefault(name, History()).add(step, value)
+        if name not in self.histories:
+            self.histories[name] = History()
+        self.histories[name].add(step, value)
