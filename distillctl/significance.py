@@ -11,7 +11,7 @@ Z_95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
 
-def wilson_interval(successes: int, total: int) -> tuple[float, float]:
+def wilson_interval(successes: float, total: int) -> tuple[float, float]:
     """95 % Wilson score interval of a binomial proportion (Wilson 1927, J. Am. Stat. Assoc. 22)."""
     if total == 0:
         return 0.0, 1.0
@@ -45,7 +45,10 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 def clustered_interval(shares: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of one share per prompt, by the normal approximation with prompts as clusters
-    (Miller 2024, arXiv 2411.00640, section 2.2)."""
+    (Miller 2024, arXiv 2411.00640, section 2.2); Wilson's over prompts where all shares are equal, for which
+    the approximation would leave no doubt at all."""
+    if len(set(shares)) < 2:
+        return wilson_interval(sum(shares), len(shares))
     low, high = paired_interval(shares)
     return max(0.0, low), min(1.0, high)
 

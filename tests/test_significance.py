@@ -65,7 +65,11 @@ def test_an_interval_of_prompts_is_the_standard_error_of_their_means():
     error = statistics.stdev(differences) / 2
     expected = (0.25 - 1.96 * error, 0.25 + 1.96 * error)
     assert paired_interval(differences) == pytest.approx(expected, abs=1e-4)
-    assert clustered_interval([1.0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("shares", "low", "high"), [([0.0] * 10, 0.0, 0.2775), ([1.0] * 10, 0.7225, 1.0)])
+def test_prompts_that_all_agree_leave_doubt_all_the_same(shares, low, high):
+    assert clustered_interval(shares) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize("differences", [[1.0] * 5, [0.5, -0.25, 0.75, 0.0, 0.5], [1.0, -1.0]])

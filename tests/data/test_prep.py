@@ -13,6 +13,7 @@ import pytest
 import distillctl
 from distillctl.data import arith
 from distillctl.data.prep import prep_arith, prep_gsm8k, prep_jsonl
+from distillctl.data.read import read_rows
 from distillctl.data.schema import INSTRUCTION, gsm8k_ground_truth, schema
 from distillctl.errors import ConfigError, EnvironmentUnfit
 
@@ -460,3 +461,34 @@ def test_files_are_as_readable_as_any_new_file(tmp_path, source):
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
     for path in (tmp_path / "out").iterdir():
         assert path.stat().st_mode == (tmp_path / "plain" / "file").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "style"),
+    [
+        ("numeric", "so 3+4=7\n#### 7", "rule"),
+        ("exact", "Paris", "exact"),
+        ("choice", "B", "choice"),
+        ("regex", r"^\d+$", "regex"),
+        ("latex", r"\frac{1}{2}", "latex"),
+    ],
+)
+def test_the_answer_type_is_the_style_of_the_row_and_is_read_back(tmp_path, kind, answer, style):
+    source = tmp_path / "mine.jsonl"
+    source.write_text(json.dumps({"question": "q", "answer": answer}) + "\n")
+    prep_jsonl(tmp_path / "out", source, "question", "answer", None, False, kind)
+    (row,) = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
+    assert row["reward_model"]["style"] == style
+    (prompt,) = read_rows(tmp_path / "out/train.parquet")
+    assert prompt.answer_type == kind
+    assert prompt.ground_truth == ("7" if kind == "numeric" else answer)
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("regex", "("), ("choice", "42")])
+def test_an_answer_that_is_nothing_of_its_type_is_refused_with_its_line(tmp_path, kind, answer):
+    source = tmp_path / "mine.jsonl"
+    rows = [{"question": "q", "answer": "A"}, {"question": "q", "answer": answer}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=r"mine.jsonl:2: `ground_truth`"):
+        prep_jsonl(tmp_path / "out", source, "question", "answer", None, False, kind)
+    assert not (tmp_path / "out").exists()
