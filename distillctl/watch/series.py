@@ -53,13 +53,14 @@ class Series:
         return list(self.metrics.get(name, [math.nan] * len(self.steps)))
 
     def _append(self, step: int, metrics: dict[str, float | None]) -> None:
-        if not metrics.keys() <= self.metrics.keys():
-            for name in metrics.keys() - self.metrics.keys():
-                self.metrics[name] = array("d", [math.nan]) * len(self.steps)
         self.steps.append(step)
-        for name, column in self.metrics.items():
-            value = metrics.get(name)
-            column.append(math.nan if value is None else value)
+        if metrics.keys() != self.metrics.keys():
+            for name in metrics.keys() - self.metrics.keys():
+                self.metrics[name] = array("d", [math.nan]) * (len(self.steps) - 1)
+            metrics = {name: metrics.get(name) for name in self.metrics}
+        columns = self.metrics
+        for name, value in metrics.items():
+            columns[name].append(math.nan if value is None else value)
 
     def _truncate(self, step: int) -> None:
         keep = bisect_right(self.steps, step)
