@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from distillctl import launch
-from distillctl.evaluate import command as evaluation
+from distillctl.evaluate import responses
 from distillctl.machine import builtin_models, model_path
 from distillctl.model_files import INDEX
 
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
     """The current directory with data and a copy of the shipped student; what would start fails the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for module, name in ((launch, "run"), (evaluation, "running_engine")):
+    for module, name in ((launch, "run"), (responses, "running_engine")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was started"))
     (tmp_path / "data.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n")
     shutil.copytree(model_path("builtin:tiny-student", ""), tmp_path / "model")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path("runs/.eval")
 _HASHES = "hashes.json"
+_hashes: dict[str, Any] = {}
+"""Of the files that this process has hashed, by path, size and time of change."""
 _BLOB = re.compile(r"[0-9a-f]{64}")
 """The name that the hub's cache gives to a file is its SHA-256."""
 
@@ -75,6 +77,7 @@ class ResponseCache:
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Mark the responses as complete."""
         write_json(self.folder / "done.json", facts)
+        _remember(self.folder.parent)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -94,27 +97,34 @@ class ResponseCache:
 
 def model_hash(folder: Path, root: Path = ROOT) -> str:
     """SHA-256 over all files of a model directory that decide what it answers: weights, configuration,
-    tokenizer. Hashes of unchanged files (by size and time of change) are remembered."""
-    known = read_object(root / _HASHES)
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and path.is_file():
-            found[path.name] = _file_hash(path, known)
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(root / _HASHES, known)
+    tokenizer. Hashes of unchanged files (by size and time of change) are remembered once there is a cache."""
+    found = {
+        path.name: _file_hash(path, root)
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and path.is_file()
+    }
+    _remember(root)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def _file_hash(path: Path, known: dict[str, Any]) -> str:
+def _file_hash(path: Path, root: Path) -> str:
     real = path.resolve()
     if _BLOB.fullmatch(real.name):
         return real.name
     status = real.stat()
     name = f"{real} {status.st_size} {status.st_mtime_ns}"
-    if name not in known:
+    if name not in _hashes:
+        _hashes.update(read_object(root / _HASHES))
+    if name not in _hashes:
         with real.open("rb") as file:
-            known[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return str(known[name])
+            _hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return str(_hashes[name])
+
+
+def _remember(root: Path) -> None:
+    """Keep the hashes of this process; a command that is refused leaves no directory behind."""
+    if root.is_dir():
+        write_json(root / _HASHES, {**read_object(root / _HASHES), **_hashes})
 
 
 def _schema() -> pa.Schema:

@@ -31,9 +31,9 @@ def render_report(report: dict[str, Any]) -> str:
     lines += [_difference(found) for found in report["differences"]]
     if report["gap_closed"] is not None:
         lines.append(f"closes {100 * report['gap_closed']:.1f} % of the gap to {results[2]['model']}")
-    lines += [
-        f"{'met' if o['met'] else 'not met'}: {o['text']} ({o['reason']})" for o in report["requirements"]
-    ]
+    for outcome in report["requirements"]:
+        verdict = "met" if outcome["met"] else "not met"
+        lines.append(f"{verdict}: {outcome['expression']} ({outcome['reason']})")
     return "\n".join(line.rstrip() for line in lines)
 
 

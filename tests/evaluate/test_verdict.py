@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +17,7 @@ from distillctl.evaluate.junit import write_junit
 from distillctl.evaluate.requirements import check, parse
 from distillctl.evaluate.results import write_results
 from distillctl.evaluate.scoring import load_scorer, rescore
+from distillctl.evaluate.table import render_report
 from distillctl.samples import Prompt, Rollout
 
 
@@ -173,6 +174,34 @@ def test_every_answer_is_a_row(tmp_path):
     ]
     assert rows[0]["response"] == "#### 7"
     assert (rows[0]["extracted"], rows[0]["finish_reason"], rows[0]["num_tokens"]) == ("7", "stop", 2)
+
+
+def test_the_table_has_models_differences_the_gap_and_requirements():
+    ours, before = answers([True, True, False]), answers([False, True, False])
+    rows = [
+        {"model": name, **asdict(summarise(made, 1.0)), "kl": 0.25}
+        for name, made in (("a", ours), ("b", before))
+    ]
+    report = {
+        "results": [*rows, {**rows[0], "model": "t"}],
+        "differences": [asdict(difference("b", ours, before))],
+        "gap_closed": 0.5,
+        "requirements": [
+            asdict(outcome) for outcome in check([parse("acc>=0.4"), parse("acc>=0.6")], VALUES)
+        ],
+    }
+    lines = render_report(report).splitlines()
+    names = "model prompts acc 95 % interval verl-strict verl-flexible format truncated length tokens/s kl"
+    assert lines[0].split() == names.split()
+    assert lines[2].split()[:4] == ["a", "3", "66.7", "%"]
+    assert lines[2].split()[-1] == "0.2500"
+    assert lines[5].startswith("against b: +33.3 points (")
+    assert lines[5].endswith("p 1, 1 gained and 0 lost of 3")
+    assert lines[6:] == [
+        "closes 50.0 % of the gap to t",
+        "met: acc>=0.4 (acc is 0.5)",
+        "not met: acc>=0.6 (acc is 0.5)",
+    ]
 
 
 SCORER = """
