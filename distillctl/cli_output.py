@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from distillctl.errors import CheckFailed, DistillError
+from distillctl.terminal import printable
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")]
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -29,7 +30,7 @@ def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
     except CheckFailed as failed:
         error = {"error": {"kind": failed.kind, "message": failed.message, "hint": failed.hint}}
         print(json.dumps({**failed.result, **error}) if as_json else failed.text)
-        print(f"error: {failed.message}", file=sys.stderr)
+        print(f"error: {printable(failed.message)}", file=sys.stderr)
         raise typer.Exit(failed.exit_code) from None
     except DistillError as error:
         if os.environ.get("DISTILLCTL_DEBUG"):
@@ -38,6 +39,6 @@ def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
             print(error_document(error.kind, error.message, error.hint))
         else:
             hint = f"\n  fix: {error.hint}" if error.hint else ""
-            print(f"error: {error.message}{hint}", file=sys.stderr)
+            print(printable(f"error: {error.message}{hint}"), file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     print(json.dumps(result) if as_json else text)

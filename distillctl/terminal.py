@@ -35,6 +35,11 @@ def output_look() -> tuple[bool, int]:
     return out.isatty() and not dumb, shutil.get_terminal_size().columns if out.isatty() else PIPE_COLUMNS
 
 
+def printable(text: str) -> str:
+    """`text` with a blank for each control character but line breaks: names and ids may come from data."""
+    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+
+
 def console(out: TextIO) -> Console:
     """A console for `out`, which is known to be a terminal; its size is asked for at every frame."""
     from rich.console import Console

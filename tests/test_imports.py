@@ -66,7 +66,7 @@ LAYERS = {
     "training": BASE | {"atomic", "checkpoints", "data", "distillctl", "estimate", "fit", "launch", "machine",
                         "plan", "preflight", "presets", "resume", "run", "teacher.compat", "teacher.server",
                         "terminal", "tokenizer_files", "train.reward", "watch"},
-    "cli_output": {"errors"},
+    "cli_output": {"errors", "terminal"},
     "cli_inspect": {"cli_output", "terminal", "watch"},
     "cli": {"cli_inspect", "cli_output", "data", "distillctl", "errors", "evaluate", "presets", "progress",
             "training"},

@@ -11,7 +11,7 @@ from distillctl.errors import ConfigError
 from distillctl.presets import load_config
 from distillctl.run import RunDir, open_run
 from distillctl.significance import mcnemar_exact, wilson_interval
-from distillctl.watch.sample_files import sample_steps
+from distillctl.watch.sample_files import sample_steps, verdicts
 from distillctl.watch.series import Series, load_events
 from distillctl.watch.sparkline import sparkline
 from distillctl.watch.table import number, table
@@ -135,13 +135,8 @@ def _accuracies(names: list[str], found: list[dict[str, Any] | None]) -> str:
 
 def _verdicts(run: RunDir) -> dict[str, bool]:
     """Whether each validation prompt was answered correctly at the newest evaluation."""
-    import pyarrow.parquet as pq
-
     files = list(sample_steps(run.eval_dir).values())
-    if not files:
-        return {}
-    rows = pq.read_table(files[-1], columns=["prompt_id", "correct"]).to_pylist()
-    return {row["prompt_id"]: row["correct"] for row in rows if row["correct"] is not None}
+    return verdicts(files[-1]) if files else {}
 
 
 def _present(series: Sequence[Series]) -> list[str]:

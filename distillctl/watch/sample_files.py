@@ -34,24 +34,34 @@ def sample_steps(folder: Path) -> dict[int, Path]:
 
 def load_samples(path: Path, limit: int | None = None) -> list[Sample]:
     """All responses of a file, or the first `limit`. Raises ConfigError for what is no samples file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", "it is damaged: choose another step") from None
-    if "response_ids" not in table.column_names:
-        raise ConfigError(f"{path}: holds no responses", "samples are in samples/ and eval/ of a run")
+    table = _read(path)
     texts = json.loads((table.schema.metadata or {}).get(TOKEN_TEXT.encode(), b"{}"))
     return [_sample(row, texts) for row in table.slice(0, limit).to_pylist()]
 
 
 def prompt_ids(path: Path) -> set[str]:
-    """Which prompts a file has responses to."""
+    """Which prompts a file has responses to. Raises ConfigError like `load_samples`."""
+    return set(_read(path, "prompt_id")["prompt_id"].to_pylist())
+
+
+def verdicts(path: Path) -> dict[str, bool]:
+    """Whether each prompt whose answer was graded was answered correctly. Raises ConfigError likewise."""
+    rows = _read(path, "prompt_id", "correct").to_pylist()
+    return {row["prompt_id"]: row["correct"] for row in rows if row["correct"] is not None}
+
+
+def _read(path: Path, *columns: str) -> Any:
+    """The table of a samples file, or some of its columns."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return set(pq.read_table(path, columns=["prompt_id"])["prompt_id"].to_pylist())
+    try:
+        with pq.ParquetFile(path) as file:
+            if "response_ids" not in file.schema_arrow.names:
+                raise ConfigError(f"{path}: holds no responses", "samples are in samples/ and eval/ of a run")
+            return file.read(columns=list(columns) or None)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", "it is damaged: choose another step") from None
 
 
 def validation_ends(run: RunDir) -> tuple[Path, Path] | None:

@@ -25,7 +25,7 @@ def render_samples(
 ) -> str:
     """`show_samples` as text. Escape codes only with `color`; `details` adds the tables of tokens."""
     parts: list[RenderableType] = [
-        f"{found['run']}  {found['file']}: {len(found['samples'])} of {found['num_responses']} responses",
+        f"{one_line(found['run'])}  {found['file']}: {len(found['samples'])} of {found['num_responses']} responses",
         legend(color=color),
     ]
     for pair in found["samples"]:
@@ -66,7 +66,7 @@ def _pair(before: Sample | None, after: Sample, columns: int, *, color: bool) ->
     prompt = one_line(after["prompt"] or "")
     if len(prompt) > NUM_PROMPT_CHARS:
         prompt = prompt[:NUM_PROMPT_CHARS] + " …"
-    head = Text(f"{after['prompt_id']}", style="bold")
+    head = Text(one_line(after["prompt_id"]), style="bold")
     if after["ground_truth"] is not None:
         head.append(f"  expected {one_line(after['ground_truth'])}", "not bold")
     lines: list[RenderableType] = [head, *([Text(prompt, "dim")] if prompt else [])]

@@ -60,7 +60,7 @@ def show_samples(path: Path, step: int | None, filters: Filters, token: int | No
     shortest = min(sample["num_tokens"] for sample in chosen)
     if token is not None and (filters.prompt_id is None or token >= shortest):
         raise ConfigError(f"--token {token}", f"with --prompt-id it takes 0 to {shortest - 1}")
-    earlier = [ends[0]] if ends else [path for path in sample_steps(run.samples_dir).values() if path < after]
+    earlier = [ends[0]] if ends else _earlier(run, after)
     before = _earliest(earlier, {sample["prompt_id"] for sample in chosen})
     return {
         "run": str(run.path),
@@ -79,6 +79,12 @@ def _rollouts(run: RunDir, step: int | None) -> Path:
         there = ", ".join(map(str, files))
         raise ConfigError(f"{run.path} has no samples of step {step}", f"steps there: {there}")
     return files[step] if step is not None else list(files.values())[-1]
+
+
+def _earlier(run: RunDir, path: Path) -> list[Path]:
+    """Samples files of the steps before that of `path`."""
+    files = list(sample_steps(run.samples_dir).values())
+    return files[: files.index(path)]
 
 
 def _other_prompts(samples: list[Sample]) -> str:

@@ -6,7 +6,7 @@ import io
 import math
 import time
 
-from distillctl.terminal import output_look
+from distillctl.terminal import output_look, printable
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -20,7 +20,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     out = io.StringIO()
     _, width = output_look()
     # An empty environment: FORCE_COLOR would put escape codes into a pipe (style.md, section 8, trap 1).
@@ -36,7 +36,7 @@ def number(value: float | None) -> str:
 
 def one_line(text: str) -> str:
     """`text` without line breaks and control characters, which data and models may contain."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return " ".join(printable(text).split())
 
 
 def clock(t: float | None) -> str:

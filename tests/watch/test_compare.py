@@ -73,3 +73,10 @@ def test_equal_runs_and_runs_without_evaluations(tmp_path, make_run):
 def test_one_run_is_not_enough(runs):
     with pytest.raises(ConfigError, match="at least two"):
         show_compare(runs[:1])
+
+
+def test_a_damaged_file_of_answers_is_named(runs):
+    path = runs[1] / "eval" / "step_000010.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=r"step_000010\.parquet: cannot be read"):
+        show_compare(runs)

@@ -143,6 +143,21 @@ def test_a_damaged_file_and_one_of_something_else(run: RunDir, tmp_path: Path) -
         load_samples(path)
 
 
+@pytest.mark.parametrize("damaged", ["samples/step_000001.parquet", "eval/step_000000.parquet"])
+def test_a_damaged_earlier_file_is_named(run: RunDir, damaged: str) -> None:
+    path = run.path / damaged
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=f"{path.name}: cannot be read"):
+        show_samples(run.path, 10 if damaged.startswith("samples") else None, Filters())
+
+
+def test_steps_are_ordered_by_number(run: RunDir) -> None:
+    save(run.samples_dir / "step_999999.parquet", [row(50, text="before a million")])
+    save(run.samples_dir / "step_1000000.parquet", [row(50)])
+    (pair,) = show_samples(run.path, 1_000_000, Filters())["samples"]
+    assert pair["before"]["text"] == "before a million"
+
+
 def test_a_file_without_the_newer_columns_is_read(run: RunDir) -> None:
     path = run.samples_dir / "step_000010.parquet"
     old = [f.name for f in sample_schema()][:10]
@@ -209,7 +224,8 @@ def test_what_models_write_does_not_reach_the_terminal_as_commands(run: RunDir) 
                   prompt="\x1b]0;title\x07 [bold]x[/bold]", ground_truth="\x1b[2J",
                   student_top_ids=[[4]] * 3, student_top_logprobs=[[0.0]] * 3,
                   teacher_top_ids=[[4]] * 3, teacher_top_logprobs=[[0.0]] * 3)  # fmt: skip
+    hostile["prompt_id"] = "\x1b[31mred"
     save(run.eval_dir / "step_000010.parquet", [hostile])
-    shown = text(run, 160, details=True, prompt_id="test/0")
+    shown = text(run, 160, details=True, prompt_id=hostile["prompt_id"])
     assert shown.replace("\n", "").isprintable()
     assert "[bold]x[/bold]" in shown
