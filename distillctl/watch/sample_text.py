@@ -25,7 +25,8 @@ def render_samples(
 ) -> str:
     """`show_samples` as text. Escape codes only with `color`; `details` adds the tables of tokens."""
     parts: list[RenderableType] = [
-        f"{one_line(found['run'])}  {found['file']}: {len(found['samples'])} of {found['num_responses']} responses",
+        f"{one_line(found['run'])}  {found['file']}: "
+        f"{len(found['samples'])} of {found['num_responses']} responses",
         legend(color=color),
     ]
     for pair in found["samples"]:
