@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distillctl.evaluate.evaluation import wilson_interval
+from distillctl.significance import wilson_interval
 from distillctl.events import read_events
 from distillctl.run import RunDir, read_status
 
