@@ -7,6 +7,7 @@ a later stage makes a new value, never changes an old one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,28 +69,38 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Sequences that go through a model together, on the training device.
+    """Sequences that go through a model together, on the training device, packed into one row.
 
-    Dimensions: B sequences, T their longest length, N their response tokens. Padding is on the right, where
-    causal attention never looks, so there is no mask.
+    Dimensions: T tokens of all sequences, N their response tokens.
     """
 
-    input_ids_BT: torch.Tensor
-    """int64, prompt + response, padded with 0."""
+    input_ids_T: torch.Tensor
+    """int64: prompt + response of one sequence after another."""
     rows_N: torch.Tensor
-    """int64 positions in the flattened [B*T] whose next token is a response token."""
+    """int64 positions in [T] whose next token is a response token."""
     target_ids_N: torch.Tensor
     """int64, the response token that follows each row."""
     rollout_logp_N: torch.Tensor
     """float32, nats: the engine's log-probability of each target."""
     spans: tuple[tuple[int, int], ...]
-    """Of each sequence: where its response begins, and where the part that is trained on ends."""
+    """Of each sequence: where its response begins, and where it ends with the part that is trained on."""
     members: tuple[int, ...]
     """Indices into the step's rollouts, in the order of N; empty for a filler."""
     weight: float
     """1.0, or 0.0 for a filler that only keeps the ranks' collectives aligned."""
     topk_ids_NK: torch.Tensor | None = None
     """int64: `Rollout.topk_ids` at `rows_N`."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sequence."""
+        return tuple(end for _, end in self.spans)
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of each sequence."""
+        ids = iter(self.input_ids_T.tolist())
+        return [list(islice(ids, length)) for length in self.lengths]
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class TrainConfig(Section):
     epochs: int | None = Field(default=None, ge=1)
     """Passes over the training prompts; give either this or `train.steps`."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
-    """Most tokens (padding included) in one forward and backward pass of a rank."""
+    """Most tokens in one forward and backward pass of a rank."""
     world_size: int | None = Field(default=None, ge=1)
     """Ranks; null is one per GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

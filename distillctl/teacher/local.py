@@ -1,12 +1,13 @@
 """The teacher in the ranks: frozen, a copy on each or sharded with ZeRO-3, hidden states out.
 
-Dimensions: N response tokens, G the teacher's hidden size, V its (padded) vocabulary.
+Dimensions: T tokens of packed sequences, N response tokens of them, G the teacher's hidden size, V its
+(padded) vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,7 @@ from distillctl.errors import ConfigError
 from distillctl.machine import require_quantization
 from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.compat import require_plain_head
+from distillctl.teacher.packed import PACKED, packed_arguments
 
 
 class LocalTeacher:
@@ -59,21 +61,21 @@ class LocalTeacher:
 
     def score(self, batches: list[MicroBatch]) -> list[Scored]:
         """Run the teacher over all micro-batches of a step; it keeps its hidden states at their rows."""
-        hidden = self.hidden_states([(batch.input_ids_BT, batch.rows_N) for batch in batches])
+        hidden = self.hidden_states([(b.input_ids_T, b.lengths, b.rows_N) for b in batches])
         return [Scored(batch, hidden_NG) for batch, hidden_NG in zip(batches, hidden, strict=True)]
 
     @torch.no_grad()
-    def hidden_states(self, inputs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Last hidden states [N, G] for pairs of token ids [B, T] and rows [N] of the flattened [B*T].
+    def hidden_states(self, inputs: Sequence[tuple[Tensor, Sequence[int], Tensor]]) -> list[Tensor]:
+        """Last hidden states [N, G] of packed token ids [T], their sequences' lengths, and rows [N] of them.
 
         With `offload` the backbone is brought to the device before the first and taken away after the last.
         """
         if self._offload:
             _move(self._backbone, self._device)
         hidden = []
-        for input_ids_BT, rows_N in inputs:
-            hidden_BTG = self._backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-            hidden.append(hidden_BTG.flatten(0, 1)[rows_N])
+        for input_ids_T, lengths, rows_N in inputs:
+            hidden_1TG = self._backbone(**packed_arguments(input_ids_T, lengths)).last_hidden_state
+            hidden.append(hidden_1TG[0, rows_N])
         if self._offload:
             _move(self._backbone, torch.device("cpu"))
         return hidden
@@ -101,7 +103,8 @@ def _move(model: Any, device: torch.device) -> None:
 
 
 def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A causal language model from safetensors; with a DeepSpeed configuration, sharded while it loads.
+    """A causal language model from safetensors that takes `packed_arguments`; with a DeepSpeed configuration,
+    sharded while it loads.
 
     `options` are further arguments of transformers' `from_pretrained`. Raises ConfigError for a model whose
     head has a bias, which the chunked objective would leave out.
@@ -113,7 +116,12 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
     # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
     holder = HfDeepSpeedConfig(zero3) if zero3 is not None else None
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+        path,
+        dtype=dtype,
+        attn_implementation=PACKED,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
     )
     if holder is not None:
         unset_hf_deepspeed_config()

@@ -54,6 +54,7 @@ def _total_kl(
 def _hidden(teacher: LocalTeacher, token_ids: list[list[int]], device: torch.device) -> list[Tensor]:
     """[T, G] of each sequence, all positions."""
     inputs = [
-        (torch.tensor([ids], device=device), torch.arange(len(ids), device=device)) for ids in token_ids
+        (torch.tensor(ids, device=device), (len(ids),), torch.arange(len(ids), device=device))
+        for ids in token_ids
     ]
     return teacher.hidden_states(inputs)

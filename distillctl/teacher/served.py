@@ -124,9 +124,9 @@ class ServedTeacher:
             asked_NK = batch.topk_ids_NK.cpu().numpy()
             asked_NK = np.where(asked_NK < self._vocab_size, asked_NK, -1)
         row = 0
-        for token_ids, (start, end) in zip(batch.input_ids_BT.tolist(), batch.spans, strict=True):
+        for token_ids, (start, end) in zip(batch.sequences, batch.spans, strict=True):
             asked_TK = None if asked_NK is None else asked_NK[row : row + end - start]
-            yield _Job(self._num_sent, token_ids[:end], start, asked_TK)
+            yield _Job(self._num_sent, token_ids, start, asked_TK)
             row += end - start
             self._num_sent += 1
 
@@ -185,7 +185,7 @@ def _request(job: _Job, model: str, num_topk: int) -> tuple[str, dict[str, Any]]
 
 
 def _topk(batch: MicroBatch, rows: list[Values]) -> TopK:
-    device = batch.input_ids_BT.device
+    device = batch.rows_N.device
     columns = (np.concatenate(column) for column in zip(*rows, strict=True))
     target_logp_N, ids_NK, logp_NK = (torch.from_numpy(column).to(device) for column in columns)
     return TopK(target_logp_N, ids_NK, logp_NK)

@@ -1,11 +1,12 @@
 """From rollouts to micro-batches: which samples go together, on which rank, and as which tensors.
 
 Every rank computes the same plan from the same rollouts, so nothing about it is communicated.
-Dimensions: B sequences of a micro-batch, T its longest, N its response tokens.
+Dimensions: T tokens of a micro-batch's sequences, N their response tokens.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,25 +25,23 @@ from distillctl.train.ranks import Ranks
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:
     """Samples of each micro-batch of each rank: `plan(...)[rank][i]`, as many for every rank.
 
-    Samples are sorted by length, longest first, and cut where the padded size would pass
-    `micro_batch_tokens` (a sample longer than that stands alone). The largest are then split until their
-    number divides by `num_ranks`; neighbours in length go to different ranks at the same time. An empty list
-    is a filler, needed only when there are fewer samples than ranks.
+    As few micro-batches as hold at most `micro_batch_tokens` tokens each (a longer sample stands alone), and
+    those of nearly equal size, so that ranks seldom wait for each other: from the longest sample on, each
+    goes to the emptiest (longest processing time first; Graham 1969, doi:10.1137/0117039). An empty list is a
+    filler, needed only when samples are about as few as ranks.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for index in order:
-        fits = batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= micro_batch_tokens
-        if fits:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    while len(batches) % num_ranks:
-        widest = max(range(len(batches)), key=lambda i: len(batches[i]))
-        batch = batches[widest]
-        half = len(batch) // 2
-        batches[widest : widest + 1] = [batch[:half], batch[half:]] if half else [batch, []]
-    return [batches[rank::num_ranks] for rank in range(num_ranks)]
+    num_batches = num_ranks * math.ceil(sum(lengths) / (micro_batch_tokens * num_ranks))
+    while True:
+        batches: list[list[int]] = [[] for _ in range(num_batches)]
+        emptiest = [(0, i) for i in range(num_batches)]
+        for index in order:
+            filled, i = emptiest[0]
+            heapq.heapreplace(emptiest, (filled + lengths[index], i))
+            batches[i].append(index)
+        if all(filled <= micro_batch_tokens or len(batches[i]) == 1 for filled, i in emptiest):
+            return [batches[rank::num_ranks] for rank in range(num_ranks)]
+        num_batches += num_ranks
 
 
 def trained_length(rollout: Rollout, token_fraction: float) -> int:
@@ -90,22 +89,26 @@ def collate(
     chosen = [rollouts[i] for i in members]
     starts = [len(rollout.prompt.token_ids) for rollout in chosen]
     kept = [trained_length(rollout, token_fraction) for rollout in chosen]
-    width = max(start + length for start, length in zip(starts, kept, strict=True))
-    input_ids_BT = torch.zeros(len(chosen), width, dtype=torch.int64)
-    rows: list[Tensor] = []
-    for b, (rollout, start, length) in enumerate(zip(chosen, starts, kept, strict=True)):
-        input_ids_BT[b, :start] = torch.tensor(rollout.prompt.token_ids)
-        input_ids_BT[b, start : start + length] = torch.as_tensor(rollout.response_ids[:length])
-        # Position t predicts token t + 1: the last prompt token predicts the first response token.
-        rows.append(torch.arange(start - 1, start + length - 1) + b * width)
-    rows_N = torch.cat(rows)
     parts = list(zip(chosen, kept, strict=True))
+    ids = [
+        part
+        for r, n in parts
+        for part in (torch.tensor(r.prompt.token_ids), torch.as_tensor(r.response_ids[:n]))
+    ]
+    input_ids_T = torch.cat(ids).long()
+    rows: list[Tensor] = []
+    offset = 0
+    for start, length in zip(starts, kept, strict=True):
+        # Position t predicts token t + 1: the last prompt token predicts the first response token.
+        rows.append(torch.arange(start - 1, start + length - 1) + offset)
+        offset += start + length
+    rows_N = torch.cat(rows)
     logprobs = [torch.as_tensor(rollout.response_logprobs[:length]) for rollout, length in parts]
     topk = [torch.as_tensor(r.topk_ids[:n]).long() for r, n in parts if r.topk_ids is not None]
     return MicroBatch(
-        input_ids_BT=input_ids_BT.to(device),
+        input_ids_T=input_ids_T.to(device),
         rows_N=rows_N.to(device),
-        target_ids_N=input_ids_BT.flatten()[rows_N + 1].to(device),
+        target_ids_N=input_ids_T[rows_N + 1].to(device),
         rollout_logp_N=torch.cat(logprobs).to(device),
         spans=tuple((start, start + length) for start, length in zip(starts, kept, strict=True)),
         members=tuple(members),

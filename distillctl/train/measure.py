@@ -82,8 +82,7 @@ def quantization_cost(
     shortage = no_room(path, dtype, batch.rows_N.device)
     if shortage:
         return Check("quantised teacher", "warn", f"{name}: not compared with full precision: {shortage}")
-    texts = [ids[:end].tolist() for ids, (_, end) in zip(batch.input_ids_BT, batch.spans, strict=True)]
-    kl = quantization_kl(path, dtype, batch.rows_N.device, quantized, texts, vocab_size)
+    kl = quantization_kl(path, dtype, batch.rows_N.device, quantized, batch.sequences, vocab_size)
     _free()
     detail = f"{name}: costs a KL of {kl:.1e} nats per token"
     level: Literal["ok", "warn"] = "ok" if kl < LARGE_QUANTIZATION_KL else "warn"

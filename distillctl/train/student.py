@@ -2,7 +2,8 @@
 
 The objective runs inside the head's forward, so that ZeRO-3's hooks on that module gather its weight once for
 the forward and once for the backward pass, and logits never leave it.
-Dimensions: N response tokens, H the student's hidden size, G the teacher's, V the padded vocabulary.
+Dimensions: T tokens of packed sequences, N response tokens of them, H the student's hidden size, V the padded
+vocabulary.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from distillctl.objective.views import Objective, Teacher, Tokens
 from distillctl.samples import MicroBatch
 from distillctl.teacher.compat import require_plain_head
 from distillctl.teacher.local import load_model
+from distillctl.teacher.packed import packed_arguments
+
+_BUCKET_NUMEL = 50_000_000
+"""Parameters whose gradients are reduced together, and those that AdamW updates together, whose temporary
+tensors are as large: 200 MB each in float32. DeepSpeed's own values are ten and twenty times this."""
 
 
 class Student:
@@ -49,6 +55,10 @@ class Student:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.forward = MethodType(_forward, self.model)
         self.model.lm_head.forward = MethodType(_head_forward, self.model.lm_head)
+        if config.zero.stage == 3:
+            # A layer's parameters are gathered together, once, not module by module: fewer collectives, and a
+            # tenth of the hooks, which are what ZeRO-3 costs on one rank.
+            deepspeed.utils.set_z3_leaf_modules(self.model, sorted(self.model._no_split_modules))
         schedule = lr_schedule(config.optim, num_steps)
         self.engine, *_ = deepspeed.initialize(
             model=self.model,
@@ -66,7 +76,7 @@ class Student:
         loss is multiplied by their number. `last` ends the accumulation.
         """
         loss, stats_SN = self.engine(
-            batch.input_ids_BT, batch.rows_N, chunked_loss, teacher, tokens, objective
+            batch.input_ids_T, batch.lengths, batch.rows_N, chunked_loss, teacher, tokens, objective
         )
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
@@ -104,7 +114,9 @@ class Student:
     ) -> dict[str, Tensor]:
         """Statistics [N] of a micro-batch by name, without any gradient."""
         self.engine.eval()
-        _, stats_SN = self.engine(batch.input_ids_BT, batch.rows_N, chunked_loss, teacher, tokens, objective)
+        _, stats_SN = self.engine(
+            batch.input_ids_T, batch.lengths, batch.rows_N, chunked_loss, teacher, tokens, objective
+        )
         self.engine.train()
         return dict(zip(stat_names(objective, teacher, rewarded=False), stats_SN, strict=True))
 
@@ -113,7 +125,14 @@ class Student:
         """The `count` most likely tokens of both models at each token of a micro-batch."""
         self.engine.eval()
         found: Alternatives = self.engine(
-            batch.input_ids_BT, batch.rows_N, alternatives, teacher, batch.target_ids_N, vocab_size, count
+            batch.input_ids_T,
+            batch.lengths,
+            batch.rows_N,
+            alternatives,
+            teacher,
+            batch.target_ids_N,
+            vocab_size,
+            count,
         )
         self.engine.train()
         return found
@@ -122,19 +141,21 @@ class Student:
     def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
         """float32 [T - 1] on the CPU: log-probability of `token_ids[1:]` over the whole padded vocabulary."""
         device = self.engine.device
-        input_ids_1T = torch.tensor([token_ids], device=device)
+        input_ids_T, length = torch.tensor(token_ids, device=device), len(token_ids)
         self.engine.eval()
-        logits_TV = self.engine(input_ids_1T, torch.arange(len(token_ids) - 1, device=device))
+        logits_TV = self.engine(input_ids_T, (length,), torch.arange(length - 1, device=device))
         self.engine.train()
         logp_TV = (logits_TV.float() / temperature).log_softmax(-1)
-        logp_T: Tensor = logp_TV.gather(-1, input_ids_1T[0, 1:, None]).squeeze(-1)
+        logp_T: Tensor = logp_TV.gather(-1, input_ids_T[1:, None]).squeeze(-1)
         return logp_T.cpu()
 
 
-def _forward(self: Any, input_ids_BT: Tensor, rows_N: Tensor, *head_inputs: Any) -> Any:
+def _forward(
+    self: Any, input_ids_T: Tensor, lengths: tuple[int, ...], rows_N: Tensor, *head_inputs: Any
+) -> Any:
     """Replaces the model's forward: hidden states at `rows_N`, then the head (with the loss in it)."""
-    hidden_BTH = self.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-    return self.lm_head(hidden_BTH.flatten(0, 1)[rows_N], *head_inputs)
+    hidden_1TH = self.base_model(**packed_arguments(input_ids_T, lengths)).last_hidden_state
+    return self.lm_head(hidden_1TH[0, rows_N], *head_inputs)
 
 
 def _head_forward(self: Any, hidden_NH: Tensor, compute: Any = logits, *inputs: Any) -> Any:
@@ -144,7 +165,12 @@ def _head_forward(self: Any, hidden_NH: Tensor, compute: Any = logits, *inputs: 
 
 def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's configuration. Nothing in it rescales the loss (gradient_accumulation_steps is 1)."""
-    zero: dict[str, Any] = {"stage": config.zero.stage}
+    zero: dict[str, Any] = {
+        "stage": config.zero.stage,
+        "contiguous_gradients": False,  # one copy less: they are copied into buckets for the reduction anyway
+        "reduce_bucket_size": _BUCKET_NUMEL,
+        "sub_group_size": _BUCKET_NUMEL,
+    }
     if config.zero.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if config.zero.offload == "all":

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillctl.data.prompts import render
 from distillctl.data.read import read_rows
@@ -80,7 +80,7 @@ class Way:
         self.batches = micro_batches(self.rollouts, range(len(self.rollouts)), self.config, ranks, 1.0)
         self.inputs = [tokens(batch, weights, None) for batch in self.batches]
         self.num_tokens = sum(rollout.length for rollout in self.rollouts)
-        self.num_computed = sum(batch.input_ids_BT.numel() for batch in self.batches)
+        self.num_computed = sum(len(batch.input_ids_T) for batch in self.batches)
         self.sequences = [
             torch.tensor([[*r.prompt.token_ids, *r.response_ids.tolist()]]) for r in self.rollouts
         ]
@@ -120,7 +120,9 @@ class Torch(Update):
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR)
 
     def forward_backward(self, batch, teacher, inputs):
-        loss, _ = self.model(batch.input_ids_BT, batch.rows_N, chunked_loss, teacher, inputs, self.objective)
+        loss, _ = self.model(
+            batch.input_ids_T, batch.lengths, batch.rows_N, chunked_loss, teacher, inputs, self.objective
+        )
         loss.backward()
 
     def step(self):
@@ -131,9 +133,13 @@ class Torch(Update):
 
 class DenseLoss(Way):
     def prepare(self):
-        self.model = load_model(self.config.student.model, torch.float32)
-        responses = [torch.arange(len(r.prompt.token_ids) - 1, r.length - 1) for r in self.rollouts]
-        self.hidden = self.teacher.hidden_states(list(zip(self.sequences, responses, strict=True)))
+        self.model = AutoModelForCausalLM.from_pretrained(self.config.student.model, dtype=torch.float32)
+        self.hidden = self.teacher.hidden_states(
+            [
+                (ids[0], ids.shape[1:], torch.arange(len(r.prompt.token_ids) - 1, r.length - 1))
+                for r, ids in zip(self.rollouts, self.sequences, strict=True)
+            ]
+        )
 
     def run(self):
         total = sum(len(r.response_ids) for r in self.rollouts)
@@ -153,7 +159,8 @@ class Score(Way):
 
 class Forward(Way):
     def prepare(self):
-        self.model = load_model(self.config.teacher.model, torch.float32).base_model
+        model = AutoModelForCausalLM.from_pretrained(self.config.teacher.model, dtype=torch.float32)
+        self.model = model.base_model
 
     @torch.no_grad()
     def run(self):

@@ -41,17 +41,19 @@ def plain():
 
 
 def micro_batch(sequences, members):
-    """Sequences `members`, padded to the longest."""
-    width = max(len(sequences[i]) for i in members)
-    input_ids_BT = torch.tensor([sequences[i] + [0] * (width - len(sequences[i])) for i in members])
+    """Sequences `members`, one after another."""
+    input_ids_T = torch.tensor([token for i in members for token in sequences[i]])
+    starts = np.cumsum([0, *(len(sequences[i]) for i in members)])
     rows = [
-        b * width + t for b, i in enumerate(members) for t in range(LENGTHS[i][0] - 1, len(sequences[i]) - 1)
+        start + t
+        for start, i in zip(starts, members, strict=False)
+        for t in range(LENGTHS[i][0] - 1, len(sequences[i]) - 1)
     ]
     rows_N = torch.tensor(rows)
     return MicroBatch(
-        input_ids_BT=input_ids_BT,
+        input_ids_T=input_ids_T,
         rows_N=rows_N,
-        target_ids_N=input_ids_BT.flatten()[rows_N + 1],
+        target_ids_N=input_ids_T[rows_N + 1],
         rollout_logp_N=torch.zeros(len(rows)),
         spans=tuple((LENGTHS[i][0], len(sequences[i])) for i in members),
         members=tuple(members),

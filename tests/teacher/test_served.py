@@ -94,41 +94,41 @@ def reference(path):
 
 
 def micro_batch(seed, lengths, members=None, topk=None):
-    """Ragged random sequences; `lengths`: (prompt, response, trained part of the response) of each."""
+    """Ragged random sequences; `lengths`: (prompt, response) of each."""
     rng = np.random.default_rng(seed)
-    width = max(prompt + response for prompt, response, _ in lengths)
-    ids = torch.zeros(len(lengths), width, dtype=torch.int64)
-    rows = []
-    for b, (prompt, response, trained) in enumerate(lengths):
-        ids[b, : prompt + response] = torch.from_numpy(rng.integers(5, 400, prompt + response))
-        rows.append(torch.arange(prompt - 1, prompt + trained - 1) + b * width)
+    ids = torch.from_numpy(rng.integers(5, 400, sum(map(sum, lengths))))
+    starts = np.cumsum([0, *map(sum, lengths)])
+    rows = [
+        torch.arange(prompt - 1, prompt + response - 1) + start
+        for start, (prompt, response) in zip(starts, lengths, strict=False)
+    ]
     rows_N = torch.cat(rows)
     return MicroBatch(
-        input_ids_BT=ids,
+        input_ids_T=ids,
         rows_N=rows_N,
-        target_ids_N=ids.flatten()[rows_N + 1],
+        target_ids_N=ids[rows_N + 1],
         rollout_logp_N=torch.zeros(len(rows_N)),
-        spans=tuple((prompt, prompt + trained) for prompt, _, trained in lengths),
+        spans=tuple((prompt, prompt + response) for prompt, response in lengths),
         members=tuple(range(len(lengths))) if members is None else members,
         weight=1.0,
         topk_ids_NK=None if topk is None else torch.from_numpy(rng.integers(0, 400, (len(rows_N), topk))),
     )
 
 
-RAGGED = [(3, 20, 20), (50, 70, 70), (17, 1, 1), (30, 40, 13)]
+RAGGED = [(3, 20), (50, 70), (17, 1), (30, 13)]
 
 
 @pytest.fixture(scope="module")
 def batches():
-    filler = micro_batch(2, [(5, 4, 4)], members=())
+    filler = micro_batch(2, [(5, 4)], members=())
     return [micro_batch(0, RAGGED), micro_batch(1, RAGGED[::-1]), filler]
 
 
 def logp_of(model, batch):
-    """[N, V] log-probabilities of the padded batch at the rows of its response tokens."""
+    """[N, V] log-probabilities at the rows of the batch's response tokens, one sequence at a time."""
     with torch.no_grad():
-        logits = model(batch.input_ids_BT).logits.flatten(0, 1)[batch.rows_N]
-    return logits.double().log_softmax(-1)
+        logits = torch.cat([model(torch.tensor([ids])).logits[0] for ids in batch.sequences])
+    return logits[batch.rows_N].double().log_softmax(-1)
 
 
 def assert_agrees(scored, batch, model, num_topk):
@@ -238,7 +238,7 @@ def test_no_prompt_is_logged(server, connect, batches):
     connect().score(batches)
     log = (server[1].parent / "teacher.log").read_text()
     assert "/v1/completions HTTP" not in log
-    assert str(batches[0].input_ids_BT[0, :5].tolist())[1:-1] not in log
+    assert str(batches[0].sequences[0][:5])[1:-1] not in log
 
 
 def test_an_idle_server_leaves_the_cores_alone(server, connect, batches, process_group):

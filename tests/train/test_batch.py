@@ -1,5 +1,7 @@
 """The micro-batch plan and the tensors made from it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -39,24 +41,34 @@ def test_plan_covers_every_sample_once_within_the_budget(lengths, budget, num_ra
     assert sorted(flat) == list(range(len(lengths)))
     for share in shares:
         for batch in share:
-            padded = max((lengths[i] for i in batch), default=0) * len(batch)
-            assert padded <= budget or len(batch) == 1
+            assert sum(lengths[i] for i in batch) <= budget or len(batch) == 1
+
+
+@given(lengths=st.lists(st.integers(20, 60), min_size=16, max_size=80), num_ranks=st.integers(1, 4))
+def test_plan_makes_few_micro_batches_of_nearly_the_same_size(lengths, num_ranks):
+    budget = 400
+    batches = [batch for share in plan(lengths, budget, num_ranks) for batch in share]
+    sizes = [sum(lengths[i] for i in batch) for batch in batches]
+    assert max(sizes) - min(sizes) <= max(lengths)
+    assert len(batches) <= num_ranks * math.ceil(sum(lengths) / (num_ranks * (budget - max(lengths))))
 
 
 def test_plan_needs_a_filler_only_with_fewer_samples_than_ranks():
     assert plan([5, 4, 3], 100, 2) == [[[0]], [[1, 2]]]
     assert plan([5], 100, 2) == [[[0]], [[]]]
+    assert plan([5, 5, 5], 5, 2) == [[[0], [2]], [[1], []]]
 
 
-def test_plan_puts_similar_lengths_together():
-    """Of lengths 9, 9 | 8, 2 | 1, 1: a third sample would pass the 18 tokens each time."""
-    assert plan([9, 1, 8, 2, 9, 1], 18, 1) == [[[0, 4], [2, 3], [1, 5]]]
+def test_plan_puts_the_longest_first_where_there_is_most_room():
+    """9 | 9 | 8, then 2 beside the 8, and 1 beside each 9."""
+    assert plan([9, 1, 8, 2, 9, 1], 10, 1) == [[[0, 1], [4, 5], [2, 3]]]
 
 
 def test_collate_rows_predict_the_response_tokens():
     batch = collate([rollout([5, 6], [7, 8, 2]), rollout([9], [4])], [1, 0], CPU)
-    assert batch.input_ids_BT.tolist() == [[9, 4, 0, 0, 0], [5, 6, 7, 8, 2]]
-    assert batch.rows_N.tolist() == [0, 6, 7, 8]
+    assert batch.input_ids_T.tolist() == [9, 4, 5, 6, 7, 8, 2]
+    assert batch.sequences == [[9, 4], [5, 6, 7, 8, 2]]
+    assert batch.rows_N.tolist() == [0, 3, 4, 5]
     assert batch.target_ids_N.tolist() == [4, 7, 8, 2]
     assert batch.rollout_logp_N.tolist() == [-1, -1, -2, -3]
     assert batch.members == (1, 0)
@@ -65,7 +77,7 @@ def test_collate_rows_predict_the_response_tokens():
 
 def test_filler_is_real_data_without_weight():
     batch = collate([rollout([5, 6], [7, 8, 2]), rollout([9], [4])], [], CPU)
-    assert batch.input_ids_BT.tolist() == [[9, 4]]
+    assert batch.sequences == [[9, 4]]
     assert batch.members == ()
     assert batch.weight == 0.0
 
@@ -112,7 +124,7 @@ def test_the_trained_part_is_rounded_up(length, fraction, kept):
 
 def test_a_fraction_leaves_the_rest_of_the_response_out_of_the_tensors():
     batch = collate([rollout([1, 2], [3, 4, 5, 6]), rollout([7], [8, 9])], [0, 1], CPU, 0.5)
-    assert batch.input_ids_BT.tolist() == [[1, 2, 3, 4], [7, 8, 0, 0]]
+    assert batch.sequences == [[1, 2, 3, 4], [7, 8]]
     assert batch.target_ids_N.tolist() == [3, 4, 8]
     assert batch.spans == ((2, 4), (1, 2))
 
