@@ -1,6 +1,6 @@
 """Run by test_student.py in processes of its own: two optimizer steps on fixed rollouts, without an engine.
 
-    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE[:untied] ...
+    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE[:untied][:checkpointed] ...
 
 or `self-test` instead of settings, once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors
 (the weights after two steps, and under `grad.` the gradient of the first) and OUT/losses.json (one list per
@@ -55,11 +55,12 @@ def save_untied(folder):
     model.save_pretrained(folder)
 
 
-def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate):
+def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate, *, checkpointed):
     from deepspeed.utils import safe_get_full_grad
 
     settings = {"zero.stage": stage, "optim.lr": LR, "optim.betas": list(BETAS), "optim.warmup_steps": 0,
-                "optim.schedule": "constant", "optim.clip_grad": CLIP}  # fmt: skip
+                "optim.schedule": "constant", "optim.clip_grad": CLIP,
+                "student.gradient_checkpointing": checkpointed}  # fmt: skip
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = load_preset("tiny-from-small-arith", overrides)
     objective = Objective(
@@ -117,9 +118,12 @@ def main():
         (out / "losses.json").write_text(json.dumps(self_tests()))
         return
     for index, setting in enumerate(sys.argv[2:]):
-        stage, tokens, chunk, kind, aggregate, *untied = setting.split(":")
-        student = str(out / "untied" if untied else model_path("builtin:tiny-student", ""))
-        values, weights = train(ranks, student, int(stage), int(tokens), int(chunk), kind, aggregate)
+        stage, tokens, chunk, kind, aggregate, *options = setting.split(":")
+        student = str(out / "untied" if "untied" in options else model_path("builtin:tiny-student", ""))
+        values, weights = train(
+            ranks, student, int(stage), int(tokens), int(chunk), kind, aggregate,
+            checkpointed="checkpointed" in options,
+        )  # fmt: skip
         losses.append(values)
         if ranks.is_main:
             save_file(weights, out / f"{index}.safetensors")

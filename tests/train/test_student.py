@@ -20,6 +20,7 @@ from distillctl.machine import model_path
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
           ("3:4000:4096", "3:60:7", "3:1:4096", "2:100:4096", "1:100:16", "0:100:4096")]  # fmt: skip
+STAGES.append("3:60:4096:reverse_kl:token-mean:checkpointed")
 UNTIED = [f"{setting}:reverse_kl:token-mean:untied" for setting in ("3:60:7", "0:4000:4096")]
 # The same objective in one micro-batch on one rank without ZeRO, and in many small ones on two with ZeRO-3.
 OBJECTIVES = [
