@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic_core import from_json  # several times as fast as json, on files of 100 MB
 
@@ -21,6 +21,14 @@ from distillctl.errors import EnvironmentUnfit
 
 KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
 """Everything `EventLog` writes; readers meet other kinds in files of other versions."""
+
+
+FULL_BYTES = 4 << 20
+"""The newest part of a file, all of which is read also where older steps are thinned out."""
+THIN_BYTES = 10 << 20
+"""About so much of the older part is read then."""
+_HEAD_BYTES = 100
+"""Of a line, with everything before its kind."""
 
 
 class EventLog:
@@ -83,17 +91,32 @@ class EventTail:
         return [event for line in complete.split(b"\n") if (event := parse_event(line))]
 
 
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """All events of a file in its order, none when there is no file; unreadable lines are skipped."""
+def read_events(path: Path, *, thin: bool = False) -> Iterator[dict[str, Any]]:
+    """All events of a file in its order, none when there is no file; unreadable lines are skipped.
+
+    With `thin` only one in so many of the older steps of a long file, so that it is read in a second: the
+    first ones of the file and after an event of another kind are always there, and so are the newest.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
-        for line in file:
+        for line in _thinned(file) if thin else file:
             event = parse_event(line)
             if event is not None:
                 yield event
+
+
+def _thinned(file: BinaryIO) -> Iterator[bytes]:
+    old_bytes = os.fstat(file.fileno()).st_size - FULL_BYTES
+    every = max(1, old_bytes // THIN_BYTES)
+    position = num_steps = 0
+    for line in file:
+        position += len(line)
+        num_steps = num_steps + 1 if b'"kind": "step"' in line[:_HEAD_BYTES] else 0
+        if position > old_bytes or not num_steps or num_steps % every == 1 % every:
+            yield line
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:

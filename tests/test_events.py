@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillctl import events
 from distillctl.errors import EnvironmentUnfit
 from distillctl.events import EventLog, EventTail, parse_event, read_events
 
@@ -164,3 +165,28 @@ def test_a_full_disk_is_said_with_the_file() -> None:
     log = EventLog(Path("/dev/full"), 1)
     with pytest.raises(EnvironmentUnfit, match=r"/dev/full cannot be written: No space left on device"):
         log.emit("step", step=1, metrics={})
+
+
+def test_older_steps_of_a_long_file_are_thinned_out_and_nothing_else(path: Path, monkeypatch) -> None:
+    log = EventLog(path, 1)
+    for step in range(1, 401):
+        log.emit("step", step=step, metrics={"kl/reverse": 1.0})
+        if step % 100 == 50:
+            log.emit("warn", step=step, message="w")
+    size = path.stat().st_size
+    monkeypatch.setattr(events, "FULL_BYTES", size // 4)
+    monkeypatch.setattr(events, "THIN_BYTES", size // 20)
+    everything, thin = list(read_events(path)), list(read_events(path, thin=True))
+    assert [e for e in thin if e["kind"] == "warn"] == [e for e in everything if e["kind"] == "warn"]
+    steps = [e["step"] for e in thin if e["kind"] == "step"]
+    assert {1, 51, 151, 251} <= set(steps)
+    assert set(range(302, 401)) <= set(steps)
+    assert 300 / 15 - 4 <= sum(step < 300 for step in steps) <= 300 / 15 + 8
+    assert steps == sorted(steps)
+
+
+def test_a_short_file_is_read_in_full(path: Path) -> None:
+    log = EventLog(path, 1)
+    for step in range(1, 50):
+        log.emit("step", step=step, metrics={})
+    assert list(read_events(path, thin=True)) == list(read_events(path))

@@ -56,9 +56,12 @@ def render_runs(rows: list[dict[str, Any]]) -> str:
 
 
 def show_run(path: Path) -> dict[str, Any]:
-    """State, metrics of the first and last step, split of the time, evaluations, checkpoint, warnings."""
+    """State, metrics of the first and last step, split of the time, evaluations, checkpoint, warnings.
+
+    Of a file beyond 14 MB, the split of the time comes from a part of its steps.
+    """
     run = open_run(path)
-    (state, series), running = load_events(run.events_path), run.is_locked()
+    (state, series), running = load_events(run.events_path, thin=True), run.is_locked()
     checkpoint = checkpoints.latest(run.checkpoints)
     return {
         "run": str(run.path),
@@ -157,7 +160,7 @@ def run_status(run: RunDir) -> str:
 
 
 def _run_row(run: RunDir) -> dict[str, Any]:
-    state, series = load_events(run.events_path)
+    state, series = load_events(run.events_path, thin=True)
     return {
         "run": str(run.path),
         "state": run_status(run),

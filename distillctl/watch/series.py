@@ -71,10 +71,11 @@ class Series:
             del column[keep:]
 
 
-def load_events(path: Path) -> tuple[RunState, Series]:
-    """Newest state, without its histories, and all steps that the events of a file add up to."""
+def load_events(path: Path, *, thin: bool = False) -> tuple[RunState, Series]:
+    """Newest state, without its histories, and all steps that the events of a file add up to; `thin` as for
+    `read_events`."""
     state, series = RunState(with_histories=False), Series()
-    for event in read_events(path):
+    for event in read_events(path, thin=thin):
         state.apply(event)
         series.apply(event)
     return state, series
