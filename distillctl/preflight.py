@@ -75,7 +75,8 @@ def static_checks(config: Config, student: Path, teachers: Mapping[str, Path]) -
         if not isinstance(ours, Check):
             checks += [*_vocabulary_checks(ours, theirs), _eos_check(ours, theirs)]
             checks.append(_template_check(ours, theirs))
-    return [*checks, _objective_check(config), _sampling_check(config), *_schedule_checks(config)]
+    checks += [_objective_check(config), _sampling_check(config)]
+    return [*checks, *_staleness_checks(config), *_schedule_checks(config)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,25 @@ def _sampling_check(config: Config) -> Check:
             f"{how}: the importance ratio makes up for it only up to 1 +- loss.clip_ratio={loss.clip_ratio:g}"
         )
     return Check(name, "warn", detail, f"rollout.temperature={loss.temperature:g} rollout.top_p=1")
+
+
+def _staleness_checks(config: Config) -> list[Check]:
+    """What one-step-off rollouts do to the objective (AsyncOPD, arXiv 2606.24143)."""
+    if not config.train.async_depth:
+        return []
+    loss, name = config.loss, "staleness"
+    divergence = loss.topk_divergence if loss.kind == "topk" else loss.kind
+    if divergence == "forward_kl":
+        return [Check(name, "ok", "rollouts are one step old, which the forward KL tolerates")]
+    detail = (
+        f"train.async_depth=1 trains {divergence} on rollouts that are one step old: what the student weighs "
+        "is no longer what it would write"
+    )
+    return [
+        Check(
+            name, "warn", detail, "loss.kind=forward_kl; or a small optim.lr, and watch rollout/mismatch_kl"
+        )
+    ]
 
 
 def _schedule_checks(config: Config) -> list[Check]:

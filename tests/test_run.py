@@ -81,6 +81,7 @@ def test_metric_names_are_the_contract() -> None:
         "kl/k3",
         "teacher/entropy",
         "rollout/mismatch_kl",
+        "rollout/staleness",
         "response_length/mean",
         "response_length/clip_ratio",
         "perf/tokens_per_s",

@@ -112,6 +112,10 @@ class TrainConfig(Section):
     """Ranks; null is one per GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPUs when there are any."""
+    async_depth: Literal[0, 1] = 0
+    """1: the engine samples the next batch while the ranks train on this one, from weights that are one
+    optimizer step older (one-step-off). Faster where the engine has GPUs of its own (`rollout.gpus`); a run
+    that is resumed or loses its engine does not repeat bit for bit."""
     logger: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], OneOrMore] = Field(default=[])
     """Where the numbers go live besides `events.jsonl`; each needs the extra of its name."""
 

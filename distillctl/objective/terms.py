@@ -5,6 +5,7 @@ Dimensions: C tokens of a chunk, V shared vocabulary, K listed tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +38,12 @@ class Chunk:
     log_ratio_C: Tensor
     """log q minus the log-probability with which the engine sampled the token."""
 
+    def importance(self, max_ratio: float | None) -> Tensor:
+        """Weight of the sampled token under the weights of now, truncated at `max_ratio` (1 without it)."""
+        if max_ratio is None:
+            return torch.ones_like(self.log_ratio_C)
+        return self.log_ratio_C.clamp(max=math.log(max_ratio)).exp()
+
     def one_hot(self, slope_C: Tensor) -> Tensor:
         """Slope [C, V] of something that depends on the sampled token only."""
         return torch.zeros_like(self.log_q_CV).scatter_(-1, self.target_C1, slope_C[:, None])
@@ -61,7 +68,8 @@ def distillation_term(chunk: Chunk, objective: Objective) -> Term:
             term = _policy_gradient(chunk, objective)
         case "sampled":
             value_C, slope_C = estimate(objective.estimator, chunk.logq_C - chunk.logp_C)
-            term = Term(value_C, chunk.one_hot(slope_C), {})
+            weight_C = chunk.importance(objective.max_ratio)
+            term = Term(weight_C * value_C, chunk.one_hot(weight_C * slope_C), {})
         case kind:
             assert chunk.log_p_CV is not None, f"{kind} needs the whole distribution of the teacher"
             term = Term(*divergence(kind, objective.beta, chunk.log_q_CV, chunk.q_CV, chunk.log_p_CV), {})
@@ -123,7 +131,8 @@ def _student_topk(chunk: Chunk, objective: Objective) -> Term:
     logq_CK = chunk.log_q_CV.gather(-1, ids_CK.clamp_min(0))
     exact_CK = (logq_CK.exp() * (logq_CK - logp_CK)).masked_fill(missing_CK, 0.0)
     outside_C = ~(ids_CK == chunk.target_C1).any(-1)
-    sampled_C = torch.where(outside_C, chunk.logq_C - chunk.logp_C, 0.0)
+    weight_C = chunk.importance(objective.max_ratio)
+    sampled_C = torch.where(outside_C, weight_C * (chunk.logq_C - chunk.logp_C), 0.0)
     slope_CV = chunk.one_hot(sampled_C).scatter_add_(-1, ids_CK.clamp_min(0), exact_CK)
     return Term(exact_CK.sum(-1) + sampled_C, slope_CV, stats)
 

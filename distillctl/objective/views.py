@@ -28,6 +28,8 @@ class Objective:
     entropy_coeff: float = 0.0
     temperature: float = 1.0
     rollout_temperature: float = 1.0
+    max_ratio: float | None = None
+    """Bound on the importance weights of tokens from older weights; None where there are none."""
     max_clamp: float | None = None
     chunk_size: int = 1024
     """Tokens whose logits exist at the same time."""

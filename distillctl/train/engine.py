@@ -1,20 +1,24 @@
 """The rollout engine as the ranks see it: it has the weights it was given, and survives its own process.
 
 When the engine dies or hangs, the launcher starts a fresh one. The ranks then push the current weights into
-it and repeat what they asked for: requests are seeded one by one, so the answer is the same.
+it and repeat what they asked for: requests are seeded one by one, so the answer is the same. Only a request
+that was begun ahead is then answered by newer weights than it was begun with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 from distillctl.config import Config
-from distillctl.errors import EngineLost
+from distillctl.errors import DistillError, EngineLost
 from distillctl.rollout.client import RolloutClient
 from distillctl.rollout.process import READY_TIMEOUT_S
+from distillctl.samples import Rollout
 from distillctl.train.job import TrainJob
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -22,6 +26,7 @@ from distillctl.train.weights import WeightWriter, largest_gap
 from distillctl.usage import group_bytes
 
 Answer = TypeVar("Answer")
+Rollouts = list[Rollout]
 
 
 class RolloutEngine:
@@ -44,6 +49,8 @@ class RolloutEngine:
         self._ranks, self._student, self._canary_ids, self._warn = ranks, student, canary_ids, warn
         self._writer = WeightWriter(student, Path(job.scratch), is_main=ranks.is_main)
         self._version = 0
+        self._ahead: Callable[[RolloutClient], Rollouts] | None = None
+        self._answer: Future[Rollouts] | None = None
         self._client = self._connect()
         ranks.barrier()
 
@@ -55,8 +62,32 @@ class RolloutEngine:
                 return answer
             self.push(self._version)
 
+    def begin(self, request: Callable[[RolloutClient], Rollouts]) -> None:
+        """Start `request(client)` on rank 0 and go on; the next `finish` has its answer."""
+        self._ahead = request
+        if self._client is not None:
+            self._answer = Future()
+            Thread(target=_resolve, args=(self._answer, request, self._client), daemon=True).start()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is an answer for `finish`; the same on every rank."""
+        return self._ahead is not None
+
+    def finish(self) -> Rollouts | None:
+        """Wait for what was begun. Returns as `ask`, which repeats it where the engine was lost."""
+        assert self._ahead is not None
+        request, self._ahead = self._ahead, None
+        lost = self._answer is not None and isinstance(self._answer.exception(), EngineLost)
+        if self._ranks.share_flag(lost):
+            return self.ask(request)
+        return None if self._answer is None else self._answer.result()
+
     def push(self, version: int) -> float:
-        """Give the engine the student's weights as `version`, and prove it. Returns as `prove`."""
+        """Give the engine the student's weights as `version`, and prove it. Returns as `prove`.
+
+        Waits for what was begun: no answer is a mixture of two versions.
+        """
         self._version = version
         while True:
             push = partial(RolloutClient.push, files=self._writer.write(), version=version)
@@ -88,6 +119,8 @@ class RolloutEngine:
         """The answer (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
         answer, lost = None, False
         if self._client is not None:
+            if self._answer is not None:
+                self._answer.exception()  # one request at a time: wait for the one that was begun
             try:
                 answer = request(self._client)
             except EngineLost as error:
@@ -102,3 +135,13 @@ class RolloutEngine:
         if not self._ranks.is_main:
             return None
         return RolloutClient(self._path, READY_TIMEOUT_S, self._timeout_s)
+
+
+def _resolve(
+    answer: Future[Rollouts], request: Callable[[RolloutClient], Rollouts], client: RolloutClient
+) -> None:
+    """The thread of a request that was begun: its answer, or what kept it from one, for whoever waits."""
+    try:
+        answer.set_result(request(client))
+    except DistillError as error:
+        answer.set_exception(error)

@@ -13,7 +13,7 @@ from distillctl.config import Config
 from distillctl.data.prompts import PromptStream
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective, Teacher
-from distillctl.rollout.client import Sampling
+from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.samples import Rollout, Scored
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.served import ServedTeacher
@@ -55,10 +55,14 @@ class Trainer:
     """Task reward of each rollout, float32; called on rank 0."""
     should_stop: Callable[[], bool]
     """Whether a stop was asked for; the same on every rank."""
+    num_steps: int
+    """Of the whole run."""
 
     def train_step(self, step: int, *, look: bool = False) -> StepResult | None:
         """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`.
 
+        With `train.async_depth` 1 the engine samples the next batch from those weights while this one is
+        learnt, so that all batches but the first (of an attempt) come from the weights of step - 2.
         With `look` the first rollouts are looked at token by token before the update. None when a stop was
         asked for before the update began: nothing has changed then.
         """
@@ -69,6 +73,8 @@ class Trainer:
             advantages, rewards = self._advantages(rollouts)
         if self.should_stop():
             return None
+        if self.config.train.async_depth and step < self.num_steps:
+            self.engine.begin(self._generation(step + 1))
         lengths = [trained_length(rollout, self.config.loss.token_fraction) for rollout in rollouts]
         tally = Tally(rollouts, lengths, list(self.teachers))
         with timer("teacher"):
@@ -87,19 +93,22 @@ class Trainer:
         with timer("sync"):
             self.engine.push(version=step)
         metrics = {**tally.reduce(self.ranks), **rewards, **update, **timer.metrics()}
-        metrics |= throughput(rollouts, timer)
+        metrics |= throughput(rollouts, timer, step - 1)
         return StepResult(metrics, rollouts, tally.kl(self.ranks), views)
 
     def _rollout(self, step: int) -> list[Rollout]:
-        prompts = self.stream.batch(step)
-        count, seed = self.config.rollout.n, self.config.data.seed
-        num_topk = self.objective.topk if self.asks_for_student_tokens else 0
-        rollouts = self.engine.ask(
-            lambda client: client.generate(prompts, count, self.sampling, seed, step, num_topk)
-        )
-        shared = self.ranks.share_rollouts(prompts, count, rollouts)
-        assert all(rollout.weight_version == step - 1 for rollout in shared), "stale rollouts"
+        engine = self.engine
+        rollouts = engine.finish() if engine.has_begun else engine.ask(self._generation(step))
+        shared = self.ranks.share_rollouts(self.stream.batch(step), self.config.rollout.n, rollouts)
+        oldest = min(rollout.weight_version for rollout in shared)
+        assert 0 <= step - 1 - oldest <= self.config.train.async_depth, "stale rollouts"
         return within_vocabulary(shared, self.objective.vocab_size)
+
+    def _generation(self, step: int) -> Callable[[RolloutClient], list[Rollout]]:
+        """What the engine is asked for at `step`."""
+        prompts, count, seed = self.stream.batch(step), self.config.rollout.n, self.config.data.seed
+        num_topk = self.objective.topk if self.asks_for_student_tokens else 0
+        return lambda client: client.generate(prompts, count, self.sampling, seed, step, num_topk)
 
     @property
     def asks_for_student_tokens(self) -> bool:

@@ -118,14 +118,18 @@ class Tally:
         return [np.concatenate(pair) for pair in zip(trained, rest, strict=True)]
 
 
-def throughput(rollouts: list[Rollout], timer: Timer) -> dict[str, float]:
-    """Lengths of the responses and tokens per second."""
+def throughput(rollouts: list[Rollout], timer: Timer, version: int) -> dict[str, float]:
+    """Lengths of the responses, tokens per second, and how many optimizer steps behind weights `version` were
+    those that wrote them. Rollouts that were sampled during the step before have no rate of their own."""
     responses = [len(rollout.response_ids) for rollout in rollouts]
     total = sum(rollout.length for rollout in rollouts)
     cut = sum(rollout.finish_reason == "length" for rollout in rollouts)
+    staleness = version - sum(rollout.weight_version for rollout in rollouts) / len(rollouts)
+    rate = {} if staleness else {"perf/rollout_tokens_per_s": sum(responses) / timer.seconds["rollout"]}
     return {
+        "rollout/staleness": staleness,
         "response_length/mean": sum(responses) / len(rollouts),
         "response_length/clip_ratio": cut / len(rollouts),
         "perf/tokens_per_s": total / timer.metrics()["timing_s/step"],
-        "perf/rollout_tokens_per_s": sum(responses) / timer.seconds["rollout"],
+        **rate,
     }

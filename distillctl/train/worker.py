@@ -143,6 +143,7 @@ class Rank:
             objective,
             reward,
             self.should_stop,
+            self.num_steps,
         )
         self.validation = Validation(self.trainer, val, self.tokenizer, greedy)
 

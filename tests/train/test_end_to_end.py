@@ -94,6 +94,12 @@ def served(folder):
 
 
 @pytest.fixture(scope="module")
+def one_step_off(folder):
+    train(folder, "ahead", "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4")
+    return folder / "ahead"
+
+
+@pytest.fixture(scope="module")
 def mixed(folder):
     """Policy gradient, task reward, reference answers, part of each response, two teachers, on two ranks."""
     (folder / "reward.py").write_text(REWARD)
@@ -133,6 +139,7 @@ def test_every_step_reports_every_metric_of_the_table(one_rank):
     assert sorted(steps) == [1, 2, 3]
     for values in steps.values():
         assert set(values) == set(METRICS) - NOT_ALWAYS
+        assert values["rollout/staleness"] == 0
         assert all(np.isfinite(value) for value in values.values())
         assert values["actor/pg_loss"] == 0
         assert values["actor/distillation_mode"] == 1
@@ -143,6 +150,22 @@ def test_every_step_reports_every_metric_of_the_table(one_rank):
 def test_engine_and_trainer_agree_on_the_sampled_tokens(one_rank):
     for values in metrics(one_rank).values():
         assert abs(values["rollout/mismatch_kl"]) < 1e-6
+
+
+def test_one_step_off_rollouts_are_of_the_weights_before_the_newest(one_step_off):
+    steps = metrics(one_step_off)
+    assert [steps[step]["rollout/staleness"] for step in (1, 2, 3)] == [0, 1, 1]
+    assert "perf/rollout_tokens_per_s" not in steps[3]
+    assert abs(steps[1]["rollout/mismatch_kl"]) < 1e-6
+    # The trainer has moved on from the weights that wrote these.
+    assert all(1e-6 < steps[step]["rollout/mismatch_kl"] < 0.1 for step in (2, 3))
+
+
+def test_evaluations_between_one_step_off_batches_are_of_the_newest_weights(one_step_off):
+    evals = [e for e in read_events(one_step_off / "events.jsonl") if e["kind"] == "eval"]
+    assert [e["step"] for e in evals] == [0, 1, 2, 3]
+    kl = [e["metrics"]["val/kl"] for e in evals]
+    assert len(set(kl)) == 4
 
 
 def test_two_ranks_give_the_losses_of_one(one_rank, two_ranks):
