@@ -415,6 +415,22 @@ def test_other_objectives_are_described(pair, loss, detail):
     assert detail in check.detail
 
 
+@pytest.mark.parametrize(
+    ("loss", "level"),
+    [
+        ({"kind": "forward_kl"}, "ok"),
+        ({"kind": "topk", "topk_divergence": "forward_kl"}, "ok"),
+        ({"kind": "topk", "topk_divergence": "reverse_kl"}, "warn"),
+        ({"kind": "reverse_kl"}, "warn"),
+        ({"kind": "sampled"}, "warn"),
+    ],
+)
+def test_only_the_forward_kl_goes_with_stale_rollouts_without_a_warning(pair, loss, level):
+    train = {"steps": 100, "async_depth": 1}
+    assert pair.check("staleness", loss=loss, train=train).level == level
+    assert "staleness" not in [check.name for check in pair.checks(loss=loss)]
+
+
 @pytest.mark.parametrize(("warmup", "reached"), [(100, "only in the last step"), (150, "never reaches")])
 def test_a_warm_up_as_long_as_the_run_is_warned_of(pair, warmup, reached):
     check = pair.check("schedule", optim={"warmup_steps": warmup})
