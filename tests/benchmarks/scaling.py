@@ -3,7 +3,7 @@
     python tests/benchmarks/scaling.py [--only batch length vocabulary layers] [--steps 4]
 
 Every point is a run of `distillctl train` on a random student and teacher (Qwen2, 128 hidden units; 4 layers
-and 8,192 tokens of vocabulary unless these are what grows) with prompts of arithmetic and responses of exactly
+and 8,192 tokens of vocabulary unless these are what grows), with prompts of arithmetic and responses of just
 the given length. Seconds are medians over the steps but the first and the last. The slope beside a point is
 log(time / time before) / log(size / size before): 1 is linear, 0 constant.
 """
@@ -68,8 +68,9 @@ def measure(scratch, number, point, num_steps):
         "samples.every": 1_000_000, "optim.lr": 1e-6, "optim.warmup_steps": 0,
         "optim.schedule": "constant", "train.micro_batch_tokens": 4096,
     }  # fmt: skip
-    command = [sys.executable, "-m", "distillctl", "train", "--preset", "tiny-from-small-arith", "--run-dir",
-               run, "--display", "quiet", *(f"{key}={value}" for key, value in overrides.items())]  # fmt: skip
+    settings = [f"{key}={value}" for key, value in overrides.items()]
+    preset = ["train", "--preset", "tiny-from-small-arith", "--run-dir", run, "--display", "quiet"]
+    command = [sys.executable, "-m", "distillctl", *preset, *settings]
     subprocess.run([str(part) for part in command], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
     steps = [e["metrics"] for e in read_events(run / "events.jsonl") if e["kind"] == "step"][1:-1]
     return {phase: median(step[f"timing_s/{phase}"] for step in steps) for phase in PHASES}
