@@ -1,7 +1,7 @@
 """A training step of distillctl against TRL's DistillationTrainer: same models, prompts, lengths, cores.
 
     python tests/benchmarks/step_time.py STUDENT TEACHER GSM8K_DIR TRL_PYTHON TRL_SCRIPT [--tokens 128]
-        [--batch 16] [--steps 3] [--rounds 1] [--micro-batch-tokens 2048] [--natural] [--hf]
+        [--batch 16] [--steps 3] [--rounds 1] [--micro-batch-tokens 1024] [--natural] [--hf]
 
 GSM8K_DIR holds train.jsonl and test.jsonl. TRL_PYTHON is the Python of a virtual environment with trl 1.16,
 TRL_SCRIPT prints TRL's step times as JSON (`step_s`, `peak_rss_bytes`). Both train in float32 with all cores,
@@ -157,7 +157,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=int, default=1024)
     parser.add_argument("--natural", action="store_true")
     parser.add_argument("--hf", action="store_true")
     args = parser.parse_args()

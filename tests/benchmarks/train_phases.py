@@ -1,7 +1,7 @@
 """Teacher and update phase against plain torch on the same tokens, and what ZeRO-3 costs; measured in turns.
 
     python tests/benchmarks/train_phases.py STUDENT TEACHER [--prompts data/gsm8k/train.parquet]
-        [--batch 16] [--tokens 128] [--micro-batch-tokens 2048] [--ragged] [--rounds 5]
+        [--batch 16] [--tokens 128] [--micro-batch-tokens 1024] [--ragged] [--rounds 5]
 
 The batch: prompts of GSM8K and random responses of --tokens tokens, with --ragged of 1 to --tokens. The ways,
 each in a process of its own, all in float32 with every core:
@@ -226,7 +226,7 @@ def main():
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=int, default=1024)
     parser.add_argument("--ragged", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE")
