@@ -207,7 +207,7 @@ def test_too_many_tokens_asked_for_is_explained(connect, batches):
 
 
 def test_a_sequence_that_is_too_long_is_explained(connect):
-    batch = micro_batch(0, [(60, MAX_LENGTH, MAX_LENGTH)])
+    batch = micro_batch(0, [(60, MAX_LENGTH)])
     with pytest.raises(RunFailed, match="maximum context length is 121") as error:
         connect().score([batch])
     assert "--max-model-len" in error.value.hint
