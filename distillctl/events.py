@@ -23,9 +23,9 @@ KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "war
 """Everything `EventLog` writes; readers meet other kinds in files of other versions."""
 
 
-FULL_BYTES = 4 << 20
+FULL_BYTES = 2 << 20
 """The newest part of a file, all of which is read also where older steps are thinned out."""
-THIN_BYTES = 10 << 20
+THIN_BYTES = 4 << 20
 """About so much of the older part is read then."""
 _HEAD_BYTES = 100
 """Of a line, with everything before its kind."""

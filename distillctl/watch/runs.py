@@ -58,7 +58,7 @@ def render_runs(rows: list[dict[str, Any]]) -> str:
 def show_run(path: Path) -> dict[str, Any]:
     """State, metrics of the first and last step, split of the time, evaluations, checkpoint, warnings.
 
-    Of a file beyond 14 MB, the split of the time comes from a part of its steps.
+    Of a file beyond 6 MB, the split of the time comes from a part of its steps.
     """
     run = open_run(path)
     (state, series), running = load_events(run.events_path, thin=True), run.is_locked()
