@@ -15,7 +15,7 @@ from threading import Thread
 from typing import TypeVar
 
 from distillctl.config import Config
-from distillctl.errors import DistillError, EngineLost
+from distillctl.errors import EngineLost
 from distillctl.rollout.client import RolloutClient
 from distillctl.rollout.process import READY_TIMEOUT_S
 from distillctl.samples import Rollout
@@ -78,10 +78,11 @@ class RolloutEngine:
         """Wait for what was begun. Returns as `ask`, which repeats it where the engine was lost."""
         assert self._ahead is not None
         request, self._ahead = self._ahead, None
-        lost = self._answer is not None and isinstance(self._answer.exception(), EngineLost)
+        answer, self._answer = self._answer, None
+        lost = answer is not None and isinstance(answer.exception(), EngineLost)
         if self._ranks.share_flag(lost):
             return self.ask(request)
-        return None if self._answer is None else self._answer.result()
+        return None if answer is None else answer.result()
 
     def push(self, version: int) -> float:
         """Give the engine the student's weights as `version`, and prove it. Returns as `prove`.
@@ -143,5 +144,5 @@ def _resolve(
     """The thread of a request that was begun: its answer, or what kept it from one, for whoever waits."""
     try:
         answer.set_result(request(client))
-    except DistillError as error:
+    except BaseException as error:  # not handled, only handed on: whoever waits would wait for ever
         answer.set_exception(error)
