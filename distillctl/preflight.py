@@ -281,11 +281,8 @@ def _staleness_checks(config: Config) -> list[Check]:
         f"train.async_depth=1 trains {divergence} on rollouts that are one step old: what the student weighs "
         "is no longer what it would write"
     )
-    return [
-        Check(
-            name, "warn", detail, "loss.kind=forward_kl; or a small optim.lr, and watch rollout/mismatch_kl"
-        )
-    ]
+    hint = "loss.kind=forward_kl; or a small optim.lr, and watch rollout/mismatch_kl"
+    return [Check(name, "warn", detail, hint)]
 
 
 def _schedule_checks(config: Config) -> list[Check]:

@@ -97,6 +97,11 @@ class MicroBatch:
         return tuple(end for _, end in self.spans)
 
     @property
+    def inputs(self) -> tuple[torch.Tensor, tuple[int, ...], torch.Tensor]:
+        """What a model takes: the row, the lengths of its sequences, the positions that are asked for."""
+        return self.input_ids_T, self.lengths, self.rows_N
+
+    @property
     def sequences(self) -> list[list[int]]:
         """Token ids of each sequence."""
         ids = iter(self.input_ids_T.tolist())

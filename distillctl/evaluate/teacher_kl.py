@@ -36,8 +36,7 @@ def mean_kl(student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_siz
     with task("KL from the teacher", len(rollouts)) as advance:
         for number, members in enumerate(shares):
             batch = collate(rollouts, members, place)
-            inputs = (batch.input_ids_T, batch.lengths, batch.rows_N)
-            hidden = [model.hidden_states([inputs])[0] for model in models]
+            hidden = [model.hidden_states([batch.inputs])[0] for model in models]
             with models[0].head() as own, models[1].head() as other:
                 found = alternatives(
                     hidden[0], own, Dense(hidden[1], other), batch.target_ids_N, vocab_size, 1

@@ -61,7 +61,7 @@ class LocalTeacher:
 
     def score(self, batches: list[MicroBatch]) -> list[Scored]:
         """Run the teacher over all micro-batches of a step; it keeps its hidden states at their rows."""
-        hidden = self.hidden_states([(b.input_ids_T, b.lengths, b.rows_N) for b in batches])
+        hidden = self.hidden_states([batch.inputs for batch in batches])
         return [Scored(batch, hidden_NG) for batch, hidden_NG in zip(batches, hidden, strict=True)]
 
     @torch.no_grad()

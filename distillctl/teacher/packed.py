@@ -34,7 +34,6 @@ def packed_arguments(input_ids_T: Tensor, lengths: Sequence[int]) -> dict[str, A
         "input_ids": input_ids_T[None],
         "position_ids": torch.cat([torch.arange(length, device=device) for length in lengths])[None],
         "cu_seq_lens_q": ends_S.to(device),
-        "max_length_q": max(lengths),
         "lengths": tuple(lengths),
         "use_cache": False,
     }
@@ -50,7 +49,6 @@ def _attention(
     scaling: float,
     lengths: tuple[int, ...],
     cu_seq_lens_q: Tensor,
-    max_length_q: int,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **others: Any,
@@ -69,7 +67,7 @@ def _attention(
         window = -1 if sliding_window is None else sliding_window - 1
         query, key, value = (x[0].transpose(0, 1) for x in (query_1HTD, key_1HTD, value_1HTD))
         output_THD = varlen_attn(
-            query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+            query, key, value, cu_seq_lens_q, cu_seq_lens_q, max(lengths), max(lengths),
             scale=scaling, window_size=(window, 0), enable_gqa=True,
         )  # fmt: skip
         assert isinstance(output_THD, Tensor)

@@ -75,9 +75,7 @@ class Student:
         The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
         loss is multiplied by their number. `last` ends the accumulation.
         """
-        loss, stats_SN = self.engine(
-            batch.input_ids_T, batch.lengths, batch.rows_N, chunked_loss, teacher, tokens, objective
-        )
+        loss, stats_SN = self.engine(*batch.inputs, chunked_loss, teacher, tokens, objective)
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
         detached: Tensor = stats_SN
@@ -114,9 +112,7 @@ class Student:
     ) -> dict[str, Tensor]:
         """Statistics [N] of a micro-batch by name, without any gradient."""
         self.engine.eval()
-        _, stats_SN = self.engine(
-            batch.input_ids_T, batch.lengths, batch.rows_N, chunked_loss, teacher, tokens, objective
-        )
+        _, stats_SN = self.engine(*batch.inputs, chunked_loss, teacher, tokens, objective)
         self.engine.train()
         return dict(zip(stat_names(objective, teacher, rewarded=False), stats_SN, strict=True))
 
@@ -125,14 +121,7 @@ class Student:
         """The `count` most likely tokens of both models at each token of a micro-batch."""
         self.engine.eval()
         found: Alternatives = self.engine(
-            batch.input_ids_T,
-            batch.lengths,
-            batch.rows_N,
-            alternatives,
-            teacher,
-            batch.target_ids_N,
-            vocab_size,
-            count,
+            *batch.inputs, alternatives, teacher, batch.target_ids_N, vocab_size, count
         )
         self.engine.train()
         return found

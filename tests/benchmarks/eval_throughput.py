@@ -10,15 +10,13 @@ of all prompts, which are rendered before. Prints tokens/s of both (median over 
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 
-from rollout_throughput import REST_S, ask
+from rollout_throughput import REST_S, ask, start_plain
 
 from distillctl.data import arith
 from distillctl.data.prompts import render
@@ -28,8 +26,7 @@ from distillctl.evaluate.command import _answers
 from distillctl.evaluate.responses import MAX_NUM_SEQS, Target, Task, responses, running_engine
 from distillctl.machine import model_path
 from distillctl.memory import scratch_directory
-from distillctl.rollout.plugin import OWNER_ENV
-from distillctl.rollout.process import engine_environment, engine_settings
+from distillctl.rollout.process import engine_settings
 from distillctl.rollout.worker import EngineSettings, build_engine
 
 MAX_TOKENS, MAX_LEN = 96, 256
@@ -69,12 +66,7 @@ def main(model="builtin:tiny-student", count=2000, rounds=5):
             max_num_seqs=MAX_NUM_SEQS,
         )  # fmt: skip
         code = f"import eval_throughput as b; b.plain({asdict(settings)!r}, {str(path)!r}, {count})"
-        env = engine_environment(0, None, scratch)
-        del env[OWNER_ENV]
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=Path(__file__).parent, env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        child = start_plain(code, scratch)
         ask(child, "ready")
         rates = {"eval": [], "vllm": []}
         with running_engine(Target("model", path), MAX_LEN, "cpu") as client:

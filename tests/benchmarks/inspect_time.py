@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from distillctl.events import EventLog
-from distillctl.presets import load_preset, preset_path
+from distillctl.presets import load_preset
 from distillctl.run import METRICS
 
 NUM_STEPS = 100_000
@@ -27,7 +27,7 @@ def seconds(command):
 def main(runs=5):
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        config = load_preset(preset_path("tiny-from-small-arith").stem)
+        config = load_preset("tiny-from-small-arith")
         (run / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
         path = run / "events.jsonl"
         log = EventLog(path, 1)

@@ -54,6 +54,16 @@ def plain(settings, count, max_tokens):
         print("result", tokens, time.perf_counter() - start, flush=True)
 
 
+def start_plain(code, scratch):
+    """A process that runs `code` with the worker's environment, but without distillctl's plugin."""
+    env = engine_environment(0, None, scratch)
+    del env[OWNER_ENV]
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=env, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
 def ask(child, word):
     while True:
         line = child.stdout.readline()
@@ -71,12 +81,7 @@ def main(model="builtin:tiny-student", count=128, max_tokens=60, rounds=7):
             max_model_len=PROMPT_TOKENS + max_tokens, max_num_seqs=256,
         )  # fmt: skip
         code = f"import rollout_throughput as b; b.plain({asdict(settings)!r}, {count}, {max_tokens})"
-        env = engine_environment(0, None, scratch)
-        del env[OWNER_ENV]
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=Path(__file__).parent, env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        child = start_plain(code, scratch)
         ask(child, "ready")
         worker = start_engine(settings, scratch / "engine.json", scratch / "rollout.log")
         client = RolloutClient(Path(settings.socket), 300)

@@ -17,13 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from rollout_throughput import ask
+from rollout_throughput import ask, start_plain
 
 from distillctl.events import read_events
 from distillctl.machine import model_path
 from distillctl.memory import scratch_directory
-from distillctl.rollout.plugin import OWNER_ENV
-from distillctl.rollout.process import engine_environment, engine_settings
+from distillctl.rollout.process import engine_settings
 
 PROMPT, RESPONSE = 160, 96
 """Limits of both, as in the tiny preset."""
@@ -35,14 +34,8 @@ def engine_s(model):
             model_path(model, "STUDENT"), dtype="float32", socket=scratch / "rollout.sock",
             max_model_len=PROMPT + RESPONSE, max_num_seqs=256,
         )  # fmt: skip
-        env = engine_environment(0, None, scratch)
-        del env[OWNER_ENV]
         begin = time.perf_counter()
-        child = subprocess.Popen(
-            [sys.executable, "-c", f"import rollout_throughput as b; b.plain({asdict(settings)!r}, 1, 1)"],
-            cwd=Path(__file__).parent, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        child = start_plain(f"import rollout_throughput as b; b.plain({asdict(settings)!r}, 1, 1)", scratch)
         ask(child, "ready")
         seconds = time.perf_counter() - begin
         os.killpg(child.pid, signal.SIGKILL)

@@ -50,7 +50,6 @@ LR, CLIP = 1e-5, 1.0
 
 
 def make_rollouts(tokenizer, config, count, num_tokens, *, ragged):
-
     rows = read_rows(Path(config.data.train_files[0]), None)[:count]
     prompts, _ = render(rows, tokenizer, config.data.max_prompt_length)
     rng = np.random.default_rng(0)
@@ -120,9 +119,7 @@ class Torch(Update):
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR)
 
     def forward_backward(self, batch, teacher, inputs):
-        loss, _ = self.model(
-            batch.input_ids_T, batch.lengths, batch.rows_N, chunked_loss, teacher, inputs, self.objective
-        )
+        loss, _ = self.model(*batch.inputs, chunked_loss, teacher, inputs, self.objective)
         loss.backward()
 
     def step(self):
@@ -192,7 +189,7 @@ def start(way, config, scratch, args):
     settings = {"way": way, "config": str(config), "rendezvous": str(scratch / way), "batch": args.batch,
                 "tokens": args.tokens, "ragged": args.ragged}  # fmt: skip
     code = f"import train_phases as t; t.child({json.dumps(settings)!r})"
-    env = {**os.environ, **cpu_runtime(), **dict(pair.split("=", 1) for pair in args.env), "RANK": "0",
+    env = {**os.environ, **cpu_runtime(), "RANK": "0",
            "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu",
            "OMP_NUM_THREADS": str(len(cpus()))}  # fmt: skip
     process = subprocess.Popen(
@@ -229,7 +226,6 @@ def main():
     parser.add_argument("--micro-batch-tokens", type=int, default=1024)
     parser.add_argument("--ragged", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -316,8 +316,8 @@ def test_two_ranks_lose_one_in_a_save_and_one_goes_on(folder, quiet):
 @pytest.fixture(scope="module")
 def signalled(folder, process_group, terminal):
     """Stopped under timeout(1), by two Ctrl-C in a terminal, and by a grace that runs out; then finished."""
-    # Looking at tokens at every step must not change what is learnt.
-    run = Run(folder, "signalled", "checkpoint.grace_s=8", "samples.every=1000")  # quiet looks at more steps
+    # The quiet run looks at the tokens of more steps, which must not change what is learnt.
+    run = Run(folder, "signalled", "checkpoint.grace_s=8", "samples.every=1000")
     run.start(prefix=["timeout", "3600"])
     run.wait_for_step(1, attempt=1)
     everyone = [*process_group(run.engine_pid("rollout.worker")).pids, *run.pids("train.worker")]
