@@ -360,10 +360,11 @@ def signalled(folder, process_group, terminal):
 def test_a_stop_under_timeout_checkpoints_and_exits_143(signalled):
     assert signalled.code_under_timeout == 143
     assert signalled.saved_under_timeout is not None
-    assert [(e["signal"], e["state"]) for e in signalled.events("stop") if e["attempt"] == 1] == [
+    # In either order: the rank got the signal itself and may save before the launcher looks again.
+    assert {(e["signal"], e["state"]) for e in signalled.events("stop") if e["attempt"] == 1} == {
         (signal.SIGTERM, "asked"),
         (signal.SIGTERM, "saved"),
-    ]
+    }
     assert [e["message"] for e in signalled.events("warn")] == []  # no engine was lost
 
 
