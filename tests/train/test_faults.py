@@ -204,15 +204,52 @@ def test_events_say_what_happened_to_the_engine(hurt_engine):
     assert sum("going on with a fresh engine and the current weights" in message for message in told) >= 3
 
 
-def test_a_run_ends_clearly_when_its_engine_dies_too_often(folder):
-    run = Run(folder, "no_restart", "rollout.max_restarts=0").start()
+# An engine that samples a batch ahead.
+
+
+@pytest.fixture(scope="module")
+def ahead(folder):
+    """The engine stopped and killed with a batch begun, its successor killed too; then asked to stop."""
+    run = Run(folder, "ahead", "train.async_depth=1", "rollout.max_restarts=1").start()
     run.wait_for_step(1, attempt=1)
+    worker = run.engine_pid("VLLM::Worker")
+    os.kill(worker, signal.SIGSTOP)  # the batch of step 2 or, where that is done, of step 3 stands still
+    time.sleep(1)
+    os.kill(run.engine_pid("rollout.worker"), signal.SIGKILL)
+    run.wait_for_step(3, attempt=1)
     os.kill(run.engine_pid("EngineCore"), signal.SIGKILL)
-    assert run.end() == 1
-    assert "rollout.max_restarts=0" in run.stderr
-    assert "whole log: " in run.stderr
-    assert "Traceback" not in run.stderr.split("error: ")[0]
+    run.code_of_second_loss = run.end()
+    run.told_of_second_loss = run.stderr
     assert_nothing_left(run)
+    run.start().wait_for_step(0, attempt=2)
+    run.launcher.terminate()
+    run.code_of_stop = run.end()
+    return run
+
+
+def test_a_batch_that_was_lost_ahead_is_sampled_anew_from_the_weights_of_the_moment(ahead):
+    staleness = {
+        e["step"]: e["metrics"]["rollout/staleness"] for e in ahead.events("step") if e["attempt"] == 1
+    }
+    assert staleness[1] == 0  # nothing was begun before it
+    assert sorted(staleness[step] for step in (2, 3)) == [0, 1]
+    message = "going on with a fresh engine and the current weights"
+    assert any(message in event["message"] for event in ahead.events("warn"))
+
+
+def test_a_run_ends_clearly_when_its_engine_dies_too_often(ahead):
+    assert ahead.code_of_second_loss == 1
+    assert "rollout.max_restarts=1" in ahead.told_of_second_loss
+    assert "whole log: " in ahead.told_of_second_loss
+    assert "Traceback" not in ahead.told_of_second_loss.split("error: ")[0]
+
+
+def test_a_stop_does_not_wait_for_a_batch_that_is_sampled_ahead(ahead):
+    assert ahead.code_of_stop == 143
+    assert [e["state"] for e in ahead.events("stop")] == ["asked", "saved"]
+    newest, problems = checkpoints.newest_good(ahead.checkpoints)
+    assert newest.name == checkpoints.step_dir(max(e["step"] for e in ahead.events("step")))
+    assert problems == []
 
 
 # A rank killed in a save, the launcher killed, a checkpoint damaged.
