@@ -17,8 +17,8 @@ _LOSS_BUFFERS = 8
 probabilities, their difference, the gradient."""
 _CHUNK_BYTES = 128 << 20
 """One float32 [chunk, vocabulary] tensor where `loss.chunk_size` is null."""
-_ENGINE_BYTES, _RANK_BYTES = 2 << 30, 1 << 30
-"""Libraries and code: resident memory of a CPU run of the tiny pair (three engine processes, one rank)."""
+_ENGINE_BYTES, _SERVER_BYTES, _RANK_BYTES = 1 << 30, 2 << 30, 1 << 30
+"""Libraries and code: resident memory of a CPU run of the tiny pair. A teacher server has three processes."""
 _LAYER_ACTIVATIONS = 16
 """Hidden-size vectors kept per token and layer for the backward pass, besides three of the MLP's width."""
 
@@ -55,7 +55,7 @@ def memory_estimate(plan: Plan) -> list[Memory]:
     head_gradient = student.vocab_size * student.hidden_size * 4
     update = _activations(student, plan) + _loss_buffers(student, plan) + head_gradient
     base = _RANK_BYTES if plan.device == "cpu" else 0
-    engine = Memory("rollout", _ENGINE_BYTES + weights + cache, "engine: processes, weights, KV cache")
+    engine = Memory("rollout", _ENGINE_BYTES + weights + cache, "engine: libraries, weights, KV cache")
     if plan.device == "cuda":
         share = config.rollout.gpu_memory_utilization
         engine = Memory("rollout", weights, f"weights; vLLM takes {share:.0%} of the GPU in all")
@@ -100,7 +100,7 @@ def _servers(plan: Plan) -> list[Memory]:
         job = plan.teachers[name]
         shape = model_shape(Path(job.model))
         logits = min(length, MAX_BATCHED_TOKENS) * shape.vocab_size * (_BYTES[job.dtype] + 4)
-        total += _ENGINE_BYTES + shape.num_parameters * _BYTES[job.dtype] + logits
+        total += _SERVER_BYTES + shape.num_parameters * _BYTES[job.dtype] + logits
         total += kv_cache_bytes(shape, length, MAX_NUM_SEQS)
     return [Memory("teacher server", total, f"{len(plan.served)}: processes, weights, KV cache, logits")]
 

@@ -25,7 +25,7 @@ _OPTIMIZER_BYTES = 12
 _BESIDE_BYTES = 16 << 20
 """Beside a checkpoint's weights: tokenizer, DeepSpeed's scripts, its share of samples and events."""
 _VLLM_SHARED_BYTES = 64 << 20
-"""Room in /dev/shm for the queues between vLLM's processes."""
+"""Room in /dev/shm for the queues between the processes of vLLM, where it has several."""
 _RANDOM_NAME = "x" * 8
 """As long as what `tempfile` appends to a prefix."""
 _LONGEST_NAME = 36

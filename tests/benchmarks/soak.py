@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from distillctl.events import read_events
 
-VICTIMS = ("launcher", "rank", "rollout worker", "EngineCore", "VLLM::Worker")
+VICTIMS = ("launcher", "rank", "rollout worker")
 
 
 class Run:
@@ -61,13 +61,6 @@ class Run:
             pids = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
             if pids:
                 found[kind] = int(pids[0])
-        if "rollout worker" in found:
-            group = ["pgrep", "-g", str(found["rollout worker"])]
-            for pid in subprocess.run(group, capture_output=True, text=True).stdout.split():
-                title = Path(f"/proc/{pid}/cmdline")
-                for kind in ("EngineCore", "VLLM::Worker"):
-                    if title.exists() and kind in title.read_text():
-                        found[kind] = int(pid)
         return found
 
 

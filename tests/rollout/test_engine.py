@@ -1,7 +1,6 @@
 """A real rollout worker on the tiny student, started once: determinism, weight pushes, permissions, death."""
 
 import os
-import signal
 import stat
 import subprocess
 import time
@@ -39,7 +38,7 @@ def worker(student):
         settings = replace(settings, max_logprobs=8)
         process = start_engine(settings, scratch / "engine.json", scratch / "rollout.log")
         yield process, scratch
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -84,7 +83,7 @@ def test_the_socket_is_private(client, worker):
 
 def test_nothing_listens_beyond_loopback(client, worker, process_group, loopback):
     group = process_group(worker[0].pid)
-    assert len(group.pids) >= 2
+    assert group.pids
     assert set(group.addresses()) <= loopback
 
 
