@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillctl.objective.chunked import make_chunk
+from distillctl.objective.chunked import chunked_loss, make_chunk
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.terms import chunk_stats
-from distillctl.objective.views import Dense, Teacher, Tokens, TopK
+from distillctl.objective.views import Dense, Objective, Teacher, Tokens, TopK
 
 CHUNK = 128
 """Tokens whose logits exist at the same time."""
@@ -48,10 +48,21 @@ def alternatives(
         _chunk(
             hidden_NH[span], head_VH[:vocab_size], _view(teacher, span, vocab_size), target_ids_N[span], count
         )
-        for start in range(0, len(hidden_NH), CHUNK)
+        for start in range(0, max(len(hidden_NH), 1), CHUNK)  # of no tokens, one empty chunk
         for span in [slice(start, start + CHUNK)]
     ]
     return Alternatives(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+
+def loss_and_alternatives(
+    hidden_NH: Tensor, head_VH: Tensor, teacher: Dense | TopK, tokens: Tokens, objective: Objective,
+    rows: Tensor, count: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """`chunked_loss`, and the `Alternatives` of the tokens `rows` from the same hidden states."""
+    loss, stats_SN = chunked_loss(hidden_NH, head_VH, teacher, tokens, objective)
+    targets, vocab_size = tokens.target_ids_N[rows], objective.vocab_size
+    found = alternatives(hidden_NH[rows], head_VH, teacher[rows], targets, vocab_size, count)
+    return loss, stats_SN, *found
 
 
 def _view(teacher: Dense | TopK, span: slice, vocab_size: int) -> Tensor | TopK:

@@ -60,6 +60,9 @@ class Dense:
     hidden_NG: Tensor
     head_VG: Tensor
 
+    def __getitem__(self, rows: slice | Tensor) -> Dense:
+        return Dense(self.hidden_NG[rows], self.head_VG)
+
 
 @dataclass(frozen=True, slots=True)
 class TopK:
@@ -73,8 +76,8 @@ class TopK:
     logp_NK: Tensor
     """log p of each; any value where the id is -1."""
 
-    def __getitem__(self, span: slice) -> TopK:
-        return TopK(self.target_logp_N[span], self.ids_NK[span], self.logp_NK[span])
+    def __getitem__(self, rows: slice | Tensor) -> TopK:
+        return TopK(self.target_logp_N[rows], self.ids_NK[rows], self.logp_NK[rows])
 
 
 Teacher = Dense | TopK | None

@@ -23,7 +23,7 @@ from distillctl.train.ranks import Ranks
 from distillctl.train.reward import group_advantages
 from distillctl.train.student import Student
 from distillctl.train.tally import Item, Tally, Timer, throughput
-from distillctl.train.token_views import TokenView, token_views
+from distillctl.train.token_views import NUM_VIEWED, TokenTable, TokenView
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Trainer:
 
         With `train.async_depth` 1 the engine samples the next batch from those weights while this one is
         learnt, so that all batches but the first (of an attempt) come from the weights of step - 2.
-        With `look` the first rollouts are looked at token by token before the update. None when a stop was
-        asked for before the update began: nothing has changed then.
+        With `look` the first rollouts are looked at token by token. None when a stop was asked for before the
+        update began: nothing has changed then.
         """
         timer = Timer()
         self.ranks.seed(self.config.data.seed, step)
@@ -81,20 +81,22 @@ class Trainer:
             items = [*self._score(rollouts, lengths, advantages), *self._reference_answers(rollouts)]
         if self.should_stop():
             return None
-        views = token_views(self, rollouts) if look else []
+        table = TokenTable(rollouts[: NUM_VIEWED if look else 0], self.objective.vocab_size)
         with timer("update"):
             for item in items:
                 with self.teacher_view(item.teacher, item.scored) as teacher:
-                    stats = self.student.forward_backward(
-                        item.batch, teacher, item.tokens, item.objective, last=item is items[-1]
-                    )
+                    stats, found = self.student.forward_backward(
+                        item.batch, teacher, item.tokens, item.objective,
+                        last=item is items[-1], look=table.wanted(item),
+                    )  # fmt: skip
                 tally.add(item, teacher, stats)
+                table.add(item.batch, found)
             update = self.student.step()
         with timer("sync"):
             self.engine.push(version=step)
         metrics = {**tally.reduce(self.ranks), **rewards, **update, **timer.metrics()}
         metrics |= throughput(rollouts, timer, step - 1)
-        return StepResult(metrics, rollouts, tally.kl(self.ranks), views)
+        return StepResult(metrics, rollouts, tally.kl(self.ranks), table.views(self.ranks))
 
     def _rollout(self, step: int) -> list[Rollout]:
         engine = self.engine

@@ -88,13 +88,17 @@ def _row(answer: Answer, kl: np.ndarray | None) -> dict[str, Any]:
 
 
 def _alternatives(view: TokenView) -> dict[str, list[list[float]]]:
-    kept = view.teacher_ids >= 0
+    student, teacher = view.student_ids >= 0, view.teacher_ids >= 0
     return {
-        "student_top_ids": view.student_ids.tolist(),
-        "student_top_logprobs": view.student_logp.tolist(),
-        "teacher_top_ids": [ids[k].tolist() for ids, k in zip(view.teacher_ids, kept, strict=True)],
-        "teacher_top_logprobs": [logp[k].tolist() for logp, k in zip(view.teacher_logp, kept, strict=True)],
+        "student_top_ids": _kept(view.student_ids, student),
+        "student_top_logprobs": _kept(view.student_logp, student),
+        "teacher_top_ids": _kept(view.teacher_ids, teacher),
+        "teacher_top_logprobs": _kept(view.teacher_logp, teacher),
     }
+
+
+def _kept(values: np.ndarray, kept: np.ndarray) -> list[list[float]]:
+    return [row[some].tolist() for row, some in zip(values, kept, strict=True)]
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

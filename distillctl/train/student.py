@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distillctl.config import Config, OptimConfig
-from distillctl.objective.alternatives import Alternatives, alternatives
+from distillctl.objective.alternatives import Alternatives, alternatives, loss_and_alternatives
 from distillctl.objective.chunked import chunked_loss, stat_names
 from distillctl.objective.products import logits
 from distillctl.objective.views import Objective, Teacher, Tokens
@@ -68,18 +68,32 @@ class Student:
         )
 
     def forward_backward(
-        self, batch: MicroBatch, teacher: Teacher, tokens: Tokens, objective: Objective, *, last: bool
-    ) -> Tensor:
+        self,
+        batch: MicroBatch,
+        teacher: Teacher,
+        tokens: Tokens,
+        objective: Objective,
+        *,
+        last: bool,
+        look: tuple[Tensor, int] | None = None,
+    ) -> tuple[Tensor, Alternatives | None]:
         """Add this micro-batch's gradient; returns its statistics [S, N] (see `stat_names`).
 
         The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
-        loss is multiplied by their number. `last` ends the accumulation.
+        loss is multiplied by their number. `last` ends the accumulation. `look`: some of the N tokens, whose
+        likeliest alternatives are returned too, and how many of them.
         """
-        loss, stats_SN = self.engine(*batch.inputs, chunked_loss, teacher, tokens, objective)
+        if look is None:
+            loss, stats_SN = self.engine(*batch.inputs, chunked_loss, teacher, tokens, objective)
+            found = None
+        else:
+            loss, stats_SN, *columns = self.engine(
+                *batch.inputs, loss_and_alternatives, teacher, tokens, objective, *look
+            )
+            found = Alternatives(*columns)
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
-        detached: Tensor = stats_SN
-        return detached
+        return stats_SN, found
 
     def step(self) -> dict[str, float]:
         """One optimizer step (clipped; skipped on all ranks when the gradient of one is not finite).

@@ -1,6 +1,7 @@
 """Rollouts token by token, for people to look at: KL, and what both models would rather have written.
 
-Dimensions: T response tokens of one rollout, K alternatives, N tokens of all rollouts looked at.
+Dimensions: T response tokens of one rollout, K alternatives, N tokens of a micro-batch or of all rollouts,
+X columns of a table.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from distillctl.objective.alternatives import Alternatives
 from distillctl.samples import MicroBatch, Rollout
 from distillctl.train.batch import micro_batches
+from distillctl.train.ranks import Ranks
+from distillctl.train.tally import Item
 
 if TYPE_CHECKING:
     from distillctl.train.loop import Trainer
@@ -23,14 +27,17 @@ NUM_VIEWED = 64
 """Rollouts of a step, or answers of an evaluation, that are looked at: their cost does not grow with the
 batch."""
 NUM_ALTERNATIVES = 5
+"""Of each model and token, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """One rollout. Ids are int32, -1 where a served teacher lists fewer; log-probabilities float32, nats."""
+    """One rollout. Ids are int32, -1 where nobody looked (tokens that are not trained on) or a served teacher
+    lists fewer; log-probabilities float32, nats."""
 
     kl: np.ndarray
-    """float32 [T], nats: reverse KL under the weights of the moment, at temperature 1."""
+    """float32 [T], nats: reverse KL under the weights of the moment, at temperature 1; NaN where nobody
+    looked."""
     student_ids: np.ndarray
     """[T, K], most likely first; so are the teacher's."""
     student_logp: np.ndarray
@@ -38,23 +45,68 @@ class TokenView:
     teacher_logp: np.ndarray
 
 
+class TokenTable:
+    """What is found out of each token of some rollouts (or of none), micro-batch by micro-batch.
+
+    `rollouts` are the first of those that the micro-batches' members number; the others are left out.
+    """
+
+    def __init__(self, rollouts: Sequence[Rollout], vocab_size: int) -> None:
+        self.count = min(NUM_ALTERNATIVES, vocab_size)
+        """Alternatives of each model."""
+        self._num_rollouts = len(rollouts)
+        self._offsets = np.cumsum([0, *(len(rollout.response_ids) for rollout in rollouts)])
+        self._values_NX = torch.zeros(int(self._offsets[-1]), 2 + 4 * self.count, dtype=torch.float64)
+        """1 where somebody looked, the KL, and the alternatives; float64 holds ids exactly."""
+
+    def wanted(self, item: Item) -> tuple[Tensor, int] | None:
+        """Which of a micro-batch's N tokens there is a place for (int64), and how many alternatives of each.
+
+        None where nobody looks: in a table of no rollouts, or without a teacher.
+        """
+        if item.teacher is None or not self._num_rollouts:
+            return None
+        batch = item.batch
+        inside = torch.tensor([member < self._num_rollouts for member in batch.members] or [False])
+        lengths = torch.tensor([end - start for start, end in batch.spans])
+        rows = inside.repeat_interleave(lengths).nonzero().squeeze(-1)
+        return rows.to(batch.rows_N.device), self.count
+
+    def add(self, batch: MicroBatch, found: Alternatives | None) -> None:
+        """Put what was found of the tokens that were wanted at its place."""
+        if found is None:
+            return
+        columns_NX = torch.cat([found.kl_N[:, None], *(part.double() for part in found[1:])], -1).cpu()
+        begin = 0
+        for member, (start, end) in zip(batch.members, batch.spans, strict=False):  # a filler has no members
+            if member < self._num_rollouts:
+                low, length = int(self._offsets[member]), end - start
+                self._values_NX[low : low + length, 0] = 1.0
+                self._values_NX[low : low + length, 1:] = columns_NX[begin : begin + length]
+                begin += length
+
+    def views(self, ranks: Ranks) -> list[TokenView]:
+        """One of each rollout, from what all ranks have found; collective."""
+        if not self._num_rollouts:
+            return []
+        values = ranks.sum(self._values_NX).numpy()
+        return [_view(part, self.count) for part in np.split(values, self._offsets[1:-1])]
+
+
 def token_views(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenView]:
     """Views of the first `NUM_VIEWED` rollouts. Collective; trains nothing and draws no random numbers."""
-    rollouts = list(rollouts[:NUM_VIEWED])
-    if not rollouts:
-        return []
-    offsets = np.cumsum([0, *(len(rollout.response_ids) for rollout in rollouts)])
-    count = min(NUM_ALTERNATIVES, trainer.objective.vocab_size)
-    table_NX = torch.zeros(int(offsets[-1]), 1 + 4 * count, dtype=torch.float64)  # holds ids exactly
+    rollouts = rollouts[:NUM_VIEWED]
+    table = TokenTable(rollouts, trainer.objective.vocab_size)
     for name, teacher in trainer.teachers.items():
         members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
         batches = micro_batches(rollouts, members, trainer.config, trainer.ranks, 1.0)
         for scored in teacher.score([_listing(trainer, batch) for batch in batches]):
             with trainer.teacher_view(name, scored) as view:
-                found = trainer.student.alternatives(scored.batch, view, trainer.objective.vocab_size, count)
-            _store(table_NX, found, scored.batch, offsets)
-    table = trainer.ranks.sum(table_NX).numpy()
-    return [_view(part, count) for part in np.split(table, offsets[1:-1])]
+                found = trainer.student.alternatives(
+                    scored.batch, view, trainer.objective.vocab_size, table.count
+                )
+            table.add(scored.batch, found)
+    return table.views(trainer.ranks)
 
 
 def _listing(trainer: Trainer, batch: MicroBatch) -> MicroBatch:
@@ -64,20 +116,12 @@ def _listing(trainer: Trainer, batch: MicroBatch) -> MicroBatch:
     return batch
 
 
-def _store(table_NX: torch.Tensor, found: Alternatives, batch: MicroBatch, offsets: np.ndarray) -> None:
-    """Put a micro-batch's tokens at their place in the table of all rollouts."""
-    columns_NX = torch.cat([found.kl_N[:, None], *(part.double() for part in found[1:])], -1).cpu()
-    start = 0
-    for member in batch.members:
-        low, high = int(offsets[member]), int(offsets[member + 1])
-        table_NX[low:high] = columns_NX[start : start + high - low]
-        start += high - low
-
-
-def _view(table_TX: np.ndarray, count: int) -> TokenView:
-    parts = np.split(table_TX, [1, 1 + count, 1 + 2 * count, 1 + 3 * count], axis=1)
-    kl_T1, student_ids, student_logp, teacher_ids, teacher_logp = parts
+def _view(values_TX: np.ndarray, count: int) -> TokenView:
+    seen_T1, kl_T1, *parts = np.split(values_TX, [1, *range(2, 2 + 4 * count, count)], axis=1)
+    student_ids, student_logp, teacher_ids, teacher_logp = parts
+    kl_T1 = np.where(seen_T1, kl_T1, np.nan)
     return TokenView(
-        kl_T1[:, 0].astype(np.float32), student_ids.astype(np.int32), student_logp.astype(np.float32),
-        teacher_ids.astype(np.int32), teacher_logp.astype(np.float32),
+        kl_T1[:, 0].astype(np.float32),
+        np.where(seen_T1, student_ids, -1).astype(np.int32), student_logp.astype(np.float32),
+        np.where(seen_T1, teacher_ids, -1).astype(np.int32), teacher_logp.astype(np.float32),
     )  # fmt: skip

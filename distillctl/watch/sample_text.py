@@ -57,7 +57,8 @@ def token_table(sample: Sample, token: int | None = None) -> str:
 
 
 def _top(top: list[list[tuple[str, float]]], index: int) -> str:
-    return "  ".join(f"{text!r} {100 * share:.1f}%" for text, share in top[index]) if top else "-"
+    shown = "  ".join(f"{text!r} {100 * share:.1f}%" for text, share in (top[index] if top else []))
+    return shown or "-"
 
 
 def _pair(before: Sample | None, after: Sample, columns: int, *, color: bool) -> list[RenderableType]:

@@ -66,7 +66,7 @@ class Case:
             if poison and self.ranks.rank == self.ranks.world_size - 1:
                 inputs.weights_N[0] = math.nan
             with self.teacher.head() as head:
-                stats = self.student.forward_backward(
+                stats, _ = self.student.forward_backward(
                     item.batch, Dense(item.teacher, head), inputs, objective, last=item is scored[-1]
                 )
             total += stats[0] @ inputs.weights_N

@@ -1,15 +1,17 @@
 """Run by test_student.py in processes of its own: two optimizer steps on fixed rollouts, without an engine.
 
-    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE[:untied][:checkpointed] ...
+    python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE[:OPTION] ...
 
 or `self-test` instead of settings, once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors
 (the weights after two steps, and under `grad.` the gradient of the first) and OUT/losses.json (one list per
-setting). With `untied` the student is OUT/untied, as `save_untied` leaves it.
+setting). Options: `untied`, the student is OUT/untied, as `save_untied` leaves it; `checkpointed`, its
+activations are; `looked`, what is seen of the first rollouts of the first step is written under `look.`.
 """
 
 import json
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,12 @@ from distillctl.train import measure
 from distillctl.train.batch import collate, plan, tokens
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
+from distillctl.train.tally import Item
+from distillctl.train.token_views import TokenTable
 from distillctl.train.weights import gathered
 
 LR, BETAS, CLIP, VOCAB_SIZE, NUM_STEPS, ENTROPY = 1e-3, (0.9, 0.95), 1.0, 465, 2, 0.1
+NUM_LOOKED = 5
 
 
 def make_rollouts(seed):
@@ -55,12 +60,12 @@ def save_untied(folder):
     model.save_pretrained(folder)
 
 
-def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate, *, checkpointed):
+def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate, options):
     from deepspeed.utils import safe_get_full_grad
 
     settings = {"zero.stage": stage, "optim.lr": LR, "optim.betas": list(BETAS), "optim.warmup_steps": 0,
                 "optim.schedule": "constant", "optim.clip_grad": CLIP,
-                "student.gradient_checkpointing": checkpointed}  # fmt: skip
+                "student.gradient_checkpointing": "checkpointed" in options}  # fmt: skip
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = load_preset("tiny-from-small-arith", overrides)
     objective = Objective(
@@ -78,16 +83,22 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
         shares = plan([r.length for r in rollouts], micro_batch_tokens, ranks.world_size)[ranks.rank]
         scored = teacher.score([collate(rollouts, members, ranks.device) for members in shares])
         total = torch.zeros(1)
+        table = TokenTable(rollouts[: NUM_LOOKED if "looked" in options else 0], VOCAB_SIZE)
         for item in scored:
             inputs = tokens(item.batch, weights, None)
             with teacher.head() as head:
-                stats = student.forward_backward(
-                    item.batch, Dense(item.teacher, head), inputs, objective, last=item is scored[-1]
-                )
+                stats, found = student.forward_backward(
+                    item.batch, Dense(item.teacher, head), inputs, objective,
+                    last=item is scored[-1], look=table.wanted(Item("teacher", item, inputs, objective)),
+                )  # fmt: skip
+            table.add(item.batch, found)
             total += stats[0] @ inputs.weights_N
         if step == 0:
             named = student.model.named_parameters()
             saved = {f"grad.{name}": safe_get_full_grad(parameter).clone() for name, parameter in named}
+            for index, view in enumerate(table.views(ranks)):
+                values = {field.name: torch.from_numpy(getattr(view, field.name)) for field in fields(view)}
+                saved |= {f"look.{index}.{name}": value for name, value in values.items()}
         student.step()
         losses.append(float(ranks.sum(total)))
     weights = {n: t.clone() for bucket in gathered(student.model, 50_000) for n, t in bucket.items()}
@@ -120,10 +131,7 @@ def main():
     for index, setting in enumerate(sys.argv[2:]):
         stage, tokens, chunk, kind, aggregate, *options = setting.split(":")
         student = str(out / "untied" if "untied" in options else model_path("builtin:tiny-student", ""))
-        values, weights = train(
-            ranks, student, int(stage), int(tokens), int(chunk), kind, aggregate,
-            checkpointed="checkpointed" in options,
-        )  # fmt: skip
+        values, weights = train(ranks, student, int(stage), int(tokens), int(chunk), kind, aggregate, options)
         losses.append(values)
         if ranks.is_main:
             save_file(weights, out / f"{index}.safetensors")

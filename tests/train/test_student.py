@@ -20,11 +20,11 @@ from distillctl.machine import model_path
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
           ("3:4000:4096", "3:60:7", "3:1:4096", "2:100:4096", "1:100:16", "0:100:4096")]  # fmt: skip
-STAGES.append("3:60:4096:reverse_kl:token-mean:checkpointed")
+STAGES += [f"3:60:4096:reverse_kl:token-mean:{option}" for option in ("checkpointed", "looked")]
 UNTIED = [f"{setting}:reverse_kl:token-mean:untied" for setting in ("3:60:7", "0:4000:4096")]
 # The same objective in one micro-batch on one rank without ZeRO, and in many small ones on two with ZeRO-3.
 OBJECTIVES = [
-    "reverse_kl:seq-mean-token-mean",
+    "reverse_kl:seq-mean-token-mean:looked",
     "forward_kl:token-sum",
     "jsd:token-mean",
     "topk:seq-mean-token-sum-norm",
@@ -121,6 +121,26 @@ def plain_torch(student_path):
     return losses, dict(student.named_parameters()), gradients
 
 
+@pytest.fixture(scope="module")
+def seen():
+    """KL, and log-probabilities [T, V] of student and teacher, of each rollout of the first step."""
+    from transformers import AutoModelForCausalLM
+
+    values, logp = script(), []
+    for name in ("tiny-student", "tiny-teacher"):
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path(f"builtin:{name}", ""), dtype=torch.float64
+        ).eval()
+        logp.append([])
+        for rollout in values.make_rollouts(0):
+            ids = torch.tensor([rollout.prompt.token_ids + rollout.response_ids.tolist()])
+            start = len(rollout.prompt.token_ids) - 1
+            with torch.no_grad():
+                logits = model(ids).logits[0, start:-1, : values.VOCAB_SIZE]
+            logp[-1].append(logits.log_softmax(-1))
+    return list(zip(*logp, strict=True))
+
+
 @pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
 def test_losses_match_plain_torch(results, reference, index):
     assert results[index][0] == pytest.approx(reference[0], rel=1e-5)
@@ -128,7 +148,7 @@ def test_losses_match_plain_torch(results, reference, index):
 
 @pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
 def test_weights_after_two_steps_match_plain_torch(results, reference, index):
-    weights = {name: value for name, value in results[index][1].items() if not name.startswith("grad.")}
+    weights = {n: value for n, value in results[index][1].items() if not n.startswith(("grad.", "look."))}
     assert weights.keys() == reference[1].keys()
     for name, expected in reference[1].items():
         # Adam divides by the gradient's size: where a gradient is about 0, rounding decides its direction.
@@ -169,6 +189,33 @@ def test_losses_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, spli
 def test_gradients_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, split, index):
     expected = {name: value for name, value in whole[index][1].items() if name.startswith("grad.")}
     assert_same_gradient(split[index][1], expected)
+
+
+def assert_seen(tensors, seen):
+    """What was looked at during an update, against both models in float64."""
+    num_looked = script().NUM_LOOKED
+    assert len([name for name in tensors if name.startswith("look.")]) == 5 * num_looked
+    for index, (logq_TV, logp_TV) in enumerate(seen[:num_looked]):
+        kl_T = (logq_TV.exp() * (logq_TV - logp_TV)).sum(-1)
+        torch.testing.assert_close(tensors[f"look.{index}.kl"].double(), kl_T, rtol=1e-4, atol=1e-5)
+        for who, expected_TV in (("student", logq_TV), ("teacher", logp_TV)):
+            ids_TK, logp_TK = (tensors[f"look.{index}.{who}_{what}"] for what in ("ids", "logp"))
+            best_TK = expected_TV.topk(5).values
+            torch.testing.assert_close(logp_TK.double(), best_TK, rtol=1e-4, atol=1e-4)
+            named_TK = expected_TV.gather(-1, ids_TK.long())  # ids of nearly equal tokens may change places
+            torch.testing.assert_close(named_TK, best_TK, rtol=1e-4, atol=1e-4)
+
+
+def test_an_update_sees_what_both_models_would_rather_have_written(results, seen):
+    assert_seen(results[len(STAGES) - 1][1], seen)
+
+
+def test_two_ranks_see_the_same_together(split, seen):
+    assert_seen(split[0][1], seen)
+
+
+def test_nobody_looks_unless_asked(results):
+    assert not [name for name in results[0][1] if name.startswith("look.")]
 
 
 def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(tmp_path):
