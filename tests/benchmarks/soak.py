@@ -5,7 +5,7 @@
 Both runs have the same seed. Of the quiet one the memory of every process is sampled: its growth is the mean
 over the last tenth of the steps over the mean of the tenth after step 50. In the other one, about every
 `--every` seconds of training (start-up not counted) a process chosen at random is killed with SIGKILL: the
-launcher, a rank, the rollout worker, vLLM's core or its worker. When the run ends it is started again with
+launcher, a rank or the rollout worker. When the run ends it is started again with
 the same command. Prints the kills, the growth, and whether losses and weights are the same bits.
 """
 
