@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from distillctl.objective.views import TopK
@@ -19,6 +19,8 @@ DIVERGENCES = [
 ]
 EVERY_DIVERGENCE = pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
 V = 11
+SMALLEST_TAIL = 1e-7
+"""What a list leaves is not taken for less: rounding of float32 hides it (`buckets.py`)."""
 
 
 def merged(probs_NV, ids_NK):
@@ -202,6 +204,8 @@ def test_any_list_gives_the_merged_divergence(
     kind, beta = divergence
     case = make_case(3, seed, scale)
     ids_NK = torch.tensor(listed).repeat(3, 1)
+    listed_N = case.teacher_logits_NV().softmax(-1).gather(-1, ids_NK).sum(-1)
+    assume(bool((1 - listed_N > SMALLEST_TAIL).all()))
     got = ours(case, case.served(ids_NK), **fields_of(kind, beta, len(listed)))
     assert_same(got, dense(case, ids_NK, kind, beta), 1e-5)
 

@@ -282,12 +282,14 @@ def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
 
 
 @pytest.mark.parametrize("run", ["one_rank", "two_ranks", "served", "mixed"])
-def test_every_sampled_token_is_saved_with_alternatives_and_their_text(run, request):
+def test_every_trained_token_is_saved_with_alternatives_and_their_text(run, request):
     table = pq.read_table(request.getfixturevalue(run) / "samples/step_000001.parquet")
     texts = json.loads(table.schema.metadata[b"token_text"])
     for row in table.to_pylist():
         for who in ("student", "teacher"):
-            assert [len(ids) for ids in row[f"{who}_top_ids"]] == [5] * len(row["response_ids"])
+            expected = [0 if kl is None else 5 for kl in row["kl"]]
+            assert expected[0] == 5
+            assert [len(ids) for ids in row[f"{who}_top_ids"]] == expected
             assert all(logp == sorted(logp, reverse=True) for logp in row[f"{who}_top_logprobs"])
             assert {str(i) for ids in row[f"{who}_top_ids"] for i in ids} <= texts.keys()
         written = "".join(texts[str(i)] for i in row["response_ids"])

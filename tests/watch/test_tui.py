@@ -73,7 +73,7 @@ def test_ctrl_c_leaves_the_last_frame_and_the_cursor(watched):
     _, screen, process = watched
     assert screen.cursor_is_hidden
     screen.type(b"\x03")
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     screen.wait_for("step 2/10")
     assert not screen.cursor_is_hidden
 
@@ -81,7 +81,7 @@ def test_ctrl_c_leaves_the_last_frame_and_the_cursor(watched):
 def test_a_follower_that_is_terminated_is_not_in_the_runs_way(watched):
     run, _, process = watched
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == -signal.SIGTERM
+    assert process.wait(timeout=60) == -signal.SIGTERM
     assert run.is_locked()
 
 
