@@ -88,17 +88,17 @@ def _row(answer: Answer, kl: np.ndarray | None) -> dict[str, Any]:
 
 
 def _alternatives(view: TokenView) -> dict[str, list[list[float]]]:
-    student, teacher = view.student_ids >= 0, view.teacher_ids >= 0
     return {
-        "student_top_ids": _kept(view.student_ids, student),
-        "student_top_logprobs": _kept(view.student_logp, student),
-        "teacher_top_ids": _kept(view.teacher_ids, teacher),
-        "teacher_top_logprobs": _kept(view.teacher_logp, teacher),
+        "student_top_ids": _listed(view.student_ids, view.student_ids),
+        "student_top_logprobs": _listed(view.student_logp, view.student_ids),
+        "teacher_top_ids": _listed(view.teacher_ids, view.teacher_ids),
+        "teacher_top_logprobs": _listed(view.teacher_logp, view.teacher_ids),
     }
 
 
-def _kept(values: np.ndarray, kept: np.ndarray) -> list[list[float]]:
-    return [row[some].tolist() for row, some in zip(values, kept, strict=True)]
+def _listed(values: np.ndarray, ids: np.ndarray) -> list[list[float]]:
+    """Of each token the values that have an id."""
+    return [row[row_ids >= 0].tolist() for row, row_ids in zip(values, ids, strict=True)]
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

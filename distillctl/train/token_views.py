@@ -66,24 +66,24 @@ class TokenTable:
         """
         if item.teacher is None or not self._num_rollouts:
             return None
-        batch = item.batch
-        inside = torch.tensor([member < self._num_rollouts for member in batch.members] or [False])
-        lengths = torch.tensor([end - start for start, end in batch.spans])
-        rows = inside.repeat_interleave(lengths).nonzero().squeeze(-1)
-        return rows.to(batch.rows_N.device), self.count
+        places_N = self._places(item.batch)
+        return (places_N >= 0).nonzero().squeeze(-1).to(item.batch.rows_N.device), self.count
 
     def add(self, batch: MicroBatch, found: Alternatives | None) -> None:
         """Put what was found of the tokens that were wanted at its place."""
         if found is None:
             return
-        columns_NX = torch.cat([found.kl_N[:, None], *(part.double() for part in found[1:])], -1).cpu()
-        begin = 0
-        for member, (start, end) in zip(batch.members, batch.spans, strict=False):  # a filler has no members
+        places_N, seen_N = self._places(batch), torch.ones_like(found.kl_N)
+        columns_NX = torch.cat([torch.stack([seen_N, found.kl_N], -1), *(p.double() for p in found[1:])], -1)
+        self._values_NX[places_N[places_N >= 0]] = columns_NX.cpu()
+
+    def _places(self, batch: MicroBatch) -> Tensor:
+        """int64: the table's row of each of the micro-batch's N tokens, -1 where it has none."""
+        places = [torch.full((end - start,), -1) for start, end in batch.spans]
+        for i, member in enumerate(batch.members):  # a filler has none
             if member < self._num_rollouts:
-                low, length = int(self._offsets[member]), end - start
-                self._values_NX[low : low + length, 0] = 1.0
-                self._values_NX[low : low + length, 1:] = columns_NX[begin : begin + length]
-                begin += length
+                places[i] = int(self._offsets[member]) + torch.arange(len(places[i]))
+        return torch.cat(places)
 
     def views(self, ranks: Ranks) -> list[TokenView]:
         """One of each rollout, from what all ranks have found; collective."""
