@@ -26,9 +26,9 @@ from distillctl.teacher.compat import require_plain_head
 from distillctl.teacher.local import load_model
 from distillctl.teacher.packed import packed_arguments
 
-_BUCKET_NUMEL = 50_000_000
+_BUCKET_NUMEL = 25_000_000
 """Parameters whose gradients are reduced together, and those that AdamW updates together, whose temporary
-tensors are as large: 200 MB each in float32. DeepSpeed's own values are ten and twenty times this."""
+tensors are as large: 100 MB each in float32. DeepSpeed's own values are twenty and forty times this."""
 
 
 class Student:
