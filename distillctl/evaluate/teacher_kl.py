@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from distillctl.objective.alternatives import alternatives
 from distillctl.objective.views import Dense
@@ -27,7 +26,6 @@ def mean_kl(student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_siz
 
     Over the first `vocab_size` ids, which both share, at temperature 1.
     """
-    disable_progress_bar()  # transformers' own, one for each model
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     place = torch.device(device)
     models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]

@@ -112,6 +112,9 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of loading and saving: they would stand in the ranks' logs
 
     # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
     holder = HfDeepSpeedConfig(zero3) if zero3 is not None else None

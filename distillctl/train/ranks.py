@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Ranks:
             torch.cuda.set_device(self.device)
         # DeepSpeed would compile this op on a CPU at the first start, for 40 s; only its inference uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # DeepSpeed uses old names of these; torch says so at every call, which would fill the rank's log.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         # A file instead of a TCP store, and the loopback interface: nothing listens on a network.
         os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
         deepspeed.init_distributed(

@@ -192,6 +192,14 @@ def test_the_preflight_finds_the_tiny_pair_in_order(one_rank):
     assert {check["level"] for check in found.values()} == {"ok"}
 
 
+def test_the_log_of_a_rank_is_not_filled_by_its_libraries(two_ranks):
+    """What a rank says last is shown when it dies: not hundreds of the same warning, or progress bars."""
+    for log in (two_ranks / "logs/attempt_1").glob("rank_*.log"):
+        text = log.read_text()
+        assert "is deprecated" not in text
+        assert "%|" not in text
+
+
 def test_a_served_teacher_agrees_with_the_local_one(served, one_rank):
     """Step 1 has the same rollouts in both runs: the list covers nearly all of the distribution."""
     assert checks(served)["served teacher"]["level"] == "ok"
