@@ -100,9 +100,11 @@ class Terminal:
     def start(self, command, cwd=None, stdout=None):
         """Run `command` with this as its controlling terminal; its stdout may go elsewhere."""
         kept = {name: value for name, value in os.environ.items() if name not in ("CI", "COLUMNS", "LINES")}
+        # As a terminal's shell would: these tests may run in the background, where SIGINT is ignored.
         process = subprocess.Popen(
-            ["setsid", "--ctty", *command], cwd=cwd, env=kept | TERMINAL_ENVIRONMENT, stdin=self.descriptor,
-            stderr=self.descriptor, stdout=stdout or self.descriptor, text=True,
+            ["setsid", "--ctty", "env", "--default-signal=INT", *command], cwd=cwd,
+            env=kept | TERMINAL_ENVIRONMENT, stdin=self.descriptor, stderr=self.descriptor,
+            stdout=stdout or self.descriptor, text=True,
         )  # fmt: skip
         os.close(self.descriptor)
         return process

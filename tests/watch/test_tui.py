@@ -73,7 +73,7 @@ def test_ctrl_c_leaves_the_last_frame_and_the_cursor(watched):
     _, screen, process = watched
     assert screen.cursor_is_hidden
     screen.type(b"\x03")
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=20) == 0
     screen.wait_for("step 2/10")
     assert not screen.cursor_is_hidden
 
