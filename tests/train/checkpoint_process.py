@@ -3,10 +3,11 @@ saved and loaded without an engine.
 
     python checkpoint_process.py OUT save STAGE       one step and one skipped, then a checkpoint
     python checkpoint_process.py OUT load STAGE NAME  the newest checkpoint, then one more step
-    python checkpoint_process.py OUT nan STAGE        step 2 of 3 has a NaN on the last rank
+    python checkpoint_process.py OUT nan              step 2 of 3 has a NaN on the last rank; in every stage
     python checkpoint_process.py OUT fill STAGE       two checkpoints, the second on a disk that is full
 
-Rank 0 writes what it found to OUT/NAME.json and OUT/NAME.safetensors (NAME is the command where not given).
+Rank 0 writes what it found to OUT/NAME.json and OUT/NAME.safetensors (NAME is the command where not given,
+for `nan` nan_STAGE).
 """
 
 import hashlib
@@ -38,15 +39,9 @@ from distillctl.train.weights import gathered
 class Case:
     """The parts of a training step."""
 
-    def __init__(self, out, stage, *, universal=False):
-        self.out = out
+    def __init__(self, out, ranks, stage, *, universal=False):
+        self.out, self.ranks = out, ranks
         self.folder = out / "checkpoints"
-        self.ranks = Ranks(
-            int(os.environ["RANK"]),
-            int(os.environ["WORLD_SIZE"]),
-            "cpu",
-            out / f"rendezvous_{'_'.join(sys.argv[2:])}",
-        )
         self.teacher = LocalTeacher(
             str(model_path("builtin:tiny-teacher", "")), torch.float32, self.ranks.device
         )
@@ -113,41 +108,42 @@ def digest(tensors):
     return joined.hexdigest()
 
 
-def save(out, stage):
-    case = Case(out, stage)
+def save(out, ranks, stage):
+    case = Case(out, ranks, int(stage))
     case.step(0)
     case.step(5, poison=True)
     case.save(1)
-    tensors = {**case.weights(), **(case.moments() if stage == 3 else {})}
+    tensors = {**case.weights(), **(case.moments() if stage == "3" else {})}
     after = case.step(1)
     case.report("save", {"after": after, "digest": digest(case.weights())}, tensors)
 
 
-def load(out, stage, name):
+def load(out, ranks, stage, name):
     path, _ = checkpoints.newest_good(out / "checkpoints")
     written_by = checkpoints.read_manifest(path)["world_size"]
-    case = Case(out, stage, universal=written_by != int(os.environ["WORLD_SIZE"]))
+    case = Case(out, ranks, int(stage), universal=written_by != ranks.world_size)
     step, state = checkpoint.load(path, case.student, case.ranks)
-    tensors = {**case.weights(), **(case.moments() if stage == 3 else {})}
+    tensors = {**case.weights(), **(case.moments() if stage == "3" else {})}
     after = case.step(1)
     found = {"step": step, "state": state, "after": after, "digest": digest(case.weights())}
     case.save(2)
     case.report(name, found, tensors)
 
 
-def nan(out, stage):
-    case = Case(out, stage)
-    steps = [case.step(0)]
-    before = digest(case.weights())
-    steps.append(case.step(1, poison=True))
-    kept = before == digest(case.weights())
-    steps.append(case.step(2))
-    case.report("nan", {"steps": [step["actor/skipped_steps"] for step in steps], "kept": kept,
-                        "lr": [step["actor/lr"] for step in steps]}, case.weights())  # fmt: skip
+def nan(out, ranks):
+    for stage in range(4):
+        case = Case(out, ranks, stage)
+        steps = [case.step(0)]
+        before = digest(case.weights())
+        steps.append(case.step(1, poison=True))
+        kept = before == digest(case.weights())
+        steps.append(case.step(2))
+        found = {name: [step[f"actor/{name}"] for step in steps] for name in ("skipped_steps", "lr")}
+        case.report(f"nan_{stage}", {**found, "kept": kept}, case.weights())
 
 
-def fill(out, stage):
-    case = Case(out, stage)
+def fill(out, ranks, stage):
+    case = Case(out, ranks, int(stage))
     case.save(1)
     free = shutil.disk_usage(case.folder).free
     with (case.folder / "ballast").open("wb") as ballast:
@@ -160,8 +156,10 @@ def fill(out, stage):
 
 
 def main():
-    out, command, stage, *rest = sys.argv[1:]
-    {"save": save, "load": load, "nan": nan, "fill": fill}[command](Path(out), int(stage), *rest)
+    out, command, *rest = sys.argv[1:]
+    rendezvous = Path(out, f"rendezvous_{'_'.join(sys.argv[2:])}")
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", rendezvous)
+    {"save": save, "load": load, "nan": nan, "fill": fill}[command](Path(out), ranks, *rest)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -16,36 +16,46 @@ from distillctl import checkpoints
 SCRIPT = Path(__file__).with_name("checkpoint_process.py")
 
 
-def run(out, command, stage, name="", world_size=1):
-    """What rank 0 found, and the tensors it saved (none for `fill`)."""
+def run(out, command, *arguments, world_size=1):
+    """Run the script's command on so many ranks."""
     processes = []
     for rank in range(world_size):
         env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
                "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # fmt: skip
-        arguments = [sys.executable, SCRIPT, out, command, str(stage), *([name] if name else [])]
-        processes.append(
-            subprocess.Popen(arguments, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        )
+        line = [sys.executable, SCRIPT, out, command, *arguments]
+        processes.append(subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors.decode()[-3000:]
-    found = json.loads((out / f"{name or command}.json").read_text())
-    tensors = out / f"{name or command}.safetensors"
-    return found, load_file(tensors) if tensors.exists() else {}
+
+
+def found_in(out, name):
+    """What rank 0 found, and the tensors it saved."""
+    return json.loads((out / f"{name}.json").read_text()), load_file(out / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """A checkpoint of one rank."""
     out = tmp_path_factory.mktemp("one")
-    return out, *run(out, "save", 3)
+    run(out, "save", "3")
+    return out, *found_in(out, "save")
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """A checkpoint of two ranks."""
     out = tmp_path_factory.mktemp("two")
-    return out, *run(out, "save", 3, world_size=2)
+    run(out, "save", "3", world_size=2)
+    return out, *found_in(out, "save")
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    """Where two ranks left what they found after a step with a NaN on one, in every stage."""
+    out = tmp_path_factory.mktemp("poisoned")
+    run(out, "nan", world_size=2)
+    return out
 
 
 def copy(out, tmp_path):
@@ -60,7 +70,9 @@ def assert_equal(ours, theirs):
 
 def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path):
     out, saved, tensors = one
-    found, loaded = run(copy(out, tmp_path), "load", 3, "again")
+    here = copy(out, tmp_path)
+    run(here, "load", "3", "again")
+    found, loaded = found_in(here, "again")
     assert found["step"] == 1
     assert found["state"] == {"guards": {"step": 1}}
     assert_equal(loaded, tensors)
@@ -73,7 +85,8 @@ def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path):
 def test_another_number_of_ranks_loads_the_same_weights_and_moments(request, tmp_path, fixture, world_size):
     out, saved, tensors = request.getfixturevalue(fixture)
     here = copy(out, tmp_path)
-    found, loaded = run(here, "load", 3, "elastic", world_size=world_size)
+    run(here, "load", "3", "elastic", world_size=world_size)
+    found, loaded = found_in(here, "elastic")
     assert_equal(loaded, tensors)
     assert found["state"] == {"guards": {"step": 1}}
     assert found["after"]["loss"] == pytest.approx(saved["after"]["loss"], rel=1e-5)
@@ -93,9 +106,9 @@ def test_every_file_of_every_rank_is_in_the_manifest(two):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_step_with_a_nan_on_one_rank_is_skipped_on_all_and_counted(tmp_path, stage):
-    found, weights = run(tmp_path, "nan", stage, world_size=2)
-    assert found["steps"] == [0, 1, 1]
+def test_a_step_with_a_nan_on_one_rank_is_skipped_on_all_and_counted(poisoned, stage):
+    found, weights = found_in(poisoned, f"nan_{stage}")
+    assert found["skipped_steps"] == [0, 1, 1]
     assert found["kept"]
     assert found["lr"][1] == found["lr"][2] > found["lr"][0]  # the schedule waits for the skipped step
     assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -109,7 +122,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
-        found, _ = run(tmp_path, "fill", 3)
+        run(tmp_path, "fill", "3")
+        found = json.loads((tmp_path / "fill.json").read_text())
         folder = tmp_path / "checkpoints"
         assert "checkpoint of step 2 could not be written" in found["message"]
         assert str(folder) in found["message"]

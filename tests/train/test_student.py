@@ -23,6 +23,7 @@ STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
 STAGES += [f"3:60:4096:reverse_kl:token-mean:{option}" for option in ("checkpointed", "looked")]
 UNTIED = [f"{setting}:reverse_kl:token-mean:untied" for setting in ("3:60:7", "0:4000:4096")]
 # The same objective in one micro-batch on one rank without ZeRO, and in many small ones on two with ZeRO-3.
+WHOLE, SPLIT = "0:4000:4096", "3:60:7"
 OBJECTIVES = [
     "reverse_kl:seq-mean-token-mean:looked",
     "forward_kl:token-sum",
@@ -57,30 +58,27 @@ def run(out, settings, world_size=1):
     losses = json.loads((out / "losses.json").read_text())
     if settings == ["self-test"]:
         return losses
-    return [(losses[i], load_file(out / f"{i}.safetensors")) for i in range(len(settings))]
+    return {name: (losses[i], load_file(out / f"{i}.safetensors")) for i, name in enumerate(settings)}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("stages"), STAGES)
+def folder(tmp_path_factory):
+    """Where a student with a head of its own is, under `untied`."""
+    path = tmp_path_factory.mktemp("student")
+    script().save_untied(path / "untied")
+    return path
 
 
 @pytest.fixture(scope="module")
-def untied(tmp_path_factory):
-    """Results of a student with a head of its own, and its directory."""
-    out = tmp_path_factory.mktemp("untied")
-    script().save_untied(out / "untied")
-    return run(out, UNTIED), out / "untied"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("whole"), [f"0:4000:4096:{objective}" for objective in OBJECTIVES])
+def results(folder):
+    """Of everything on one rank, by setting."""
+    return run(folder, [*STAGES, *UNTIED, *(f"{WHOLE}:{objective}" for objective in OBJECTIVES)])
 
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("split"), [f"3:60:7:{objective}" for objective in OBJECTIVES], 2)
+    """Of two ranks, by setting."""
+    return run(tmp_path_factory.mktemp("split"), [f"{SPLIT}:{objective}" for objective in OBJECTIVES], 2)
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +139,14 @@ def seen():
     return list(zip(*logp, strict=True))
 
 
-@pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
-def test_losses_match_plain_torch(results, reference, index):
-    assert results[index][0] == pytest.approx(reference[0], rel=1e-5)
+@pytest.mark.parametrize("setting", STAGES)
+def test_losses_match_plain_torch(results, reference, setting):
+    assert results[setting][0] == pytest.approx(reference[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
-def test_weights_after_two_steps_match_plain_torch(results, reference, index):
-    weights = {n: value for n, value in results[index][1].items() if not n.startswith(("grad.", "look."))}
+@pytest.mark.parametrize("setting", STAGES)
+def test_weights_after_two_steps_match_plain_torch(results, reference, setting):
+    weights = {n: value for n, value in results[setting][1].items() if not n.startswith(("grad.", "look."))}
     assert weights.keys() == reference[1].keys()
     for name, expected in reference[1].items():
         # Adam divides by the gradient's size: where a gradient is about 0, rounding decides its direction.
@@ -165,30 +163,31 @@ def assert_same_gradient(tensors, expected):
         torch.testing.assert_close(tensors[name], value, rtol=0, atol=float(1e-5 * largest), msg=name)
 
 
-@pytest.mark.parametrize("index", range(len(STAGES)), ids=STAGES)
-def test_gradients_match_plain_torch(results, reference, index):
-    assert_same_gradient(results[index][1], reference[2])
+@pytest.mark.parametrize("setting", STAGES)
+def test_gradients_match_plain_torch(results, reference, setting):
+    assert_same_gradient(results[setting][1], reference[2])
 
 
-@pytest.mark.parametrize("index", range(len(UNTIED)), ids=UNTIED)
-def test_a_student_with_a_head_of_its_own_matches_plain_torch(untied, index):
-    results, path = untied
-    losses, parameters, gradients = plain_torch(path)
+@pytest.mark.parametrize("setting", UNTIED)
+def test_a_student_with_a_head_of_its_own_matches_plain_torch(results, folder, setting):
+    losses, parameters, gradients = plain_torch(folder / "untied")
     assert "grad.lm_head.weight" in gradients
-    assert results[index][0] == pytest.approx(losses, rel=1e-5)
-    assert_same_gradient(results[index][1], gradients)
-    assert parameters.keys() <= results[index][1].keys()
+    assert results[setting][0] == pytest.approx(losses, rel=1e-5)
+    assert_same_gradient(results[setting][1], gradients)
+    assert parameters.keys() <= results[setting][1].keys()
 
 
-@pytest.mark.parametrize("index", range(len(OBJECTIVES)), ids=OBJECTIVES)
-def test_losses_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, split, index):
-    assert split[index][0] == pytest.approx(whole[index][0], rel=1e-5, abs=1e-5)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_losses_do_not_depend_on_micro_batches_ranks_chunks_and_zero(results, split, objective):
+    whole, parts = results[f"{WHOLE}:{objective}"][0], split[f"{SPLIT}:{objective}"][0]
+    assert parts == pytest.approx(whole, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("index", range(len(OBJECTIVES)), ids=OBJECTIVES)
-def test_gradients_do_not_depend_on_micro_batches_ranks_chunks_and_zero(whole, split, index):
-    expected = {name: value for name, value in whole[index][1].items() if name.startswith("grad.")}
-    assert_same_gradient(split[index][1], expected)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_do_not_depend_on_micro_batches_ranks_chunks_and_zero(results, split, objective):
+    whole, parts = results[f"{WHOLE}:{objective}"][1], split[f"{SPLIT}:{objective}"][1]
+    expected = {name: value for name, value in whole.items() if name.startswith("grad.")}
+    assert_same_gradient(parts, expected)
 
 
 def assert_seen(tensors, seen):
@@ -207,15 +206,15 @@ def assert_seen(tensors, seen):
 
 
 def test_an_update_sees_what_both_models_would_rather_have_written(results, seen):
-    assert_seen(results[len(STAGES) - 1][1], seen)
+    assert_seen(results[STAGES[-1]][1], seen)
 
 
 def test_two_ranks_see_the_same_together(split, seen):
-    assert_seen(split[0][1], seen)
+    assert_seen(split[f"{SPLIT}:{OBJECTIVES[0]}"][1], seen)
 
 
 def test_nobody_looks_unless_asked(results):
-    assert not [name for name in results[0][1] if name.startswith("look.")]
+    assert not [name for name in results[STAGES[0]][1] if name.startswith("look.")]
 
 
 def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(tmp_path):
