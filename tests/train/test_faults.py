@@ -175,7 +175,7 @@ def test_the_best_checkpoint_is_kept_and_found(quiet):
 @pytest.fixture(scope="module")
 def hurt_engine(folder):
     """The engine killed, then stopped."""
-    run = Run(folder, "hurt_engine", "rollout.timeout_s=15").start()
+    run = Run(folder, "hurt_engine", "rollout.timeout_s=10").start()
     run.wait_for_step(1, attempt=1)
     run.signal_engine(signal.SIGKILL)
     run.wait_for_step(3, attempt=1)
@@ -193,7 +193,7 @@ def test_events_say_what_happened_to_the_engine(hurt_engine):
     told = [event["message"] for event in hurt_engine.events("warn")]
     assert sum("the rollout engine ended with code" in message for message in told) == 2
     assert any("restart 2 of 3" in message for message in told)
-    assert any("was silent for 15 s" in message for message in told)
+    assert any("was silent for 10 s" in message for message in told)
     assert sum("going on with a fresh engine and the current weights" in message for message in told) >= 2
 
 
