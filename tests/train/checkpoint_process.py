@@ -1,10 +1,10 @@
 """Run by test_checkpoint.py in processes of its own, once per rank (RANK, WORLD_SIZE): the tiny student,
 saved and loaded without an engine.
 
-    python checkpoint_process.py OUT save STAGE       one step and one skipped, then a checkpoint
-    python checkpoint_process.py OUT load STAGE NAME  the newest checkpoint, then one more step
-    python checkpoint_process.py OUT nan              step 2 of 3 has a NaN on the last rank; in every stage
-    python checkpoint_process.py OUT fill STAGE       two checkpoints, the second on a disk that is full
+    python checkpoint_process.py OUT save       one step and one skipped, then a checkpoint
+    python checkpoint_process.py OUT load NAME  the newest checkpoint, then one more step
+    python checkpoint_process.py OUT nan        step 2 of 3 has a NaN on the last rank; in every stage
+    python checkpoint_process.py OUT fill       two checkpoints, the second on a disk that is full
 
 Rank 0 writes what it found to OUT/NAME.json and OUT/NAME.safetensors (NAME is the command where not given,
 for `nan` nan_STAGE).
@@ -39,7 +39,7 @@ from distillctl.train.weights import gathered
 class Case:
     """The parts of a training step."""
 
-    def __init__(self, out, ranks, stage, *, universal=False):
+    def __init__(self, out, ranks, *, stage=3, universal=False):
         self.out, self.ranks = out, ranks
         self.folder = out / "checkpoints"
         self.teacher = LocalTeacher(
@@ -108,22 +108,22 @@ def digest(tensors):
     return joined.hexdigest()
 
 
-def save(out, ranks, stage):
-    case = Case(out, ranks, int(stage))
+def save(out, ranks):
+    case = Case(out, ranks)
     case.step(0)
     case.step(5, poison=True)
     case.save(1)
-    tensors = {**case.weights(), **(case.moments() if stage == "3" else {})}
+    tensors = {**case.weights(), **case.moments()}
     after = case.step(1)
     case.report("save", {"after": after, "digest": digest(case.weights())}, tensors)
 
 
-def load(out, ranks, stage, name):
+def load(out, ranks, name):
     path, _ = checkpoints.newest_good(out / "checkpoints")
     written_by = checkpoints.read_manifest(path)["world_size"]
-    case = Case(out, ranks, int(stage), universal=written_by != ranks.world_size)
+    case = Case(out, ranks, universal=written_by != ranks.world_size)
     step, state = checkpoint.load(path, case.student, case.ranks)
-    tensors = {**case.weights(), **(case.moments() if stage == "3" else {})}
+    tensors = {**case.weights(), **case.moments()}
     after = case.step(1)
     found = {"step": step, "state": state, "after": after, "digest": digest(case.weights())}
     case.save(2)
@@ -132,7 +132,7 @@ def load(out, ranks, stage, name):
 
 def nan(out, ranks):
     for stage in range(4):
-        case = Case(out, ranks, stage)
+        case = Case(out, ranks, stage=stage)
         steps = [case.step(0)]
         before = digest(case.weights())
         steps.append(case.step(1, poison=True))
@@ -142,8 +142,8 @@ def nan(out, ranks):
         case.report(f"nan_{stage}", {**found, "kept": kept}, case.weights())
 
 
-def fill(out, ranks, stage):
-    case = Case(out, ranks, int(stage))
+def fill(out, ranks):
+    case = Case(out, ranks)
     case.save(1)
     free = shutil.disk_usage(case.folder).free
     with (case.folder / "ballast").open("wb") as ballast:

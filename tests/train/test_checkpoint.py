@@ -1,10 +1,8 @@
 """Saving and loading the state of real DeepSpeed ranks on the tiny student, without an engine."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,45 +14,32 @@ from distillctl import checkpoints
 SCRIPT = Path(__file__).with_name("checkpoint_process.py")
 
 
-def run(out, command, *arguments, world_size=1):
-    """Run the script's command on so many ranks."""
-    processes = []
-    for rank in range(world_size):
-        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
-               "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # fmt: skip
-        line = [sys.executable, SCRIPT, out, command, *arguments]
-        processes.append(subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-3000:]
-
-
 def found_in(out, name):
     """What rank 0 found, and the tensors it saved."""
     return json.loads((out / f"{name}.json").read_text()), load_file(out / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def one(tmp_path_factory, run_ranks):
     """A checkpoint of one rank."""
     out = tmp_path_factory.mktemp("one")
-    run(out, "save", "3")
+    run_ranks(SCRIPT, out, "save")
     return out, *found_in(out, "save")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, run_ranks):
     """A checkpoint of two ranks."""
     out = tmp_path_factory.mktemp("two")
-    run(out, "save", "3", world_size=2)
+    run_ranks(SCRIPT, out, "save", world_size=2)
     return out, *found_in(out, "save")
 
 
 @pytest.fixture(scope="module")
-def poisoned(tmp_path_factory):
+def poisoned(tmp_path_factory, run_ranks):
     """Where two ranks left what they found after a step with a NaN on one, in every stage."""
     out = tmp_path_factory.mktemp("poisoned")
-    run(out, "nan", world_size=2)
+    run_ranks(SCRIPT, out, "nan", world_size=2)
     return out
 
 
@@ -68,10 +53,10 @@ def assert_equal(ours, theirs):
         assert torch.equal(ours[name], theirs[name]), name
 
 
-def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path):
+def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path, run_ranks):
     out, saved, tensors = one
     here = copy(out, tmp_path)
-    run(here, "load", "3", "again")
+    run_ranks(SCRIPT, here, "load", "again")
     found, loaded = found_in(here, "again")
     assert found["step"] == 1
     assert found["state"] == {"guards": {"step": 1}}
@@ -82,10 +67,12 @@ def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path):
 
 
 @pytest.mark.parametrize(("fixture", "world_size"), [("two", 1), ("one", 2)], ids=["2 to 1", "1 to 2"])
-def test_another_number_of_ranks_loads_the_same_weights_and_moments(request, tmp_path, fixture, world_size):
+def test_another_number_of_ranks_loads_the_same_weights_and_moments(
+    request, tmp_path, run_ranks, fixture, world_size
+):
     out, saved, tensors = request.getfixturevalue(fixture)
     here = copy(out, tmp_path)
-    run(here, "load", "3", "elastic", world_size=world_size)
+    run_ranks(SCRIPT, here, "load", "elastic", world_size=world_size)
     found, loaded = found_in(here, "elastic")
     assert_equal(loaded, tensors)
     assert found["state"] == {"guards": {"step": 1}}
@@ -114,7 +101,7 @@ def test_a_step_with_a_nan_on_one_rank_is_skipped_on_all_and_counted(poisoned, s
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, run_ranks):
     """A file system of 48 MiB in memory; a checkpoint of the tiny student has about 14 MiB."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", tmp_path], capture_output=True, check=False
@@ -122,7 +109,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
-        run(tmp_path, "fill", "3")
+        run_ranks(SCRIPT, tmp_path, "fill")
         found = json.loads((tmp_path / "fill.json").read_text())
         folder = tmp_path / "checkpoints"
         assert "checkpoint of step 2 could not be written" in found["message"]

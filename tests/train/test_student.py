@@ -6,9 +6,6 @@ torch's own KL divergence, one AdamW step on the token mean.
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,22 +39,9 @@ def script():
     return module
 
 
-def run(out, settings, world_size=1):
+def found_in(out, settings):
     """Losses and saved tensors of each setting."""
-    processes = []
-    for rank in range(world_size):
-        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
-               "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # fmt: skip
-        command = [sys.executable, SCRIPT, out, *settings]
-        processes.append(
-            subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        )
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-3000:]
     losses = json.loads((out / "losses.json").read_text())
-    if settings == ["self-test"]:
-        return losses
     return {name: (losses[i], load_file(out / f"{i}.safetensors")) for i, name in enumerate(settings)}
 
 
@@ -70,15 +54,19 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(folder):
+def results(folder, run_ranks):
     """Of everything on one rank, by setting."""
-    return run(folder, [*STAGES, *UNTIED, *(f"{WHOLE}:{objective}" for objective in OBJECTIVES)])
+    settings = [*STAGES, *UNTIED, *(f"{WHOLE}:{objective}" for objective in OBJECTIVES)]
+    run_ranks(SCRIPT, folder, *settings)
+    return found_in(folder, settings)
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory):
+def split(tmp_path_factory, run_ranks):
     """Of two ranks, by setting."""
-    return run(tmp_path_factory.mktemp("split"), [f"{SPLIT}:{objective}" for objective in OBJECTIVES], 2)
+    out, settings = tmp_path_factory.mktemp("split"), [f"{SPLIT}:{objective}" for objective in OBJECTIVES]
+    run_ranks(SCRIPT, out, *settings, world_size=2)
+    return found_in(out, settings)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +205,8 @@ def test_nobody_looks_unless_asked(results):
     assert not [name for name in results[STAGES[0]][1] if name.startswith("look.")]
 
 
-def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(tmp_path):
-    itself, other = run(tmp_path, ["self-test"])
+def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(tmp_path, run_ranks):
+    run_ranks(SCRIPT, tmp_path, "self-test")
+    itself, other = json.loads((tmp_path / "losses.json").read_text())
     assert itself.startswith("the student's KL from itself is 0.0e+00 nats")
     assert other.startswith("the student has a KL of")
