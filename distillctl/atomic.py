@@ -1,12 +1,21 @@
-"""Small files that several processes read while one replaces them."""
+"""Files that several processes read while one replaces them, whole or not at all.
+
+What takes a file's place is written under a random name of a form that nobody else uses. Such a name is made
+anew, never opened, so that no file and no link of that name is written through.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+_PARTIAL = re.compile(r"\.distillctl-[0-9a-f]{16}\.tmp")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -16,18 +25,44 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block succeeds and is gone when it fails."""
+    partial = path.with_name(partial_name())
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(partial, flags, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def partial_name() -> str:
+    """A name that no other file has, of the form that `sweep` knows."""
+    return f".distillctl-{secrets.token_hex(8)}.tmp"
+
+
+def is_partial(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory entry is what a writer that was killed left."""
+    return bool(_PARTIAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
 
 
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed left in `folder`. Call it while nobody writes."""
-    for partial in folder.glob(".*.tmp"):
-        partial.unlink()
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if is_partial(entry):
+                os.unlink(entry.path)
 
 
 def read_object(path: Path) -> dict[str, Any]:

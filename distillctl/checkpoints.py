@@ -4,6 +4,9 @@ A checkpoint `step_N/{hf/, state/, manifest.json}` is complete or not there at a
 `.tmp-step_N`, synced, hashed into a manifest, renamed, and then `latest.json` points to it. What a crash
 leaves under another name is swept at the next start; what a bad disk does to a complete one is found by its
 hashes.
+
+Of a checkpoint that goes only the files that its manifest lists are removed. What somebody else put there
+stays, under `step_N`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,12 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _TMP = ".tmp-"
 _STEP = re.compile(r"step_(\d{6,})")
+_OWN_TMP = re.compile(r"\.tmp-(?:step_\d{6,}|universal)")
+"""What is put together here, and holds nothing else."""
+_OLD_TMP = re.compile(r"\.tmp-(?P<how>dropped|replaced)-(?P<home>step_\d{6,})")
+"""A checkpoint on its way out."""
+OWN_FOLDER = re.compile(f"{_STEP.pattern}|{_OWN_TMP.pattern}|{_OLD_TMP.pattern}")
+"""Every folder that is made beside the pointers."""
 
 Sealed = dict[str, dict[str, Any]]
 """`{"sha256", "size_bytes"}` by path inside the checkpoint."""
@@ -40,6 +51,11 @@ def step_dir(step: int) -> str:
 def partial_dir(folder: Path, step: int) -> Path:
     """Where a checkpoint is put together."""
     return folder / f"{_TMP}{step_dir(step)}"
+
+
+def universal_dir(folder: Path) -> Path:
+    """Where a checkpoint is converted for another number of ranks."""
+    return folder / f"{_TMP}universal"
 
 
 def seal(partial: Path, share: int = 0, num_shares: int = 1) -> Sealed:
@@ -66,38 +82,88 @@ def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
     write_json(partial / MANIFEST, manifest)
     for inside in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
         _sync(inside)
-    replaced = folder / f"{_TMP}replaced"
+    replaced = folder / f"{_TMP}replaced-{final.name}"
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
     _sync(folder)
     write_json(folder / "latest.json", {"step": step, "path": final.name})
     _sync(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    if replaced.exists():
+        _finish_removal(replaced, final)
     return final
 
 
 def rotate(folder: Path, step: int, keep: int, best: int | None = None) -> None:
     """Drop all but the newest `keep` checkpoints up to `step` and that of step `best`; later ones, of no use
-    to this run, stay."""
+    to this run, stay, and so does one whose manifest cannot be read."""
     known = [known for known in steps(folder) if known <= step]
     for old in set(known[:-keep]) - {best}:
-        dropped = folder / f"{_TMP}dropped-{step_dir(old)}"
-        (folder / step_dir(old)).rename(dropped)  # never half a checkpoint under its own name
-        shutil.rmtree(dropped)
+        path = folder / step_dir(old)
+        if _listed(path):
+            dropped = folder / f"{_TMP}dropped-{path.name}"
+            path.rename(dropped)  # never half a checkpoint under its own name
+            _finish_removal(dropped, path)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a crash in the middle of a save left behind. For whoever holds the run's lock."""
+    """Finish what a crash in the middle of a save left behind. For whoever holds the run's lock."""
     atomic.sweep(folder)
-    for stale in folder.glob(f"{_TMP}*"):
-        shutil.rmtree(stale)
+    for path in folder.glob(f"{_TMP}*"):
+        if path.is_symlink() or not path.is_dir():
+            continue
+        if _OWN_TMP.fullmatch(path.name):
+            shutil.rmtree(path)
+        elif match := _OLD_TMP.fullmatch(path.name):
+            home = folder / match["home"]
+            if match["how"] == "replaced" and not os.path.lexists(home):
+                path.rename(home)  # what was to replace it never came
+            else:
+                _finish_removal(path, home)
+
+
+def _finish_removal(old: Path, home: Path) -> None:
+    """Remove the files of a checkpoint that was moved from `home` to `old`; what else is there moves back, or
+    beside it where `home` is taken."""
+    own = _listed(old)
+    for folder, _, files in os.walk(old):
+        for path in (Path(folder, name) for name in files):
+            if str(path.relative_to(old)) in own and _is_regular(path):
+                path.unlink()
+    if own and _is_regular(old / MANIFEST):  # the last to go, so that a crash before this can be made up for
+        (old / MANIFEST).unlink()
+    for folder, _, _ in os.walk(old, topdown=False):
+        with suppress(OSError):  # it is not empty
+            os.rmdir(folder)
+    if old.exists():
+        taken = (home.with_name(f"{home.name}.kept_{number}") for number in count(1))
+        old.rename(next(path for path in chain([home], taken) if not os.path.lexists(path)))
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _listed(path: Path) -> set[str]:
+    """The files of a checkpoint by its manifest; empty when it cannot be read."""
+    try:
+        return set(read_manifest(path)["files"])
+    except ConfigError:
+        return set()
 
 
 def steps(folder: Path) -> list[int]:
     """Steps that have a checkpoint, ascending."""
-    found = (_STEP.fullmatch(path.name) for path in folder.glob("step_*"))
+    found = (_STEP.fullmatch(path.name) for path in folder.glob("step_*") if _is_checkpoint(path))
     return sorted(int(match[1]) for match in found if match)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Not so when there is only what somebody else put into one that was dropped since."""
+    if not path.is_dir():
+        return False
+    names = {inside.name for inside in path.iterdir()}
+    return not names or bool(names & {MANIFEST, "hf", "state"})
 
 
 def latest(folder: Path) -> Path | None:

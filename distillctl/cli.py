@@ -189,7 +189,9 @@ def evaluate(
     require: Annotated[
         list[str] | None, typer.Option(help="Exit 4 unless e.g. acc>=0.4, acc-baseline>=0.05; repeatable.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Also write the requirements as JUnit XML.")] = None,
+    junit: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Also write the requirements as JUnit XML.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write DIR/eval.json and DIR/answers.parquet.")
     ] = None,
@@ -201,11 +203,13 @@ def evaluate(
     def command() -> tuple[Any, str]:
         from distillctl import progress
         from distillctl.evaluate import command as evaluation
+        from distillctl.outputs import file_in
 
         progress.choose(display)
         models = [checkpoint, *(baseline or [])]
+        suite = None if junit is None else file_in(junit, "junit.xml")
         settings = evaluation.EvalSettings(
-            data, limit, temperature, max_tokens, num_samples, teacher, score, require or [], junit, out
+            data, limit, temperature, max_tokens, num_samples, teacher, score, require or [], suite, out
         )
         return evaluation.run(models, settings)
 

@@ -84,7 +84,10 @@ def inspect_run(
         bool, typer.Option("--follow", help="Watch it until it ends: the screen, or lines in a pipe.")
     ] = False,
     export: Annotated[
-        Path | None, typer.Option(help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory.")
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -157,17 +160,20 @@ def inspect_compare(
 def inspect_report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several are drawn on one axis.")],
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File to write; default report.html in the first run."),
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="File or folder; default report.html in the first run."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """One HTML file with curves, configuration and samples, which needs no network."""
 
     def command() -> tuple[Any, str]:
-        from distillctl.watch.report import write_report
+        from distillctl.outputs import file_in
+        from distillctl.watch.report import FILE_NAME, write_report
 
-        found = write_report(runs, output)
+        found = write_report(runs, None if output is None else file_in(output, FILE_NAME))
         return found, found["report"]
 
     finish(command, as_json)

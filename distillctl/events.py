@@ -35,9 +35,14 @@ class EventLog:
     """Appends events of one attempt to a file."""
 
     def __init__(self, path: Path, attempt: int) -> None:
-        """Creates `path` if need be; its folder has to be there."""
+        """Creates `path` if need be; its folder has to be there. Raises EnvironmentUnfit when it cannot be
+        opened, as a link cannot."""
         self._path, self._attempt = path, attempt
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            hint = "move what is there elsewhere, or choose another --run-dir"
+            raise EnvironmentUnfit(f"{path} cannot be written: {error.strerror}", hint) from None
 
     def emit(self, kind: str, step: int, **fields: Any) -> None:
         """Append `{"t": seconds since the epoch, "attempt", "step", "kind", **fields}`.

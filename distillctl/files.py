@@ -1,4 +1,5 @@
-"""Reading files that users name: only regular ones of a sane size, so that nothing hangs or fills the memory.
+"""Opening files: only regular ones, and of those that users name only a sane size, so that nothing hangs or
+fills the memory.
 
 A named pipe blocks whoever opens it and /dev/zero never ends, so the kind of a file is looked at first.
 """
@@ -6,7 +7,9 @@ A named pipe blocks whoever opens it and /dev/zero never ends, so the kind of a 
 from __future__ import annotations
 
 import json
+import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from distillctl.errors import ConfigError
 _MAX_JSON_BYTES = 256 << 20
 """Of a model's JSON file; the largest tokenizer.json known has 33 MB."""
 _KINDS = {
+    stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -34,11 +39,42 @@ def require_file(path: Path, missing_hint: str = "") -> int:
         raise ConfigError(f"{path}: no such file", missing_hint or "check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise _unreadable(path, error) from None
-    kind = stat.S_IFMT(found.st_mode)
-    if kind != stat.S_IFREG:
-        what = _KINDS.get(kind, "not a regular file")
-        raise ConfigError(f"{path}: cannot be read: it is {what}", "name a regular file")
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{path}: cannot be read: it is {kind(found.st_mode)}", "name a regular file")
     return found.st_size
+
+
+def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Descriptor of a file that this tool writes: a regular one and no link. With O_CREAT one is made.
+
+    Never waits, not even for a named pipe, and opens no device. Raises ConfigError for a link and any other
+    kind of file, OSError as open(2) does.
+    """
+    with suppress(FileNotFoundError):
+        _require_regular(path, os.lstat(path).st_mode)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _require_regular(path, os.fstat(descriptor).st_mode)  # it may have been replaced in between
+    except ConfigError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_head(path: Path, num_bytes: int) -> bytes:
+    """The beginning of a file that `open_own` opens."""
+    with os.fdopen(open_own(path), "rb") as file:
+        return file.read(num_bytes)
+
+
+def kind(mode: int) -> str:
+    """What a file with this st_mode is, in words."""
+    return _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path}: is {kind(mode)}, not a regular file", "put a regular file in its place")
 
 
 def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:

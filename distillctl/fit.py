@@ -15,6 +15,7 @@ from distillctl.config import teacher_section
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.machine import memory_bytes, model_shape, require_packages, require_quantization
+from distillctl.outputs import nearest, require_writable
 from distillctl.plan import Plan
 
 MAX_SOCKET_PATH = 107
@@ -41,7 +42,7 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
     if any(teacher.quantization != "none" for teacher in plan.config.all_teachers.values()):
         require_quantization()
     if folder is not None:
-        # Checkpoints may be a link to another disk; where there are none yet, its parents are looked at.
+        # Checkpoints may be a mount of another disk; where there are none yet, its parents are looked at.
         require_writable(folder, folder / "checkpoints")
         _require_disk(plan, folder / "checkpoints")
     weights = model_shape(plan.student).num_parameters * _SIZES[plan.student_dtype]
@@ -49,25 +50,6 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
     _require_short_sockets(plan)
     if plan.device == "cpu":
         _require_memory(plan)
-
-
-def require_writable(*paths: Path, option: str = "--run-dir") -> None:
-    """Raise unless each of `paths`, given by `option`, is a directory that can be written or made."""
-    hint = f"choose another {option}"
-    for path in paths:
-        try:
-            os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
-            raise EnvironmentUnfit(f"{path} cannot be used: {error.strerror}", hint) from None
-        found = _nearest(path)
-        if not os.path.isdir(found):
-            raise ConfigError(f"{path} cannot be a run directory: {found} is no directory", hint)
-        if not os.access(found, os.W_OK | os.X_OK):
-            read_only = os.statvfs(found).f_flag & os.ST_RDONLY
-            why = "it is on a read-only file system" if read_only else "this user has no permission"
-            raise EnvironmentUnfit(f"{path} cannot be written: {found}: {why}", hint)
 
 
 def require_shared_memory(num_bytes: int) -> None:
@@ -107,7 +89,7 @@ def _require_disk(plan: Plan, folder: Path) -> None:
     elif steps is not None:
         num_new = min(num_new, math.ceil(steps / settings.every))
     num_new = max(1, num_new)
-    size, free = checkpoint_bytes(plan), shutil.disk_usage(_nearest(folder)).free
+    size, free = checkpoint_bytes(plan), shutil.disk_usage(nearest(folder)).free
     if num_new * size > free:
         raise EnvironmentUnfit(
             f"{folder} needs about {_gib(num_new * size)} for {num_new} checkpoint(s) of {_gib(size)}, its "
@@ -151,12 +133,6 @@ def _require_memory(plan: Plan) -> None:
             "lower train.micro_batch_tokens, rollout.max_num_seqs or data.train_batch_size; "
             "--dry-run shows the estimate per phase",
         )
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself or the closest of its parents that is there."""
-    path = path.absolute()
-    return next(p for p in (path, *path.parents) if os.path.lexists(p))
 
 
 def _gib(num_bytes: int) -> str:

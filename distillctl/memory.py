@@ -1,30 +1,44 @@
 """Files in memory (/dev/shm): a private directory for each launcher, and the sweep of what killed ones left.
 
-Every file and directory is named after its launcher, by pid and start time, so that the next start of
-anything knows which have no owner any more.
+Every file and directory is named after its launcher, by pid, start time and PID namespace, so that the next
+start of anything knows which have no owner any more. Pids of another namespace mean nothing here: containers
+may share /dev/shm. So each launcher holds a lock on its directory, and what comes from elsewhere counts as
+alive as long as a directory of the same owner is locked.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path("/dev/shm")
-_OURS = re.compile(r"(?:sem\.)?distillctl-(\d+)-(\d+)-.*")
-"""Semaphores have a prefix of their own."""
-_OPENMP = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_(\d+)")
-"""Intel's OpenMP registers each process under its pid and user, and leaves that behind when it is killed."""
+_OURS = re.compile(
+    r"(?:sem\.)?(?P<owner>distillctl-(?P<pid>\d+)-(?P<start>\d+)(?:-n(?P<namespace>\d+))?)-(?P<rest>.*)"
+)
+"""Semaphores have a prefix of their own; version 0.1 named no namespace."""
+_MARK = re.compile(r"pid-(\d+)")
 
 
 def owner(pid: int | None = None) -> str:
-    """`distillctl-PID-START`: a name that no other process of this boot has."""
+    """`distillctl-PID-START-nNAMESPACE`: a name that no other process of this boot has."""
     pid = os.getpid() if pid is None else pid
-    return f"distillctl-{pid}-{_start_time(pid)}"
+    return f"distillctl-{pid}-{_start_time(pid)}-n{_namespace()}"
+
+
+def mark(name: str) -> None:
+    """Say that this process belongs to the owner `name`, so that OpenMP's file of it goes with its owner.
+
+    Intel's OpenMP registers each process under its pid and user and leaves that behind when it is killed; the
+    file itself does not say of which namespace the pid is.
+    """
+    (ROOT / f"{name}-pid-{os.getpid()}").touch()
 
 
 @contextmanager
@@ -35,22 +49,75 @@ def scratch_directory() -> Iterator[Path]:
     first.
     """
     sweep()
+    folder, descriptor = _make()
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{owner()}-", dir=ROOT) as folder:
-            yield Path(folder)
+        yield folder
     finally:
-        sweep(finished=owner())
+        _remove(_groups().get(owner(), []))
+        os.close(descriptor)
 
 
-def sweep(finished: str | None = None) -> None:
-    """Remove files in memory whose process is gone, and those of `finished` (see `owner`)."""
+def sweep() -> None:
+    """Remove the files in memory whose process is gone."""
+    for name, paths in _groups().items():
+        match = _OURS.fullmatch(f"{name}-")
+        assert match is not None
+        if match["namespace"] in (None, _namespace()) and _start_time(int(match["pid"])) == match["start"]:
+            continue
+        with _locks(paths) as are_free:
+            if are_free:
+                _remove(paths)
+
+
+def _make() -> tuple[Path, int]:
+    """A directory of our own and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{owner()}-", dir=ROOT))
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)  # a sweep in another namespace was faster than the lock
+
+
+def _groups() -> dict[str, list[Path]]:
+    """What this user has in memory of each owner, directories last."""
+    groups: dict[str, list[Path]] = {}
     for path in ROOT.iterdir():
         if match := _OURS.fullmatch(path.name):
-            pid, start = int(match[1]), match[2]
-            if _start_time(pid) == start and finished != f"distillctl-{pid}-{start}":
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode):
+                    groups.setdefault(match["owner"], []).append(path)
+    return {name: sorted(paths, key=lambda path: path.is_dir()) for name, paths in groups.items()}
+
+
+@contextmanager
+def _locks(paths: list[Path]) -> Iterator[bool]:
+    """Holds the locks of an owner's directories; False when one is held, so that the owner lives."""
+    with ExitStack() as stack:
+        for folder in (path for path in paths if path.is_dir()):
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except (FileNotFoundError, PermissionError):  # another sweep was faster; its mode was changed
                 continue
-        elif not ((match := _OPENMP.fullmatch(path.name)) and _is_stale(int(match[1]), int(match[2]))):
-            continue
+        yield True
+
+
+def _remove(paths: list[Path]) -> None:
+    """Remove everything of one owner; the directory, whose lock speaks for the rest, is the last to go."""
+    for path in paths:
+        match = _OURS.fullmatch(path.name)
+        assert match is not None
+        marked = _MARK.fullmatch(match["rest"])
+        if match["namespace"] in (None, _namespace()):
+            _remove_openmp(int(marked[1] if marked else match["pid"]))
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -58,8 +125,18 @@ def sweep(finished: str | None = None) -> None:
                 path.unlink()
 
 
-def _is_stale(pid: int, user: int) -> bool:
-    return user == os.getuid() and not _start_time(pid)
+def _remove_openmp(pid: int) -> None:
+    """Remove the registration of a process that has ended."""
+    path = ROOT / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}"
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        if not _start_time(pid) and stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid():
+            path.unlink()
+
+
+def _namespace() -> str:
+    """Of this process's pids, as the number that the kernel gives it (namespaces(7))."""
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _start_time(pid: int) -> str:

@@ -9,6 +9,7 @@ from distillctl import checkpoints
 from distillctl.atomic import write_text
 from distillctl.config import Config
 from distillctl.errors import ConfigError
+from distillctl.ownership import holds_run
 from distillctl.presets import load_config, to_yaml
 from distillctl.run import RunDir, make_directory
 
@@ -18,26 +19,35 @@ _WORLD_SIZE = "train.world_size"
 def open_run(config: Config, name: str, path: Path | None, resume: str, *, elastic: bool) -> RunDir:
     """The directory of a new run, or of one to go on with; see `--resume`.
 
-    With `elastic` a run may go on with another number of ranks. Raises ConfigError where `resume` does not
-    allow what is there, and for a configuration that differs from the run's.
+    With `elastic` a run may go on with another number of ranks. Raises what `require_resumable` raises.
     """
     if path is None:
         if resume == "must":
             raise ConfigError("--resume must needs --run-dir", "name the run to go on with")
         return RunDir.create(Path("runs") / name)
     run_dir = RunDir(path)
-    if not run_dir.config_path.exists():
+    require_resumable(run_dir, config, resume, elastic=elastic)
+    make_directory(path)
+    return run_dir
+
+
+def require_resumable(run_dir: RunDir, config: Config, resume: str, *, elastic: bool) -> None:
+    """Raise unless a run may start in this directory, or go on with what is there; changes nothing.
+
+    ConfigError for a folder that holds something else, where `resume` does not allow what is there, and for a
+    configuration that differs from the run's.
+    """
+    if not holds_run(run_dir):
         if resume == "must":
-            raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
-        make_directory(path)
-        return run_dir
+            hint = "name the run to go on with, or leave --resume out to start one"
+            raise ConfigError(f"{run_dir.path} holds no run to go on with", hint)
+        return
     if resume == "never":
         raise ConfigError(
-            f"{path} already holds a run",
-            "--resume auto goes on with it; or delete it; or choose another --run-dir",
+            f"{run_dir.path} already holds a run",
+            "--resume auto goes on with it; or choose another --run-dir",
         )
     _require_same(load_config(run_dir.config_path), config, run_dir.config_path, elastic=elastic)
-    return run_dir
 
 
 def write_config(run_dir: RunDir, config: Config) -> None:
@@ -57,7 +67,7 @@ def choose_checkpoint(
     if path is None and problems:
         raise ConfigError(
             f"every checkpoint of {run_dir.path} is damaged: {'; '.join(problems)}",
-            f"delete {run_dir.checkpoints} to start anew, or restore a copy of it",
+            "restore a copy of one, or start anew in another --run-dir",
         )
     if path is None:
         if resume == "must":

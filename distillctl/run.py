@@ -21,6 +21,9 @@ from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError, EnvironmentUnfit
 
 _STEP_DIR = re.compile(r"step_(\d{6,})")
+_ATTEMPT = re.compile(r"attempt_([0-9]{1,9})")
+STATES = ("running", "done", "failed", "stopped")
+"""Of a run, in status.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class RunDir:
         """Make `root/0001` or the next free number; two launchers never get the same."""
         make_directory(root)
         try:
-            taken = [int(p.name) for p in root.iterdir() if p.name.isdigit()]
+            taken = [int(p.name) for p in root.iterdir() if p.name.isascii() and p.name.isdigit()]
             number = max(taken, default=0) + 1
             while True:
                 path = root / f"{number:04d}"
@@ -114,9 +117,8 @@ class RunDir:
     @property
     def attempt(self) -> int:
         """Number of the newest attempt; 0 before the first."""
-        return max(
-            (int(p.name.removeprefix("attempt_")) for p in self.path.glob("logs/attempt_*")), default=0
-        )
+        found = (_ATTEMPT.fullmatch(path.name) for path in self.path.glob("logs/attempt_*"))
+        return max((int(match[1]) for match in found if match), default=0)
 
     def logs(self, attempt: int) -> Path:
         """Log folder of an attempt."""

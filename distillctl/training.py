@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -28,7 +27,7 @@ from distillctl.machine import cpus
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import to_yaml
-from distillctl.resume import choose_checkpoint, open_run, write_config
+from distillctl.resume import choose_checkpoint, open_run, require_resumable, write_config
 from distillctl.run import RunDir, read_status, write_status
 from distillctl.teacher.compat import token_counter
 from distillctl.teacher.server import server_command
@@ -106,20 +105,20 @@ def train(
 
     `resume` and `elastic`: as on the command line.
     """
+    if path is not None:  # before models are looked for
+        require_resumable(RunDir(path), config, resume, elastic=elastic)
     plan, checks = _prepare(config, path or Path("runs") / name)
     run_dir = open_run(config, name, path, resume, elastic=elastic)
     with run_dir.lock():
+        require_resumable(run_dir, config, resume, elastic=elastic)  # nobody changes it from here on
         if read_status(run_dir.status_path).get("state") == "done":
             print(f"{run_dir.path} is done already", file=sys.stderr)
             return {"run_dir": str(run_dir.path)}, str(run_dir.path)
-        atomic.sweep(run_dir.path)
+        for folder in (run_dir.path, run_dir.samples_dir, run_dir.eval_dir):
+            atomic.sweep(folder)
         checkpoints.sweep(run_dir.checkpoints)
         checkpoint, problems = choose_checkpoint(run_dir, resume, plan.world_size, elastic=elastic)
-        attempt = run_dir.begin_attempt()
-        status = {**read_status(run_dir.status_path), "state": "running", "attempt": attempt}
-        write_status(run_dir.status_path, {**status, "pid": os.getpid()})
-        write_config(run_dir, config)
-        _write_provenance(run_dir, config)
+        attempt = _begin(run_dir, config)
         follower = Follower(run_dir.events_path, [*_displays(display), *trackers(config, run_dir)])
         events = EventLog(run_dir.events_path, attempt)
         for check in checks:
@@ -129,6 +128,21 @@ def train(
         with follower:
             launch.run(plan, run_dir, checkpoint)
     return {"run_dir": str(run_dir.path)}, str(run_dir.path)
+
+
+def _begin(run_dir: RunDir, config: Config) -> int:
+    """Make what an attempt writes first; returns its number.
+
+    After `.lock` comes config.yaml, then status.json, then the rest: whenever this is killed, what it leaves
+    is known for a start or a run (`ownership`).
+    """
+    write_config(run_dir, config)
+    attempt = run_dir.attempt + 1
+    status = {**read_status(run_dir.status_path), "state": "running", "attempt": attempt}
+    write_status(run_dir.status_path, {**status, "pid": os.getpid()})
+    run_dir.begin_attempt()
+    _write_provenance(run_dir, config)
+    return attempt
 
 
 def _displays(display: str) -> list[Display]:
@@ -249,4 +263,4 @@ def _write_provenance(run_dir: RunDir, config: Config) -> None:
         "packages": versions,
         "data_sha256": hashes,
     }
-    run_dir.provenance_path.write_text(json.dumps(provenance, indent=1))
+    atomic.write_json(run_dir.provenance_path, provenance)

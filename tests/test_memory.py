@@ -1,8 +1,11 @@
 """What is named after a process in memory, and what is swept when that process is gone."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -59,6 +62,87 @@ def test_what_has_an_owner_or_is_not_ours_stays(root, ended):
         (root / name).touch()
     memory.sweep()
     assert names(root) == sorted([ours, *others])
+
+
+def test_openmps_file_of_a_marked_process_goes_with_its_owner(root, ended):
+    """The mark is of a child of the owner; without one nobody knows whose the file is."""
+    name, _ = ended
+    child = subprocess.Popen(["true"])
+    child.wait()
+    (root / f"{name}-pid-{child.pid}").touch()
+    marked, unmarked = (root / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}" for pid in (child.pid, 2**22 + 1))
+    marked.touch()
+    unmarked.touch()
+    memory.sweep()
+    assert names(root) == [unmarked.name]
+
+
+def test_a_process_marks_itself(root):
+    memory.mark("distillctl-1-2-n3")
+    assert names(root) == [f"distillctl-1-2-n3-pid-{os.getpid()}"]
+
+
+def test_links_and_files_of_other_users_stay(root, ended, monkeypatch):
+    name, _ = ended
+    (root / "outside").mkdir()
+    (root / f"{name}-link").symlink_to("outside")
+    memory.sweep()
+    assert names(root) == [f"{name}-link", "outside"]
+    (root / f"{name}-link").unlink()
+    (root / f"{name}-abc").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: (root / f"{name}-abc").stat().st_uid + 1)
+    memory.sweep()
+    assert names(root) == [f"{name}-abc", "outside"]
+
+
+# Holds a scratch directory in argv[1], with the files that an engine leaves beside it, until stdin closes.
+HOLDER = """
+import sys
+from pathlib import Path
+from distillctl import memory
+memory.ROOT = Path(sys.argv[1])
+with memory.scratch_directory() as scratch:
+    for name in (memory.owner(), f"sem.{memory.owner()}"):
+        (memory.ROOT / f"{name}-12ef").touch()
+    print(memory.owner(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def elsewhere(root):
+    """A process in a PID namespace of its own that holds a scratch directory: the process and its owner."""
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("namespaces are not permitted here")
+    command = [*unshare, sys.executable, "-c", HOLDER, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process, process.stdout.readline().strip()
+        process.kill()
+
+
+def test_what_lives_in_another_pid_namespace_stays_until_it_is_dead(root):
+    """As of a container that shares /dev/shm: its pid is none here, or another process's."""
+    with elsewhere(root) as (process, name):
+        assert re.fullmatch(r"distillctl-\d+-\d+-n\d+", name)
+        before = names(root)
+        assert sorted(entry.split(name)[0] for entry in before) == ["", "", "sem."]
+        memory.sweep()
+        assert names(root) == before
+        process.kill()
+        process.stdout.read()  # until the last one in there is dead
+        memory.sweep()
+        assert names(root) == []
+
+
+def test_openmps_file_of_another_namespace_stays(root):
+    """Nobody here can tell whether its process lives."""
+    no_pid = 2**22 + 1
+    (root / f"distillctl-{no_pid}-1-n1-abc").mkdir()
+    (root / f"distillctl-{no_pid}-1-n1-pid-{no_pid}").touch()
+    (root / f"__KMP_REGISTERED_LIB_{no_pid}_{os.getuid()}").touch()
+    memory.sweep()
+    assert names(root) == [f"__KMP_REGISTERED_LIB_{no_pid}_{os.getuid()}"]
 
 
 def test_the_scratch_directory_takes_everything_of_its_process_with_it(root):

@@ -6,7 +6,7 @@ from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.presets import load_config, load_preset
 from distillctl.resume import choose_checkpoint, open_run, write_config
-from distillctl.run import RunDir
+from distillctl.run import RunDir, write_status
 
 PRESET = "tiny-from-small-arith"
 
@@ -16,6 +16,7 @@ def run(tmp_path):
     found = RunDir(tmp_path / "run")
     found.path.mkdir()
     write_config(found, load_preset(PRESET))
+    write_status(found.status_path, {"state": "stopped"})
     return found
 
 

@@ -8,19 +8,16 @@ complete.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distillctl import __version__
 from distillctl.data.answers import require_answer
+from distillctl.data.out_folder import MANIFEST, digest, require_free, staged
 from distillctl.data.read import (
     SUFFIXES,
     answer_text,
@@ -46,7 +43,6 @@ Record = tuple[str, dict[str, Any]]
 
 _HUB_ID = "openai/gsm8k"
 _SPLITS = ("train", "test")
-_MANIFEST = "manifest.json"
 
 
 def prep_gsm8k(out: Path, source: Path | None, limit: int | None, force: bool) -> Manifest:
@@ -208,23 +204,9 @@ def _check_source(source: Path) -> None:
 
 
 def _check_out(out: Path, files: dict[str, list[Path]], limit: int | None, force: bool) -> None:
-    """Refuse to write over earlier results unasked, or over the source at all."""
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", "it counts rows of each split, from 1")
-    try:
-        nearest = next(path for path in (out, *out.parents) if path.exists())
-    except OSError as error:  # a name that is too long, a loop of links
-        raise ConfigError(f"{out}: cannot be used: {error.strerror}", "choose another --out") from None
-    if not nearest.is_dir():
-        raise ConfigError(f"{nearest}: is not a directory", "--out names the directory to write")
-    targets = [out / f"{split}.parquet" for split in _SPLITS]
-    taken = [path.name for path in (*targets, out / _MANIFEST) if path.exists()]
-    if taken and not force:
-        raise ConfigError(f"{out}: already has {', '.join(taken)}", "--force replaces them")
-    sources = {path.resolve() for paths in files.values() for path in paths}
-    for target in targets:
-        if target.resolve() in sources:
-            raise ConfigError(f"{target}: is the source itself", "choose another --out")
+    require_free(out, (path for paths in files.values() for path in paths), force=force)
 
 
 def _write(
@@ -238,7 +220,7 @@ def _write(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _staged(out) as stage:
+    with staged(out) as stage:
         for split, rows in splits.items():
             pq.write_table(pa.Table.from_pylist(rows, schema()), stage / f"{split}.parquet")
         manifest = {
@@ -251,35 +233,8 @@ def _write(
             "sha256": _digests(sorted(stage.glob("*.parquet"))),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (stage / _MANIFEST).write_text(text, encoding="utf-8")
+        (stage / MANIFEST).write_text(text, encoding="utf-8")
     return manifest
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A temporary directory beside `out` whose files move there when the block succeeds.
-
-    It is a sibling, so that moving is renaming. The old manifest goes first and the new one comes
-    last.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            yield stage
-            out.mkdir(exist_ok=True)
-            (out / _MANIFEST).unlink(missing_ok=True)
-            for split in _SPLITS:
-                if (stage / f"{split}.parquet").exists():
-                    os.replace(stage / f"{split}.parquet", out / f"{split}.parquet")
-                else:  # of an earlier run, and no part of this result
-                    (out / f"{split}.parquet").unlink(missing_ok=True)
-            os.replace(stage / _MANIFEST, out / _MANIFEST)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-    except OSError as error:
-        hint = "choose an --out on a disk with room where you may write"
-        raise EnvironmentUnfit(f"{out}: cannot be written: {error.strerror or error}", hint) from error
 
 
 def _num_answers(rows: list[Row]) -> int:
@@ -288,4 +243,4 @@ def _num_answers(rows: list[Row]) -> int:
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file, by its name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: digest(path) for path in paths}

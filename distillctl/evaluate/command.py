@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from distillctl.atomic import write_json
 from distillctl.data.lengths import fewest_tokens
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.template import require_rendering
 from distillctl.errors import CheckFailed, ConfigError
-from distillctl.evaluate import junit, requirements
+from distillctl.evaluate import earlier, junit, requirements
 from distillctl.evaluate.cache import Response, model_hash
 from distillctl.evaluate.comparison import difference, gap_closed
 from distillctl.evaluate.evaluation import Answer, grade_texts, summarise
@@ -25,8 +24,8 @@ from distillctl.evaluate.responses import Target, Task, response_cache, response
 from distillctl.evaluate.results import write_results
 from distillctl.evaluate.scoring import load_scorer, rescore
 from distillctl.evaluate.table import render_report
-from distillctl.fit import require_writable
 from distillctl.machine import model_path, model_shape, num_gpus, require_packages
+from distillctl.outputs import require_output, written
 from distillctl.presets import load_config
 from distillctl.rollout.client import request_names
 from distillctl.run import RunDir, resolve_checkpoint
@@ -68,6 +67,7 @@ def run(models: Sequence[str], settings: EvalSettings) -> tuple[dict[str, Any], 
     Returns the report and its table. Raises CheckFailed, with both, when a requirement is not met.
     """
     wanted = [requirements.parse(expression) for expression in settings.require]
+    _require_outputs(settings.out, settings.junit)
     targets, work, data = _prepare(models, settings)
     teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
     shared = {target: _shared(target.path, teacher) for target in targets if teacher is not None}
@@ -96,9 +96,9 @@ def _verdict(
     if settings.junit is not None:
         junit.write_junit(settings.junit, f"distillctl eval {results[0].label}", outcomes, values)
     if settings.out is not None:
-        settings.out.mkdir(parents=True, exist_ok=True)
         write_results(settings.out / "answers.parquet", {r.label: r.answers for r in results})
-        write_json(settings.out / "eval.json", _plain(report))
+        with written(settings.out / "eval.json", "--out") as file:
+            file.write(json.dumps(_plain(report), indent=1).encode())
     text = render_report(report)
     failed = [outcome for outcome in outcomes if not outcome.met]
     if failed:
@@ -143,13 +143,21 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> tuple[list[Target
     for target in targets:
         if response_cache(target, work).done is None:
             _require_prompts(target, rows, max_tokens)
-    if settings.out is not None:
-        if settings.out.exists() and not settings.out.is_dir():
-            raise ConfigError(f"{settings.out}: is not a directory", "--out names the directory to write")
-        require_writable(settings.out, option="--out")
-    if settings.junit is not None:
-        require_writable(settings.junit.parent, option="--junit")
     return targets, work, data
+
+
+def _require_outputs(out: Path | None, junit_file: Path | None) -> None:
+    """Raise unless everything that is to be written may and can be."""
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
+        require_output(out / "eval.json", "--out", "a report of an evaluation", earlier.is_report)
+        require_output(out / "answers.parquet", "--out", "an evaluation's answers", earlier.is_answers)
+    if junit_file is not None:
+        require_output(junit_file, "--junit", "an evaluation's suite", earlier.is_junit)
+        is_inside = out is not None and junit_file.parent.resolve() == out.resolve()
+        if is_inside and junit_file.name in ("eval.json", "answers.parquet"):
+            raise ConfigError(f"--junit {junit_file}: is what --out writes", "choose another --junit")
 
 
 def _from_run(run_path: Path | None, settings: EvalSettings) -> tuple[Path, int]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from distillctl.atomic import write_text
 from distillctl.evaluate.requirements import Outcome
+from distillctl.outputs import written
 
 
 def write_junit(
@@ -27,4 +27,5 @@ def write_junit(
         if not outcome.met:
             ElementTree.SubElement(case, "failure", {"message": outcome.reason})
     ElementTree.indent(root)
-    write_text(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
+    with written(path, "--junit") as file:
+        file.write(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distillctl.evaluate.evaluation import Answer
+from distillctl.outputs import written
 
 
 def write_results(path: Path, models: Mapping[str, Sequence[Answer]]) -> None:
@@ -19,9 +20,8 @@ def write_results(path: Path, models: Mapping[str, Sequence[Answer]]) -> None:
                ("verl_flexible", pa.bool_()), ("has_format", pa.bool_()), ("finish_reason", pa.string()),
                ("num_tokens", pa.int32())]  # fmt: skip
     rows = [_row(model, answer) for model, answers in models.items() for answer in answers]
-    partial = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), partial)
-    partial.rename(path)
+    with written(path, "--out") as file:
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), file)
 
 
 def _row(model: str, answer: Answer) -> dict[str, object]:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing import current_process, shared_memory
 
+from distillctl import memory
 from distillctl.lifeline import die_with_parent
 
 OWNER_ENV = "DISTILLCTL_OWNER"
@@ -31,10 +32,11 @@ def ignore_signals() -> None:
 
 def name_shared_memory() -> None:
     """Name Python's shared memory and semaphores after the launcher, so that those of killed processes are
-    known.
+    known, and mark what else this process has in memory.
 
     The standard library has no setting for the prefixes, only these constants.
     """
+    memory.mark(os.environ[OWNER_ENV])
     prefix = f"/{os.environ[OWNER_ENV]}-"
     vars(shared_memory).update(_SHM_NAME_PREFIX=prefix, _SHM_SAFE_NAME_LENGTH=len(prefix) + 8)
     vars(current_process())["_config"]["semprefix"] = prefix.removesuffix("-")

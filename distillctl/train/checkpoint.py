@@ -83,7 +83,7 @@ def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any
     _scan(path / _TAG, ranks)
     folder, tag = path, _TAG
     if student.universal:
-        folder, tag = path.parent / f".tmp-{_UNIVERSAL}", _UNIVERSAL
+        folder, tag = checkpoints.universal_dir(path.parent), _UNIVERSAL
         if ranks.is_main:
             _convert(path / _TAG, folder / tag)
         ranks.barrier()
@@ -136,7 +136,7 @@ def _scan(state: Path, ranks: Ranks) -> None:
             except (UnpicklingError, RuntimeError, EOFError) as error:  # RuntimeError: not torch's zip format
                 raise RunFailed(
                     f"{file} is refused: it holds more than tensors ({str(error).split('. ')[0]})",
-                    "it was not written by distillctl; delete the checkpoint to go on from an earlier one",
+                    "not distillctl's: move the checkpoint out of the run to go on from an earlier one",
                 ) from None
 
 

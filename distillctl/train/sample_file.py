@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from distillctl.atomic import replacing
 from distillctl.evaluate.evaluation import Answer
 from distillctl.samples import TOKEN_TEXT, sample_schema
 from distillctl.train.token_views import TokenView
@@ -41,9 +42,8 @@ def write_samples(
     ids |= {i for _, view in looked_at for part in (view.student_ids, view.teacher_ids) for i in part.flat}
     metadata = {TOKEN_TEXT: json.dumps(token_text(sorted(map(int, ids - {-1})), tokenizer))}
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=sample_schema().with_metadata(metadata)), partial)
-    partial.rename(path)
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=sample_schema().with_metadata(metadata)), file)
 
 
 def sample_event(answer: Answer, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:

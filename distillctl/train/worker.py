@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from distillctl import memory
 from distillctl.checkpoints import step_dir
 from distillctl.config import Config
 from distillctl.data.prompts import PromptStream
@@ -263,6 +264,7 @@ def main() -> None:
     path, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     job = TrainJob.load(path)
     die_with_parent(job.parent_pid)
+    memory.mark(memory.owner(job.parent_pid))
     try:
         process = Rank(job, rank)
         process.emit("phase", 0, name=STARTING, state="end", seconds=time.time() - path.stat().st_mtime)

@@ -3,42 +3,86 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.files import read_head
+from distillctl.outputs import is_folder, require_output, require_writable, written
 from distillctl.progress import track
-from distillctl.run import open_run
+from distillctl.run import METRICS, open_run
 from distillctl.watch.series import Series, load_events
-from distillctl.watch.tensorboard import TensorBoardWriter
+from distillctl.watch.tensorboard import TensorBoardWriter, require_tracker
+
+_HEAD_BYTES = 1 << 16
 
 
-def export_run(path: Path, target: Path) -> dict[str, Any]:
+def export_run(path: Path, target: str | Path) -> dict[str, Any]:
     """Write every step's metrics, evaluations among them, to `target`.
 
-    `.csv` and `.parquet` become tables with a row per step; a name without a suffix a TensorBoard directory.
-    Raises ConfigError for another suffix, EnvironmentUnfit where nothing can be written.
+    `.csv` and `.parquet` become tables with a row per step; a folder, or a name without a suffix, gets a file
+    of TensorBoard's. Raises ConfigError for another suffix and for a file there that is no such table,
+    EnvironmentUnfit where nothing can be written.
     """
+    suffix = "" if is_folder(str(target)) else Path(target).suffix
+    target = Path(target)
+    _require_target(target, suffix)
     _, series = load_events(open_run(path).events_path)
     rows = _rows(series)
     table: list[dict[str, float | None]] = [{"step": step, **metrics} for step, metrics in rows.items()]
-    try:
-        match target.suffix:
-            case ".csv":
-                _write_csv(table, target)
-            case ".parquet":
-                _write_parquet(table, target)
-            case "":
-                with TensorBoardWriter(target) as writer:
-                    for step, metrics in track(rows.items(), "exporting", total=len(rows)):
-                        writer.add(step, metrics)
-            case other:
-                hint = "--export takes NAME.csv, NAME.parquet, or a directory for TensorBoard"
-                raise ConfigError(f"--export {target}: {other} is not a format", hint)
-    except OSError as error:
-        raise EnvironmentUnfit(f"--export {target}: {error.strerror}", "choose another place") from None
+    if suffix:
+        with written(target, "--export") as file:
+            (_write_csv if suffix == ".csv" else _write_parquet)(table, file)
+    else:
+        try:
+            with TensorBoardWriter(target) as writer:
+                for step, metrics in track(rows.items(), "exporting", total=len(rows)):
+                    writer.add(step, metrics)
+        except OSError as error:
+            message = f"--export {target}: cannot be written: {error.strerror}"
+            raise EnvironmentUnfit(message, "choose another place") from None
     return {"export": str(target), "rows": len(rows)}
+
+
+def _require_target(target: Path, suffix: str) -> None:
+    """Raise unless the export may and can be written."""
+    match suffix:
+        case ".csv":
+            require_output(target, "--export", "such a table", _is_csv)
+        case ".parquet":
+            require_output(target, "--export", "such a table", _is_parquet)
+        case "":
+            require_tracker("tensorboard")
+            require_writable(target, option="--export")
+        case other:
+            hint = "--export takes NAME.csv, NAME.parquet, or a directory for TensorBoard"
+            raise ConfigError(f"--export {target}: {other} is not a format", hint)
+
+
+def _is_csv(path: Path) -> bool:
+    """Whether its first line is that of `_write_csv`."""
+    header, *_ = read_head(path, _HEAD_BYTES).decode(errors="replace").splitlines() or [""]
+    return _are_columns(next(csv.reader([header]), []))
+
+
+def _is_parquet(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return False
+    types = [str(field.type) for field in schema]
+    return _are_columns(schema.names) and types == ["int64"] + ["double"] * (len(types) - 1)
+
+
+def _are_columns(names: list[str]) -> bool:
+    """Whether these are a step and names of metrics: `GROUP/NAME`, in any version."""
+    groups = {name.split("/")[0] for name in METRICS}
+    return names[:1] == ["step"] and all(name.split("/")[0] in groups and "/" in name for name in names[1:])
 
 
 def _rows(series: Series) -> dict[int, dict[str, float | None]]:
@@ -56,17 +100,18 @@ def _rows(series: Series) -> dict[int, dict[str, float | None]]:
     return rows
 
 
-def _write_csv(rows: list[dict[str, float | None]], target: Path) -> None:
-    with target.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["step"])
-        writer.writeheader()
-        writer.writerows(rows)
+def _write_csv(rows: list[dict[str, float | None]], file: BinaryIO) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["step"])
+    writer.writeheader()
+    writer.writerows(rows)
+    file.write(text.getvalue().encode())
 
 
-def _write_parquet(rows: list[dict[str, float | None]], target: Path) -> None:
+def _write_parquet(rows: list[dict[str, float | None]], file: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [name for name in rows[0] if name != "step"] if rows else []
     schema = pa.schema([("step", pa.int64()), *((name, pa.float64()) for name in names)])
-    pq.write_table(pa.Table.from_pylist(rows, schema), target)
+    pq.write_table(pa.Table.from_pylist(rows, schema), file)

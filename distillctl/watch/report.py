@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import __version__
-from distillctl.atomic import read_object, write_text
+from distillctl.atomic import read_object
 from distillctl.config import Config
-from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.errors import ConfigError
+from distillctl.files import read_head
+from distillctl.outputs import require_output, written
 from distillctl.presets import load_config
 from distillctl.progress import task
 from distillctl.run import RunDir, open_run
@@ -30,21 +32,35 @@ from distillctl.watch.runs import show_run
 from distillctl.watch.series import load_events
 from distillctl.watch.table import clock
 
+FILE_NAME = "report.html"
+_HEAD_BYTES = 1 << 16
+_SIGNS = (
+    b'<meta name="generator" content="distillctl ',
+    b'<h1 id="title"></h1>\n<button id="theme" type="button">dark / light</button>',
+)
+
 
 def write_report(paths: Sequence[Path], output: Path | None) -> dict[str, Any]:
     """Write the report of some runs to `output`, by default `report.html` in the first one.
 
-    Raises ConfigError for what is no run, EnvironmentUnfit where the file cannot be written.
+    Raises ConfigError for what is no run and for a file there that is no report, EnvironmentUnfit where the
+    file cannot be written.
     """
     runs = [open_run(path) for path in paths]
-    target = output or runs[0].path / "report.html"
+    target = output or runs[0].path / FILE_NAME
+    require_output(target, "-o", "a report of distillctl", _is_report)
     with task("making the report"):
-        page = report_page(runs)
-    try:
-        write_text(target, page)
-    except OSError as error:
-        raise EnvironmentUnfit(f"{target}: {error.strerror}", "choose another file with -o") from None
-    return {"report": str(target), "bytes": len(page.encode())}
+        page = report_page(runs).encode()
+    with written(target, "-o") as file:
+        file.write(page)
+    return {"report": str(target), "bytes": len(page)}
+
+
+def _is_report(path: Path) -> bool:
+    """By the line that names its generator, or the page's first elements in version 0.1, which had no such
+    line."""
+    head = read_head(path, _HEAD_BYTES)
+    return head.startswith(b"<!doctype html>") and any(sign in head for sign in _SIGNS)
 
 
 def report_page(runs: Sequence[RunDir]) -> str:
@@ -54,6 +70,7 @@ def report_page(runs: Sequence[RunDir]) -> str:
     files = resources.files("distillctl.watch").joinpath("page")
     script, plotly = files.joinpath("page.js").read_text(), str(get_plotlyjs())
     parts = {
+        "version": __version__,
         "title": html.escape(", ".join(run.label for run in runs)),
         "policy": _policy(plotly, script),
         "style": files.joinpath("page.css").read_text(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,8 @@ class TensorBoardWriter:
         require_tracker("tensorboard")
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        # The library's own name is the second and the host, which another file may have.
+        self._writer = SummaryWriter(str(folder), filename_suffix=f".{secrets.token_hex(8)}")
 
     def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """The metrics of one step; missing ones are left out."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -415,6 +416,45 @@ def test_force_replaces_and_removes_a_stale_split(tmp_path, source):
     prep_gsm8k(tmp_path / "own", source, None, False)
     own(tmp_path, source / "train.jsonl", force=True)
     assert sorted(listing(tmp_path / "own")) == ["manifest.json", "train.parquet"]
+
+
+@pytest.mark.parametrize("change", ["another file", "lost manifest", "foreign manifest"])
+def test_force_removes_nothing_that_the_manifest_does_not_list(tmp_path, source, capsys, change):
+    out = tmp_path / "own"
+    prep_gsm8k(out, source, None, False)
+    if change == "another file":
+        (out / "test.parquet").write_bytes(b"precious")
+    else:
+        (out / "manifest.json").write_text(
+            "" if change == "lost manifest" else '{"sha256": ["test.parquet"]}'
+        )
+    before = (out / "test.parquet").read_bytes()
+    own(tmp_path, source / "train.jsonl", force=True)
+    assert sorted(listing(out)) == ["manifest.json", "test.parquet", "train.parquet"]
+    assert (out / "test.parquet").read_bytes() == before
+    assert "own/test.parquet is left as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "test.parquet", "manifest.json"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_link_or_a_folder_in_place_of_a_file_is_refused(tmp_path, source, name, force):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "target").write_text("precious")
+    (out / name).symlink_to(tmp_path / "target")
+    with pytest.raises(ConfigError, match="is a link" if force else "already has"):
+        prep_gsm8k(out, source, None, force)
+    (out / name).unlink()
+    (out / name).mkdir()
+    with pytest.raises(ConfigError, match="is a directory" if force else "already has"):
+        prep_gsm8k(out, source, None, force)
+    assert (tmp_path / "target").read_text() == "precious"
+    assert os.listdir(out) == [name]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_fetched():
+    with pytest.raises(EnvironmentUnfit, match="/proc/out cannot be written"):
+        prep_gsm8k(Path("/proc/out"), None, None, False)
 
 
 def test_output_that_is_a_file_is_refused(tmp_path, source):

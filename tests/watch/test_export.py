@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -97,8 +98,51 @@ def test_a_run_without_steps(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said(run: RunDir, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="xlsx is not a format"):
         export_run(run.path, tmp_path / "a.xlsx")
-    with pytest.raises(EnvironmentUnfit, match="No such file"):
-        export_run(run.path, tmp_path / "none" / "a.csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is no directory"):
+        export_run(run.path, tmp_path / "file" / "a.csv")
+
+
+def test_folders_are_made(run: RunDir, tmp_path: Path) -> None:
+    export_run(run.path, tmp_path / "new" / "deep" / "a.csv")
+    assert (tmp_path / "new" / "deep" / "a.csv").is_file()
+    export_run(run.path, f"{tmp_path}/board.csv/")
+    assert read_scalars(tmp_path / "board.csv") == approximately(EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_an_older_export_is_replaced_and_another_file_is_not(run: RunDir, tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    export_run(run.path, target)
+    log = EventLog(run.events_path, 1)
+    log.emit("step", step=3, metrics={"kl/forward": 0.5})
+    log.close()
+    before = target.read_bytes()
+    assert export_run(run.path, target)["rows"] == 4
+    assert target.read_bytes() != before
+    foreign = ["precious", "", "step,loss\n1,2\n", "date,actor/loss\n"]
+    for text in foreign:
+        target.write_text(text)
+        with pytest.raises(ConfigError, match="is there and is not such a table"):
+            export_run(run.path, target)
+        assert target.read_text() == text
+
+
+def test_another_table_is_not_replaced(run: RunDir, tmp_path: Path) -> None:
+    target = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"step": [1], "price": [2.0]}), target)
+    with pytest.raises(ConfigError, match="is not such a table"):
+        export_run(run.path, target)
+
+
+def test_files_of_tensorboard_are_added(run: RunDir, tmp_path: Path) -> None:
+    """Two of one second too, and none of another's is touched."""
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "notes").write_text("precious")
+    for _ in range(2):
+        export_run(run.path, tmp_path / "board")
+    assert len(list((tmp_path / "board").iterdir())) == 3
+    assert (tmp_path / "board" / "notes").read_text() == "precious"
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from distillctl import __version__
+from distillctl.errors import ConfigError
 from distillctl.watch.report import report_data, report_page, write_report
 from distillctl.watch.report_samples import MAX_SAMPLES, MAX_TOKENS
 from distillctl.watch.sample_files import load_samples
@@ -153,6 +155,35 @@ def test_the_file_goes_into_the_run_or_where_it_is_asked_for(run, tmp_path):
     found = write_report([run.path], None)
     assert found["report"] == str(run.path / "report.html")
     assert found["bytes"] == (run.path / "report.html").stat().st_size
-    target = tmp_path / "mine.html"
+    target = tmp_path / "new" / "mine.html"
     assert write_report([run.path], target)["report"] == str(target)
     assert target.read_text().startswith("<!doctype html>")
+
+
+def test_an_older_report_is_replaced_and_another_page_is_not(run, tmp_path):
+    target = tmp_path / "mine.html"
+    write_report([run.path], target)
+    line = f'<meta name="generator" content="distillctl {__version__}">\n'
+    page = target.read_text()
+    assert line in page
+    target.write_text(page.replace(line, "")[:5000] + " of version 0.1, which had no such line")
+    write_report([run.path], target)
+    assert target.read_text() == page
+    for other in ("precious", "", "<!doctype html>\n<title>mine</title>"):
+        target.write_text(other)
+        with pytest.raises(ConfigError, match="is there and is not a report"):
+            write_report([run.path], target)
+        assert target.read_text() == other
+
+
+def test_no_page_is_written_through_a_link(run, tmp_path):
+    (run.path / "report.html").symlink_to(tmp_path / "target")
+    with pytest.raises(ConfigError, match=r"report\.html: is a link"):
+        write_report([run.path], None)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_folder_gets_a_file_of_the_usual_name(run, tmp_path, distillctl):
+    code, out, _ = distillctl("inspect", "report", run.path, "-o", f"{tmp_path}/new/")
+    assert (code, out) == (0, f"{tmp_path}/new/report.html\n")
+    assert (tmp_path / "new" / "report.html").is_file()

@@ -1,0 +1,92 @@
+"""The folder that `prep` writes: what it may write over there, and how the files get in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distillctl.atomic import read_object
+from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.files import kind
+from distillctl.outputs import require_writable
+
+MANIFEST = "manifest.json"
+_DATA = ("train.parquet", "test.parquet")
+
+
+def require_free(out: Path, sources: Iterable[Path], *, force: bool) -> None:
+    """Refuse to write over earlier results without `force`, over what is no file, or over a source at all.
+
+    Raises ConfigError, and EnvironmentUnfit for a folder that cannot be written.
+    """
+    try:
+        nearest = next(path for path in (out, *out.parents) if path.exists())
+    except OSError as error:  # a name that is too long, a loop of links
+        raise ConfigError(f"{out}: cannot be used: {error.strerror}", "choose another --out") from None
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest}: is not a directory", "--out names the directory to write")
+    require_writable(out, option="--out")
+    targets = [out / name for name in (*_DATA, MANIFEST)]
+    taken = [path for path in targets if os.path.lexists(path)]
+    if taken and not force:
+        names = ", ".join(path.name for path in taken)
+        raise ConfigError(f"{out}: already has {names}", "--force replaces them")
+    for path in taken:
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode):
+            hint = "move it elsewhere, or choose another --out"
+            raise ConfigError(f"{path}: is {kind(mode)}, which --force does not replace", hint)
+    real = {path.resolve() for path in sources}
+    for target in targets:
+        if target.resolve() in real:
+            raise ConfigError(f"{target}: is the source itself", "choose another --out")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary directory whose files move to `out` when the block succeeds.
+
+    The old manifest goes first and the new one comes last. A data file of before that is no part of this
+    result goes too, when the old manifest lists it as it is; any other stays.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # In `out` where it is there: that may be a disk of its own, and moving has to be renaming.
+        stage = Path(tempfile.mkdtemp(prefix=".distillctl-", dir=out if out.exists() else out.parent))
+        try:
+            yield stage
+            out.mkdir(exist_ok=True)
+            written = read_object(out / MANIFEST).get("sha256")
+            (out / MANIFEST).unlink(missing_ok=True)
+            for name in _DATA:
+                if (stage / name).exists():
+                    os.replace(stage / name, out / name)
+                elif os.path.lexists(out / name):
+                    _remove_written(out / name, written)
+            os.replace(stage / MANIFEST, out / MANIFEST)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    except OSError as error:
+        hint = "choose an --out on a disk with room where you may write"
+        raise EnvironmentUnfit(f"{out}: cannot be written: {error.strerror or error}", hint) from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_written(path: Path, written: object) -> None:
+    """Remove a data file if `written`, the manifest's digests by name, has it as it is."""
+    if isinstance(written, dict) and written.get(path.name) == digest(path):
+        path.unlink()
+    else:
+        print(f"{path} is left as it is: no part of this result, and not what prep wrote", file=sys.stderr)
