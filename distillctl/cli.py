@@ -12,27 +12,21 @@ from typing import Annotated, Any, Literal
 import typer
 
 from distillctl import __version__
+from distillctl.cli_app import App
 from distillctl.cli_inspect import inspect_app
-from distillctl.cli_output import HELP, JsonFlag, error_document, finish
+from distillctl.cli_output import JsonFlag, error_document, finish
 from distillctl.errors import ConfigError
+from distillctl.terminal import printable
 
 AnswerType = Literal["numeric", "exact", "choice", "regex", "latex"]
 Display = Literal["auto", "tui", "plain", "quiet"]
 
-app = typer.Typer(
+app = App(
     name="distillctl",
     help="On-policy distillation: the student writes, the teacher scores, the student learns.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings=HELP,
 )
-prep_app = typer.Typer(
-    help="Prepare prompts as parquet files in verl's schema.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
+prep_app = App(help="Prepare prompts as parquet files in verl's schema.")
 app.add_typer(prep_app, name="prep")
 app.add_typer(inspect_app, name="inspect")
 
@@ -60,6 +54,15 @@ def _root(
         raise typer.Exit()
 
 
+def _prepared(folder: Path, manifest: dict[str, Any], as_json: bool) -> tuple[Any, str]:
+    """The result of `prep`. What may not be meant is on stderr too, without --json also the counts."""
+    from distillctl.data import summary
+
+    for line in [*([] if as_json else summary.lines(manifest)), *summary.remarks(manifest)]:
+        print(printable(line), file=sys.stderr)
+    return {"directory": str(folder), **manifest}, str(folder)
+
+
 Out = Annotated[Path | None, typer.Option(help="Directory to write; default data/<kind>.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="First N rows of each split only.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is already there.")]
@@ -82,7 +85,7 @@ def prep_gsm8k(
         from distillctl.data import prep
 
         target = out or Path("data/gsm8k")
-        return prep.prep_gsm8k(target, source, limit, force), str(target)
+        return _prepared(target, prep.prep_gsm8k(target, source, limit, force), as_json)
 
     finish(command, as_json)
 
@@ -95,7 +98,7 @@ def prep_arith(out: Out = None, limit: Limit = None, force: Force = False, as_js
         from distillctl.data import prep
 
         target = out or Path("data/arith")
-        return prep.prep_arith(target, limit, force), str(target)
+        return _prepared(target, prep.prep_arith(target, limit, force), as_json)
 
     finish(command, as_json)
 
@@ -104,8 +107,10 @@ def prep_arith(out: Out = None, limit: Limit = None, force: Force = False, as_js
 def prep_jsonl(
     source: Annotated[Path, typer.Option(help="Your file, or a folder with train and test.")],
     out: Out = None,
-    prompt_field: Annotated[str, typer.Option(help="Field with the prompt.")] = "question",
-    answer_field: Annotated[str, typer.Option(help="Field with the answer; may be absent.")] = "answer",
+    prompt_field: Annotated[str, typer.Option(help="Field with the prompt: text or a chat.")] = "question",
+    answer_field: Annotated[
+        str | None, typer.Option(help="Field with the answer; default answer, which may be absent.")
+    ] = None,
     answer_type: Annotated[AnswerType, typer.Option(help="How answers are compared.")] = "numeric",
     limit: Limit = None,
     force: Force = False,
@@ -118,7 +123,7 @@ def prep_jsonl(
 
         target = out or Path("data/jsonl")
         made = prep.prep_jsonl(target, source, prompt_field, answer_field, limit, force, answer_type)
-        return made, str(target)
+        return _prepared(target, made, as_json)
 
     finish(command, as_json)
 

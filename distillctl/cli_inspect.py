@@ -8,15 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from distillctl.cli_output import HELP, JsonFlag, finish
+from distillctl.cli_app import App
+from distillctl.cli_output import JsonFlag, finish
 from distillctl.terminal import output_look
 
-inspect_app = typer.Typer(
-    help="Look at presets, configurations, runs and data.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
+inspect_app = App(help="Look at presets, configurations, runs and data.")
 
 
 @inspect_app.command("presets", epilog="Example: distillctl inspect presets")
@@ -119,7 +115,7 @@ def inspect_samples(
     truncated: Annotated[bool, typer.Option("--truncated", help="Only those cut at the limit.")] = False,
     worst: Annotated[int | None, typer.Option(min=1, help="The N with the highest mean KL.")] = None,
     prompt_id: Annotated[
-        str | None, typer.Option(help="Only this prompt, with a table of its tokens.")
+        str | None, typer.Option(help="Only this prompt (SPLIT/N, or N), with a table of its tokens.")
     ] = None,
     token: Annotated[int | None, typer.Option(min=0, help="With --prompt-id: only this token.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 10,

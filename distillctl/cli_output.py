@@ -15,7 +15,6 @@ from distillctl.errors import CheckFailed, DistillError
 from distillctl.terminal import printable
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")]
-HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def error_document(kind: str, message: str, hint: str) -> str:

@@ -76,7 +76,7 @@ def static_checks(config: Config, student: Path, teachers: Mapping[str, Path]) -
             checks += [*_vocabulary_checks(ours, theirs), _eos_check(ours, theirs)]
             checks.append(_template_check(ours, theirs))
     checks += [_objective_check(config), _sampling_check(config)]
-    return [*checks, *_staleness_checks(config), *_schedule_checks(config)]
+    return [*checks, *_staleness_checks(config)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +285,12 @@ def _staleness_checks(config: Config) -> list[Check]:
     return [Check(name, "warn", detail, hint)]
 
 
-def _schedule_checks(config: Config) -> list[Check]:
-    steps, warmup = config.train.steps, config.optim.warmup_steps
-    if steps is None or not warmup or warmup < steps:
+def schedule_checks(config: Config, num_prompts: int) -> list[Check]:
+    """A warm-up that is as long as the run, which on so many training prompts is known with epochs too."""
+    steps, warmup = config.num_steps(num_prompts), config.optim.warmup_steps
+    if not warmup or warmup < steps:
         return []
     reached = "reaches its peak only in the last step" if warmup == steps else "never reaches its peak"
-    detail = f"optim.warmup_steps={warmup} of train.steps={steps}: the learning rate {reached}"
+    told = f"train.steps={steps}" if config.train.steps else f"the {steps} steps of {num_prompts} prompts"
+    detail = f"optim.warmup_steps={warmup} of {told}: the learning rate {reached}"
     return [Check("schedule", "warn", detail, f"optim.warmup_steps below {steps}")]

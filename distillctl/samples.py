@@ -35,7 +35,7 @@ class Prompt:
     teacher: str = "default"
     """Name of the teacher that scores its rollouts."""
     reference_ids: list[int] | None = None
-    """The data's own answer with an end-of-sequence token; only where `loss.sft_coef` wants it."""
+    """The data's own answer with the token that ends a turn; only where `loss.sft_coef` wants it."""
     data_source: str | None = None
     """`data_source` and `extra_info` of the row, for a reward function."""
     extra_info: Mapping[str, object] | None = None

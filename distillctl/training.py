@@ -18,7 +18,9 @@ from distillctl import __version__, atomic, checkpoints, launch, preflight
 from distillctl.config import Config
 from distillctl.data.lengths import require_usable
 from distillctl.data.read import PromptRow, read_rows
+from distillctl.data.special_tokens import SpecialTokens
 from distillctl.data.template import require_rendering
+from distillctl.data_checks import answer_checks, special_token_checks
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
@@ -29,7 +31,7 @@ from distillctl.preflight import Check
 from distillctl.presets import to_yaml
 from distillctl.resume import choose_checkpoint, open_run, require_resumable, write_config
 from distillctl.run import RunDir, read_status, write_status
-from distillctl.teacher.compat import token_counter
+from distillctl.teacher.compat import plain_tokenizer, token_counter
 from distillctl.teacher.server import server_command
 from distillctl.terminal import is_screen
 from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
@@ -63,7 +65,7 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     num_prompts = len(prompts.train)
     plan = resolve(config, download=False)
     checks = [*_static_checks(plan, prompts), *measured_checks(plan)]
-    steps = _num_steps(config, num_prompts)
+    steps = config.num_steps(num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
     commands += [
@@ -173,9 +175,13 @@ def _static_checks(plan: Plan, prompts: _Prompts) -> list[Check]:
     for name in plan.config.train.logger:
         require_tracker(name)
     checks = preflight.static_checks(plan.config, plan.student, models)
+    checks += preflight.schedule_checks(plan.config, len(prompts.train))
+    checks += answer_checks(plan.config, prompts.train, prompts.val)
     if (plan.student / "tokenizer.json").is_file():  # else it is a hub model that is not fetched yet
         _require_short_prompts(plan, prompts)
         _require_rendering(plan.student, [*prompts.train, *prompts.val])
+        tokens = SpecialTokens(plain_tokenizer(plan.student))
+        checks += special_token_checks(prompts.train, prompts.val, tokens)
     return checks
 
 
@@ -233,13 +239,6 @@ def _require_rendering(student: Path, rows: list[PromptRow]) -> None:
     template = chat_template(student, described)
     if template is not None:
         require_rendering(rows, template, special_tokens(described))
-
-
-def _num_steps(config: Config, num_prompts: int) -> int:
-    if config.train.steps is not None:
-        return config.train.steps
-    assert config.train.epochs is not None
-    return max(1, config.train.epochs * num_prompts // config.data.train_batch_size)
 
 
 def _write_provenance(run_dir: RunDir, config: Config) -> None:

@@ -160,6 +160,33 @@ def test_usage_errors_are_one_document_with_json(distillctl, case):
     assert error["hint"].endswith("-h")
 
 
+@pytest.mark.parametrize("command", SURFACE)
+def test_an_option_of_one_value_that_is_given_twice_is_named(distillctl, command):
+    words = command.split()
+    for option in commands()[command].params:
+        if option.param_type_name == "argument" or option.is_flag or option.multiple:
+            continue
+        name = option.opts[0]
+        for given in ([name, "1", name, "2"], [f"{name}=1", name, "1"], [f"{name}=1", f"{name}=1"]):
+            code, out, err = distillctl(*words, *given)
+            assert (code, out) == (2, "")
+            assert f"{name}" in err.splitlines()[-1]
+            assert "more than once" in err.splitlines()[-1]
+        code, out, err = distillctl(*words, name, "1", name, "2", "--json")
+        assert (code, err) == (2, "")
+        assert name in json.loads(out)["error"]["message"]
+
+
+def test_two_spellings_of_an_option_are_one(distillctl):
+    code, _, err = distillctl("inspect", "report", "x", "-o", "a.html", "--output", "b.html")
+    assert code == 2
+    assert "--output" in err.splitlines()[-1]
+
+
+def test_a_flag_may_be_repeated(distillctl):
+    assert distillctl("prep", "arith", "--limit", 1, "--force", "--force", "--json", "--json")[0] == 0
+
+
 def test_an_option_without_its_value_is_a_usage_error(distillctl):
     code, out, err = distillctl("train", "--json", "--preset")
     assert (code, err) == (2, "")
@@ -213,15 +240,28 @@ def test_what_contradicts_model_or_data_starts_and_writes_nothing(distillctl, tm
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_prep_prints_the_data_directory_and_nothing_else(distillctl):
-    assert distillctl("prep", "arith", "--limit", 3) == (0, "data/arith\n", "")
-    assert distillctl("prep", "arith", "--limit", 3, "--out", "x/y") == (0, "x/y\n", "")
+def test_prep_prints_the_data_directory_and_its_counts_on_stderr(distillctl):
+    code, out, err = distillctl("prep", "arith", "--limit", 3)
+    assert (code, out) == (0, "data/arith\n")
+    assert err.splitlines() == [
+        f"{split}: 3 rows, 3 with a ground truth, 3 with a reference answer" for split in ("train", "test")
+    ]
+    assert distillctl("prep", "arith", "--limit", 3, "--out", "x/y")[1] == "x/y\n"
 
 
-def test_prep_with_json_prints_its_manifest(distillctl, tmp_path):
+def test_prep_with_json_prints_its_directory_and_manifest(distillctl, tmp_path):
     code, out, err = distillctl("prep", "arith", "--limit", 3, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == json.loads((tmp_path / "data/arith/manifest.json").read_text())
+    manifest = json.loads((tmp_path / "data/arith/manifest.json").read_text())
+    assert json.loads(out) == {"directory": "data/arith", **manifest}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_prep_names_what_it_does_not_use_without_control_characters(distillctl, tmp_path, flags):
+    (tmp_path / "my.jsonl").write_text(json.dumps({"question": "1+1?", "answer": 2, "no\x1b[31mte": "x"}))
+    code, _, err = distillctl("prep", "jsonl", "--source", "my.jsonl", *flags)
+    assert code == 0
+    assert err.splitlines()[-1] == "columns with text that are not used: `no [31mte`"
 
 
 def test_prep_does_not_overwrite_unasked(distillctl):
@@ -235,7 +275,7 @@ def test_prep_does_not_overwrite_unasked(distillctl):
 def test_prep_jsonl_takes_the_users_fields(distillctl, tmp_path):
     (tmp_path / "my.jsonl").write_text('{"q": "1+1?", "a": 2}\n')
     fields = ["--prompt-field", "q", "--answer-field", "a"]
-    assert distillctl("prep", "jsonl", "--source", "my.jsonl", *fields) == (0, "data/jsonl\n", "")
+    assert distillctl("prep", "jsonl", "--source", "my.jsonl", *fields)[:2] == (0, "data/jsonl\n")
     shown = json.loads(distillctl("inspect", "data", "data/jsonl/train.parquet", "--json")[1])
     assert "1+1?" in json.dumps(shown)
 

@@ -77,7 +77,7 @@ def test_every_preset_passes_and_shows_its_plan(dry, preset):
 def test_with_json_it_is_one_document_with_the_same_plan(dry, preset):
     plan = json.loads(dry(preset, "--json"))
     config = Config.model_validate(plan["config"])
-    expected = config.train.steps or config.train.epochs * NUM_PROMPTS // 4
+    expected = config.train.steps or -(-config.train.epochs * NUM_PROMPTS // 4)
     assert plan["steps"] == expected
     assert plan["num_prompts"] == NUM_PROMPTS
     assert (plan["device"], plan["world_size"]) == ("cpu", 1)

@@ -13,7 +13,7 @@ import pytest
 from distillctl.config import Config
 from distillctl.errors import ConfigError
 from distillctl.machine import model_path
-from distillctl.preflight import Check, lines, static_checks
+from distillctl.preflight import Check, lines, schedule_checks, static_checks
 
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 """Special tokens of the shipped models: ids 0, 1, 2; they stop at the last."""
@@ -431,17 +431,26 @@ def test_only_the_forward_kl_goes_with_stale_rollouts_without_a_warning(pair, lo
     assert "staleness" not in [check.name for check in pair.checks(loss=loss)]
 
 
-@pytest.mark.parametrize(("warmup", "reached"), [(100, "only in the last step"), (150, "never reaches")])
-def test_a_warm_up_as_long_as_the_run_is_warned_of(pair, warmup, reached):
-    check = pair.check("schedule", optim={"warmup_steps": warmup})
+def schedule(train, warmup):
+    config = {
+        "student": {"model": "s"}, "teacher": {"model": "t"}, "train": train,
+        "data": {"train_files": ["x"], "train_batch_size": 64}, "optim": {"warmup_steps": warmup},
+    }  # fmt: skip
+    return schedule_checks(Config.model_validate(config), num_prompts=100)
+
+
+@pytest.mark.parametrize("train", [{"steps": 4}, {"epochs": 2}])  # 200 prompts in batches of 64
+@pytest.mark.parametrize(("warmup", "reached"), [(4, "only in the last step"), (5, "never reaches")])
+def test_a_warm_up_as_long_as_the_run_is_warned_of(train, warmup, reached):
+    (check,) = schedule(train, warmup)
     assert check.level == "warn"
     assert reached in check.detail
+    assert check.hint == "optim.warmup_steps below 4"
 
 
-@pytest.mark.parametrize("train", [{"steps": 100}, {"epochs": 1}])
-def test_a_shorter_warm_up_or_an_unknown_length_is_not(pair, train):
-    names = [check.name for check in pair.checks(train=train, optim={"warmup_steps": 99})]
-    assert "schedule" not in names
+@pytest.mark.parametrize("train", [{"steps": 4}, {"epochs": 2}])
+def test_a_shorter_warm_up_is_not(train):
+    assert schedule(train, 3) == []
 
 
 # How it is told, and what it costs

@@ -39,6 +39,10 @@ def test_every_preset_says_what_it_is_for(name):
     assert "TBD" not in header
 
 
+def test_of_a_key_given_twice_the_last_value_counts():
+    assert presets.load_preset(TINY, ["train.steps=3", "optim.lr=1", "train.steps=5"]).train.steps == 5
+
+
 @pytest.mark.parametrize("name", sorted(CONTRACT - {"qwen-0.5b-from-7b-gsm8k-verl"}))
 def test_presets_warm_up_within_a_tenth_of_the_run(name):
     config = presets.load_preset(name)

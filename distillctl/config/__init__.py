@@ -32,7 +32,7 @@ class DataConfig(Section):
     """Prompts: parquet files in verl's schema, as `distillctl prep` writes them."""
 
     train_files: Annotated[list[str], OneOrMore] = Field(min_length=1)
-    """Parquet (or .jsonl) files with a `prompt` column of chat messages."""
+    """Parquet (or .jsonl) files with a `prompt` column: text or a chat, see `docs/data.md`."""
     val_files: Annotated[list[str], OneOrMore] = Field(default=[])
     """Files for `eval.every` and for `distillctl eval` without `--data`."""
     max_prompt_length: int = Field(default=512, ge=1)
@@ -105,7 +105,8 @@ class TrainConfig(Section):
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; give either this or `train.epochs`."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the training prompts; give either this or `train.steps`."""
+    """Passes over the training prompts; give either this or `train.steps`. The last batch is filled from the
+    next pass."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens in one forward and backward pass of a rank."""
     world_size: int | None = Field(default=None, ge=1)
@@ -211,6 +212,17 @@ class Config(Section):
     def all_teachers(self) -> dict[str, TeacherConfig]:
         """`teacher` under the name `default`, and all of `teachers`."""
         return {DEFAULT_TEACHER: self.teacher, **self.teachers}
+
+    def num_steps(self, num_prompts: int) -> int:
+        """Optimizer steps of the run on so many prompts.
+
+        With `train.epochs` these are as few whole batches as show each prompt that often; the last one may
+        reach into the next pass.
+        """
+        if self.train.steps is not None:
+            return self.train.steps
+        assert self.train.epochs is not None
+        return -(-self.train.epochs * num_prompts // self.data.train_batch_size)
 
     @property
     def max_length(self) -> int:

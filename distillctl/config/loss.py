@@ -43,7 +43,8 @@ class LossConfig(Section):
     entropy_coeff: float = Field(default=0.0, ge=0.0)
     """Weight of the student's exact entropy, subtracted from the loss (an exploration bonus)."""
     sft_coef: float = Field(default=0.0, ge=0.0)
-    """Weight of the cross-entropy on the data's reference answers (`extra_info.answer`)."""
+    """Weight of the cross-entropy on the data's reference answers (`extra_info.answer`, or the assistant's
+    turn that a chat ends with)."""
     temperature: float = Field(default=1.0, gt=0.0, le=10.0)
     """Divides the logits of both models before the softmax."""
     aggregate: Aggregation = "token-mean"

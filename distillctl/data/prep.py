@@ -17,31 +17,29 @@ from typing import Any
 
 from distillctl import __version__
 from distillctl.data.answers import require_answer
+from distillctl.data.chat import last_question, read_chat
+from distillctl.data.columns import ColumnTally, require_whole_prompt
 from distillctl.data.out_folder import MANIFEST, digest, require_free, staged
-from distillctl.data.read import (
-    SUFFIXES,
-    answer_text,
-    last_question,
-    parse_messages,
-    records,
-    require_text,
-)
+from distillctl.data.read import SUFFIXES, answer_text, records
 from distillctl.data.schema import gsm8k_ground_truth, schema, to_row
+from distillctl.data.summary import counts
+from distillctl.data.turn_truth import truth_in_turn
+from distillctl.data.values import require_text
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.progress import track
 
 Manifest = dict[str, Any]
 """The content of `manifest.json`.
 
-`kind`, `source` (a name, never a path), `distillctl` (version), `rows` and `rows_with_answer`
-(counts per split), `source_sha256` and `sha256` (hex digests of the files read and written, by file
-name).
+`kind`, `source` (a name, never a path), `distillctl` (version), what `summary.counts` counts,
+`source_sha256` and `sha256` (hex digests of the files read and written, by file name).
 """
 
 Row = dict[str, Any]
 Record = tuple[str, dict[str, Any]]
 
 _HUB_ID = "openai/gsm8k"
+_GSM8K_FIELDS = ("question", "answer")
 _SPLITS = ("train", "test")
 
 
@@ -59,14 +57,12 @@ def prep_gsm8k(out: Path, source: Path | None, limit: int | None, force: bool) -
         found = _download_gsm8k()
     else:
         found = {split: _gsm8k_records(paths) for split, paths in files.items()}
+    tally = ColumnTally(_GSM8K_FIELDS)
     splits = {
-        split: [
-            _gsm8k_row(record, split, i)
-            for i, record in enumerate(track(islice(rows, limit), f"reading {split}"))
-        ]
+        split: [_gsm8k_row(record, split, i) for i, record in enumerate(_tracked(rows, split, limit, tally))]
         for split, rows in found.items()
     }
-    return _write(out, "gsm8k", _HUB_ID if source is None else source.resolve().name, splits, files)
+    return _write(out, "gsm8k", _HUB_ID if source is None else source.resolve().name, splits, files, tally)
 
 
 def prep_arith(out: Path, limit: int | None, force: bool) -> Manifest:
@@ -85,14 +81,14 @@ def prep_arith(out: Path, limit: int | None, force: bool) -> Manifest:
         ]
         for split, chosen in zip(_SPLITS, problems, strict=True)
     }
-    return _write(out, "arith", f"distillctl/arith seed {arith.SEED}", splits, {})
+    return _write(out, "arith", f"distillctl/arith seed {arith.SEED}", splits, {}, ColumnTally(()))
 
 
 def prep_jsonl(
     out: Path,
     source: Path | None,
     prompt_field: str,
-    answer_field: str,
+    answer_field: str | None,
     limit: int | None,
     force: bool,
     kind: str = "numeric",
@@ -100,24 +96,36 @@ def prep_jsonl(
     """The user's own prompts, as they are: no instruction is added and no split invented.
 
     `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test` as .jsonl,
-    .json or .parquet. `prompt_field` holds text or chat messages; `answer_field` may be missing or null, then
-    the row has no ground truth; `kind` is its answer type. Raises ConfigError (bad rows, no `source`, `out`
-    is taken).
+    .json or .parquet. `prompt_field` holds text or a chat (`chat.read_chat`); `answer_field` may be null in
+    rows, and with None it is `answer`, which need not be there; `kind` is its answer type. The assistant's
+    turn that a chat ends with is the reference answer, and the ground truth where `answer_field` has none.
+    Raises ConfigError (bad rows, a field that no row has, no `source`, `out` is taken).
     """
     if source is None:
         raise ConfigError("prep jsonl: no source", "give the file of your prompts: --source FILE")
     files = _own_files(source)
     _check_out(out, files, limit, force)
+    answers = answer_field or "answer"
+    tally = ColumnTally((prompt_field, answers))
     splits = {
         split: [
-            _own_row(record, split, i, prompt_field, answer_field, kind)
+            _own_row(record, split, i, prompt_field, answers, kind)
             for i, record in enumerate(
-                track(islice(records(path, (prompt_field, answer_field)), limit), f"reading {split}")
+                _tracked(records(path, (prompt_field, answers), whole=True), split, limit, tally)
             )
         ]
         for split, (path,) in files.items()
     }
-    return _write(out, "jsonl", source.resolve().name, splits, files)
+    if answer_field is not None:
+        tally.require(answer_field, "--answer-field")
+    return _write(out, "jsonl", source.resolve().name, splits, files, tally)
+
+
+def _tracked(found: Iterable[Record], split: str, limit: int | None, tally: ColumnTally) -> Iterator[Record]:
+    """The first `limit` of the rows, counted in `tally`, with progress on stderr."""
+    for record in track(islice(found, limit), f"reading {split}"):
+        tally.add(record[1])
+        yield record
 
 
 def _gsm8k_files(source: Path, split: str) -> list[Path]:
@@ -135,7 +143,7 @@ def _gsm8k_files(source: Path, split: str) -> list[Path]:
 
 def _gsm8k_records(paths: list[Path]) -> Iterator[Record]:
     for path in paths:
-        yield from records(path, ("question", "answer"))
+        yield from records(path, _GSM8K_FIELDS, whole=True)
 
 
 def _download_gsm8k() -> dict[str, Iterator[Record]]:
@@ -156,8 +164,7 @@ def _download_gsm8k() -> dict[str, Iterator[Record]]:
 
 def _gsm8k_row(record: Record, split: str, index: int) -> Row:
     where, fields = record
-    question = require_text(fields["question"], where, "question")
-    answer = require_text(fields["answer"], where, "answer")
+    question, answer = (require_text(fields.get(name), where, name) for name in _GSM8K_FIELDS)
     try:
         truth = gsm8k_ground_truth(answer)
     except ValueError as error:
@@ -181,8 +188,9 @@ def _own_files(source: Path) -> dict[str, list[Path]]:
 
 def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_field: str, kind: str) -> Row:
     where, fields = record
-    messages = parse_messages(fields[prompt_field], where, prompt_field)
-    value = fields[answer_field]
+    require_whole_prompt(fields, where, prompt_field, answer_field)
+    chat = read_chat(fields[prompt_field], where, prompt_field)
+    value = fields.get(answer_field)
     if isinstance(value, bool | dict | list):
         raise ConfigError(f"{where}: `{answer_field}` must be text, a number or null")
     answer, truth = answer_text(value), None
@@ -193,8 +201,10 @@ def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_f
             with suppress(ValueError):  # not in GSM8K's format: the whole text is the answer
                 truth = gsm8k_ground_truth(answer)
         require_answer(truth, kind, where)
-    question = last_question(messages)
-    return to_row(question, answer, truth, split, index, "distillctl/jsonl", messages, kind)
+    elif chat.answer is not None:
+        truth = truth_in_turn(chat.answer, kind)
+    question, answer = last_question(chat.messages), chat.answer or answer
+    return to_row(question, answer, truth, split, index, "distillctl/jsonl", chat.messages, kind)
 
 
 def _check_source(source: Path) -> None:
@@ -215,6 +225,7 @@ def _write(
     source: str,
     splits: dict[str, list[Row]],
     files: dict[str, list[Path]],
+    tally: ColumnTally,
 ) -> Manifest:
     """Write all splits, and last the manifest: where it stands, the rest is complete."""
     import pyarrow as pa
@@ -227,18 +238,13 @@ def _write(
             "kind": kind,
             "source": source,
             "distillctl": __version__,
-            "rows": {split: len(rows) for split, rows in splits.items()},
-            "rows_with_answer": {split: _num_answers(rows) for split, rows in splits.items()},
+            **counts(splits, tally),
             "source_sha256": _digests(path for paths in files.values() for path in paths),
             "sha256": _digests(sorted(stage.glob("*.parquet"))),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (stage / MANIFEST).write_text(text, encoding="utf-8")
     return manifest
-
-
-def _num_answers(rows: list[Row]) -> int:
-    return sum(row["reward_model"]["ground_truth"] is not None for row in rows)
 
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:

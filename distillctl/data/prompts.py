@@ -7,15 +7,14 @@ its step.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillctl.data.read import PromptRow, require_text
-from distillctl.data.template import FAILURES, refusal
+from distillctl.data.encode import ChatEncoder, require_references
+from distillctl.data.read import PromptRow
 from distillctl.errors import ConfigError
 from distillctl.samples import Prompt
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 _UNROUTED = "default"
 """Teacher of rows that no route claims; the default of `Prompt.teacher`."""
-# GSM8K's calculator marks, `<<48/2=24>>`: an equation without blanks, which shifts in program code are not.
-_CALCULATOR_MARK = re.compile(r"<<[^<>\s=]+=[^<>\s]+>>")
 
 
 def render(
@@ -41,15 +38,12 @@ def render(
 
     A prompt ends where the assistant's answer begins. `routes` maps a row's `route` to the name of its
     teacher; other rows keep the teacher `default`. With `max_reference_length`, tokens, `reference_ids` is
-    the row's reference answer without GSM8K's calculator marks (`<<48/2=24>>`), then the end-of-sequence
-    token, cut to that length; None for a row without one. Raises ConfigError when the tokenizer has no chat
-    template, the template refuses a row, no row is short enough, or references are wanted and the tokenizer
-    has no end-of-sequence token or no prompt has a reference.
+    what `ChatEncoder.reference_ids` makes of the row's reference answer. Raises ConfigError when the
+    tokenizer has no chat template, the template refuses a row, no row is short enough, or references are
+    wanted and no prompt has one or no token can end them.
     """
-    if not tokenizer.chat_template:
-        hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
-        raise ConfigError(f"{_name(tokenizer)}: has no chat template, so prompts cannot be rendered", hint)
-    rendered = [(row, _token_ids(row, tokenizer)) for row in rows]
+    encoder = ChatEncoder(tokenizer)
+    rendered = [(row, encoder.prompt_ids(row)) for row in rows]
     kept = [(row, ids) for row, ids in rendered if len(ids) <= max_prompt_length]
     if not kept:
         shortest = min((len(ids) for _, ids in rendered), default=0)
@@ -58,7 +52,8 @@ def render(
         raise ConfigError(message, hint)
     references: list[list[int] | None] = [None] * len(kept)
     if max_reference_length is not None:
-        references = _references([row for row, _ in kept], tokenizer, max_reference_length)
+        require_references([row for row, _ in kept])
+        references = [encoder.reference_ids(row, max_reference_length) for row, _ in kept]
     prompts = [
         _prompt(row, ids, reference, routes or {})
         for (row, ids), reference in zip(kept, references, strict=True)
@@ -74,7 +69,7 @@ def unused_teachers(prompts: Iterable[Prompt], names: Iterable[str]) -> list[str
 
 def _prompt(row: PromptRow, ids: list[int], reference: list[int] | None, routes: Mapping[str, str]) -> Prompt:
     return Prompt(
-        prompt_id=_prompt_id(row),
+        prompt_id=row.prompt_id,
         token_ids=ids,
         text=row.question,
         ground_truth=row.ground_truth,
@@ -84,53 +79,6 @@ def _prompt(row: PromptRow, ids: list[int], reference: list[int] | None, routes:
         extra_info=row.extra_info,
         answer_type=row.answer_type,
     )
-
-
-def _references(
-    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[list[int] | None]:
-    """Token ids of each row's reference answer; see `render`."""
-    if tokenizer.eos_token_id is None:
-        hint = "set eos_token in its tokenizer_config.json, or train without references: loss.sft_coef=0"
-        raise ConfigError(f"{_name(tokenizer)}: has no end-of-sequence token to end references with", hint)
-    references = [_reference_ids(row, tokenizer, max_length) for row in rows]
-    if all(ids is None for ids in references):
-        span = f"{_prompt_id(rows[0])} to {_prompt_id(rows[-1])}"
-        hint = "put answers into `extra_info.answer`, as `distillctl prep` does, or set loss.sft_coef=0"
-        raise ConfigError(f"none of {len(rows)} prompts ({span}) has a reference answer", hint)
-    return references
-
-
-def _reference_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
-    if row.reference is None:
-        return None
-    text = _CALCULATOR_MARK.sub("", require_text(row.reference, _prompt_id(row), "extra_info.answer"))
-    if not text.strip():
-        return None
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    # The end-of-sequence token is cut off a long answer like any other: the model is not to stop there.
-    return [int(token) for token in (*ids, tokenizer.eos_token_id)][:max_length]
-
-
-def _prompt_id(row: PromptRow) -> str:
-    return f"{row.split}/{row.index}"
-
-
-def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.name_or_path or "the tokenizer"
-
-
-def _token_ids(row: PromptRow, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    from jinja2 import TemplateError
-
-    try:
-        # transformers 5 returns a BatchEncoding unless told not to.
-        ids = tokenizer.apply_chat_template(
-            row.messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except (TemplateError, *FAILURES) as error:
-        raise refusal(row, error) from error
-    return [int(token) for token in ids]
 
 
 class PromptStream:
@@ -160,10 +108,6 @@ class PromptStream:
         missing = self._batch_size - len(order)
         again = self._order(epoch + 1)[:missing] if missing else order[:0]
         return [self._prompts[i] for i in order] + [replace(self._prompts[i]) for i in again]
-
-    def num_steps(self, epochs: int) -> int:
-        """Whole batches in `epochs` passes over the data, at least one."""
-        return max(1, epochs * len(self._prompts) // self._batch_size)
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts))

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.data.answers import answer_type, require_answer
+from distillctl.data.chat import Message, last_question, read_chat
+from distillctl.data.columns import changes_meaning, refuse_other_media
+from distillctl.data.turn_truth import truth_in_turn
+from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, require_text, too_long
 from distillctl.errors import ConfigError
 from distillctl.files import require_file
 
-Message = dict[str, str]
-
 SUFFIXES = (".jsonl", ".json", ".parquet")
-MAX_ROW_BYTES = 16 << 20
-"""Of one row's JSON, or of one text. No prompt is that long; a file without line breaks is."""
 MAX_JSON_BYTES = 1 << 30
 """Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
 _MAX_NESTING = 16
@@ -40,7 +40,7 @@ class PromptRow:
     index: int
     """Row in its file, from 0."""
     messages: list[Message]
-    """Chat messages, each with exactly `role` and `content`."""
+    """Chat messages, each with exactly `role` and `content`, without the answer that a chat ends with."""
     question: str
     """Content of the last user message."""
     ground_truth: str | None
@@ -49,20 +49,29 @@ class PromptRow:
     split: str
     """`extra_info.split`, or else the file's name without its suffix."""
     extra_info: dict[str, Any] | None = None
-    """The whole struct as plain Python values, or None when the data has none."""
+    """The whole struct as plain Python values, `answer` being `reference` for a chat that ends with it; None
+    when the data has none."""
     reference: str | None = None
-    """The data's own answer, `extra_info.answer`, or None when that is no text or blank."""
+    """The data's own answer: the assistant's turn that the chat ends with, else `extra_info.answer`; None
+    when that is no text or blank."""
     answer_type: str = "numeric"
     """One of `answers.ANSWER_TYPES`."""
     route: str | None = None
     """Value of the column that chooses the teacher, as text; None when it is null or not there."""
 
+    @property
+    def prompt_id(self) -> str:
+        """`<split>/<index>`."""
+        return f"{self.split}/{self.index}"
+
 
 def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
     """All prompts of a file, in its order. `teacher_key` names the top-level column of `route`.
 
-    Only `prompt` is required: a list of messages, or a string that becomes one user message. Raises
-    ConfigError when the file is missing, empty or not readable, or a row is of a wrong type.
+    Only `prompt` is required: what `chat.read_chat` reads. A chat that ends with the assistant has its answer
+    there: it is `extra_info.answer`, whatever that was, and the ground truth where `reward_model` has none.
+    Raises ConfigError when the file is missing, empty or not readable, or a row is of a wrong type or has
+    images, sounds, videos or tools.
     """
     require_file(path, _missing_file_hint(path))
     columns = dict.fromkeys((*_COLUMNS, teacher_key))  # each once
@@ -72,11 +81,14 @@ def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
     ]
 
 
-def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a file as (`file:line` or `file: row N`, its fields); a missing field is None.
+def records(
+    path: Path, columns: Sequence[str], *, whole: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a file as (`file:line` or `file: row N`, its fields).
 
-    Only `columns` are read, and the first of them has to be there. Raises ConfigError for a file
-    that cannot be read or holds no row, and for a row that is not an object.
+    Of `columns` the first has to be there, and another that is missing is None; the rest of a row comes along
+    with `whole` only, where a missing field stays out. Raises ConfigError for a file that cannot be read or
+    holds no row, for a row that is not an object, and for one with images, sounds, videos or tools.
     """
     source = {
         ".parquet": _parquet_records,
@@ -88,64 +100,19 @@ def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str,
     require_file(path)
     empty = True
     try:
-        for where, row in source(path, columns):
+        for where, row in source(path, () if whole else columns):
             if not isinstance(row, dict):
-                raise _bad_row(f"{where}: expected an object, got {_kind(row)}")
+                raise bad_row(f"{where}: expected an object, got {kind_of(row)}")
             if columns[0] not in row:
                 raise _no_column(where, columns[0], row)
+            refuse_other_media(row, where, used=columns)
             empty = False
-            yield where, {name: row.get(name) for name in columns}
+            yield where, row if whole else {name: row.get(name) for name in columns}
     except OSError as error:
         hint = "check its permissions, or write it again"
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}", hint) from error
     if empty:
         raise ConfigError(f"{path}: holds no rows", "give a file with at least one row, or leave it out")
-
-
-def require_text(value: object, where: str, name: str) -> str:
-    """`value` when it is text that can be encoded and is not blank, else a ConfigError."""
-    if value is None:
-        raise _bad_row(f"{where}: `{name}` is missing or null")
-    if not isinstance(value, str):
-        raise _bad_row(f"{where}: `{name}` must be text, got {_kind(value)}")
-    if not value.strip():
-        raise _bad_row(f"{where}: `{name}` is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise _bad_row(f"{where}: `{name}` is not valid Unicode ({error.reason})") from error
-    if len(value) > MAX_ROW_BYTES:
-        raise _too_long(f"{where}: `{name}`")
-    return value
-
-
-def parse_messages(value: object, where: str, name: str) -> list[Message]:
-    """Chat messages from text (one user message) or from a list of {role, content} in any order.
-
-    Other keys of a message are dropped. Raises ConfigError, also when no message is the user's.
-    """
-    if value is None or isinstance(value, str):
-        return [{"role": "user", "content": require_text(value, where, name)}]
-    if not isinstance(value, list):
-        raise _bad_row(f"{where}: `{name}` must be text or messages, got {_kind(value)}")
-    messages = []
-    for i, message in enumerate(value):
-        label = f"{name}[{i}]"
-        if not isinstance(message, dict):
-            raise _bad_row(f"{where}: `{label}` must be a message, got {_kind(message)}")
-        role = require_text(message.get("role"), where, f"{label}.role")
-        # An empty system message is common and meant: it keeps a template's default one away.
-        blank = role != "user" and message.get("content") == ""
-        content = "" if blank else require_text(message.get("content"), where, f"{label}.content")
-        messages.append({"role": role, "content": content})
-    if not any(message["role"] == "user" for message in messages):
-        raise _bad_row(f"{where}: `{name}` has no message with the role `user`")
-    return messages
-
-
-def last_question(messages: list[Message]) -> str:
-    """Content of the last user message."""
-    return next(m["content"] for m in reversed(messages) if m["role"] == "user")
 
 
 def answer_text(value: object, depth: int = 0) -> str | None:
@@ -171,17 +138,20 @@ def answer_text(value: object, depth: int = 0) -> str | None:
 
 
 def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_key: str) -> PromptRow:
-    messages = parse_messages(row["prompt"], where, "prompt")
+    chat = read_chat(row["prompt"], where, "prompt")
     reward = _struct(row["reward_model"], where, "reward_model")
     truth, kind = answer_text(reward.get("ground_truth")), answer_type(reward.get("style"))
     if truth is not None:
         require_answer(truth, kind, where)
     extra = _struct(row["extra_info"], where, "extra_info")
+    if chat.answer is not None:
+        extra = {**extra, "answer": chat.answer}
+        truth = truth_in_turn(chat.answer, kind) if truth is None else truth
     split, reference, source = extra.get("split"), extra.get("answer"), row["data_source"]
     return PromptRow(
         index=index,
-        messages=messages,
-        question=last_question(messages),
+        messages=chat.messages,
+        question=last_question(chat.messages),
         ground_truth=None if truth is None else require_text(truth, where, "ground_truth"),
         answer_type=kind,
         data_source=source if isinstance(source, str) else None,
@@ -204,7 +174,7 @@ def _struct(value: object, where: str, name: str) -> dict[str, Any]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return {}
     if not isinstance(value, dict):
-        raise _bad_row(f"{where}: `{name}` must be an object, got {_kind(value)}")
+        raise bad_row(f"{where}: `{name}` must be an object, got {kind_of(value)}")
     return value
 
 
@@ -215,10 +185,11 @@ def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if columns[0] not in names:
+            if columns and columns[0] not in names:
                 raise _no_column(str(path), columns[0], names)
+            wanted = [name for name in names if not columns or name in columns or changes_meaning(name)]
             index = 0
-            for batch in file.iter_batches(columns=[name for name in columns if name in names]):
+            for batch in file.iter_batches(columns=wanted):
                 for row in batch.to_pylist():
                     yield f"{path}: row {index}", row
                     index += 1
@@ -250,7 +221,7 @@ def _line_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any
         lines = iter(lambda: file.readline(MAX_ROW_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
             if len(line) > MAX_ROW_BYTES:
-                raise _too_long(f"{path}:{number}: the line")
+                raise too_long(f"{path}:{number}: the line")
             if line.strip():
                 # Without its newline, or JSON that stops short would be blamed on the next line.
                 value = _parse_json(line.rstrip(b"\r\n"), str(path), first_line=number)
@@ -272,15 +243,6 @@ def _parse_json(data: bytes, path: str, first_line: int) -> Any:
         raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error
 
 
-def _bad_row(message: str) -> ConfigError:
-    return ConfigError(message, "correct that row, or leave it out")
-
-
-def _too_long(what: str) -> ConfigError:
-    hint = "put every row on a line of its own, or leave that row out"
-    return ConfigError(f"{what} is longer than {MAX_ROW_BYTES >> 20} MiB", hint)
-
-
 def _no_column(where: str, column: str, present: object) -> ConfigError:
     names = ", ".join(f"`{name}`" for name in present) if isinstance(present, dict | list) else ""
     hint = "`distillctl prep jsonl --prompt-field FIELD` turns other layouts into prompts"
@@ -292,11 +254,3 @@ def _missing_file_hint(path: Path) -> str:
     if kind in ("gsm8k", "arith"):
         return f"run `distillctl prep {kind} --out {path.parent}`"
     return "check data.train_files and data.val_files, or write it with `distillctl prep`"
-
-
-def _kind(value: object) -> str:
-    """JSON's name for the type of a value."""
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean"}
-    return names.get(type(value), "a number" if isinstance(value, Number) else type(value).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from distillctl.data.lengths import fewest_tokens
 from distillctl.data.read import PromptRow, read_rows
+from distillctl.data.special_tokens import SpecialTokens, special_token_warning
 from distillctl.data.template import require_rendering
 from distillctl.errors import CheckFailed, ConfigError
 from distillctl.evaluate import earlier, junit, requirements
@@ -30,7 +32,7 @@ from distillctl.presets import load_config
 from distillctl.rollout.client import request_names
 from distillctl.run import RunDir, resolve_checkpoint
 from distillctl.samples import Prompt, Rollout
-from distillctl.teacher.compat import shared_vocab, token_counter, tokenizer_vocab
+from distillctl.teacher.compat import plain_tokenizer, shared_vocab, token_counter, tokenizer_vocab
 from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
 
 DEFAULT_MAX_TOKENS = 512
@@ -191,6 +193,9 @@ def _require_prompts(target: Target, rows: list[PromptRow], max_tokens: int) -> 
         message = f"--data: none of {len(rows)} prompts has no more than the {space} tokens"
         raise ConfigError(f"{message} that {target.label} takes before a response", "lower --max-tokens")
     require_rendering(rows, template, special_tokens(described))
+    told = special_token_warning(rows, SpecialTokens(plain_tokenizer(target.path)), f"{target.label}: --data")
+    if told is not None:
+        print(f"warning: {told}", file=sys.stderr)
 
 
 def _answers(found: Sequence[Response], rows: Sequence[PromptRow]) -> list[Answer]:

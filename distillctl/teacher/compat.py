@@ -27,10 +27,16 @@ def tokenizer_vocab(path: Path) -> dict[str, int]:
 
 def token_counter(path: Path) -> Callable[[str], int]:
     """How many tokens a text has with a model directory's tokenizer.json; raises as `tokenizer_vocab`."""
+    tokenizer = plain_tokenizer(path)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def plain_tokenizer(path: Path) -> Any:
+    """A `tokenizers.Tokenizer` of a model directory's tokenizer.json; raises as `tokenizer_vocab`."""
     tokenizer = _tokenizer(path)
     tokenizer.no_truncation()  # a tokenizer.json may bring a limit of its own
     tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    return tokenizer
 
 
 def _tokenizer(path: Path) -> Any:

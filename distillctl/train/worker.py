@@ -101,7 +101,7 @@ class Rank:
             train = parts.train_prompts(config, self.tokenizer, self.warn)
             stream = PromptStream(train, config.data.train_batch_size, config.data.seed)
             val = parts.val_prompts(config, self.tokenizer, self.warn)
-        self.num_steps = config.train.steps or stream.num_steps(config.train.epochs or 1)
+        self.num_steps = config.num_steps(len(train))
         self.probe = measure.probe(train, self.ranks.device)
         self.checks: list[Check] = []
         objective = make_objective(config, parts.shared_vocab_size(job))

@@ -23,6 +23,7 @@ class Filters:
     worst: int | None = None
     """So many with the highest mean KL, highest first."""
     prompt_id: str | None = None
+    """`SPLIT/N`, or `N` for that row of any split."""
     limit: int = LIMIT
 
     def choose(self, samples: list[Sample]) -> list[Sample]:
@@ -37,7 +38,7 @@ class Filters:
         return (
             (not self.wrong or sample["correct"] is False)
             and (not self.truncated or sample["finish_reason"] == "length")
-            and self.prompt_id in (None, sample["prompt_id"])
+            and self.prompt_id in (None, sample["prompt_id"], str(sample["prompt_id"]).rpartition("/")[2])
         )
 
 

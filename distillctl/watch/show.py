@@ -59,7 +59,7 @@ def show_schema() -> dict[str, Any]:
 
 
 def show_data(path: Path) -> dict[str, Any]:
-    """Size, sources, share with a ground truth and first prompts of a data file."""
+    """Size, sources, shares with an answer, repeated prompts and first prompts of a data file."""
     from distillctl.data.read import read_rows
 
     rows = read_rows(path)
@@ -71,6 +71,8 @@ def show_data(path: Path) -> dict[str, Any]:
         "data_sources": dict(Counter(row.data_source or "-" for row in rows)),
         "splits": dict(Counter(row.split for row in rows)),
         "ground_truth_share": sum(row.ground_truth is not None for row in rows) / len(rows),
+        "reference_share": sum(row.reference is not None for row in rows) / len(rows),
+        "duplicates": len(rows) - len({json.dumps(row.messages) for row in rows}),
         "prompt_chars": {"mean": sum(lengths) / len(lengths), "max": max(lengths)},
         "first": [{"prompt": row.messages, "ground_truth": row.ground_truth} for row in rows[:NUM_SHOWN]],
     }
@@ -81,7 +83,9 @@ def render_data(found: dict[str, Any]) -> str:
     chars = found["prompt_chars"]
     lines = [
         f"{found['file']}: {found['rows']} rows, "
-        f"{100 * found['ground_truth_share']:.1f} % with a ground truth",
+        f"{100 * found['ground_truth_share']:.1f} % with a ground truth, "
+        f"{100 * found['reference_share']:.1f} % with a reference answer",
+        f"duplicates: {found['duplicates']} rows have the prompt of an earlier row",
         f"columns: {', '.join(found['columns'])}",
         "sources: " + ", ".join(f"{name} ({count})" for name, count in found["data_sources"].items()),
         "splits: " + ", ".join(f"{name} ({count})" for name, count in found["splits"].items()),
@@ -99,7 +103,7 @@ def _columns(path: Path) -> list[str]:
         import pyarrow.parquet as pq
 
         return list(pq.read_schema(path).names)
-    from distillctl.data.read import MAX_ROW_BYTES
+    from distillctl.data.values import MAX_ROW_BYTES
 
     with path.open(encoding="utf-8-sig") as file:  # of lines, the first is enough
         text = file.read(MAX_ROW_BYTES if path.suffix == ".jsonl" else -1).lstrip()

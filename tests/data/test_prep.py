@@ -16,6 +16,7 @@ from distillctl.data import arith
 from distillctl.data.prep import prep_arith, prep_gsm8k, prep_jsonl
 from distillctl.data.read import read_rows
 from distillctl.data.schema import INSTRUCTION, gsm8k_ground_truth, schema
+from distillctl.data.summary import lines, remarks
 from distillctl.errors import ConfigError, EnvironmentUnfit
 
 GOOD = {"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}
@@ -181,6 +182,11 @@ def test_manifest_tells_what_went_in_and_came_out(tmp_path, source):
         "distillctl": distillctl.__version__,
         "rows": {"train": 3, "test": 2},
         "rows_with_answer": {"train": 3, "test": 2},
+        "rows_with_reference": {"train": 3, "test": 2},
+        "duplicates": 0,
+        "shared_prompts": 0,
+        "fields": {"question": 5, "answer": 5},
+        "unused_columns": [],
         "source_sha256": digests(source, "train.jsonl", "test.jsonl"),
         "sha256": digests(out, "train.parquet", "test.parquet"),
     }
@@ -238,7 +244,7 @@ def test_arith_limit_is_a_prefix(tmp_path):
 # --- the user's own data -------------------------------------------------------------------------
 
 
-def own(tmp_path, source, prompt_field="question", answer_field="answer", **kwargs) -> list[dict]:
+def own(tmp_path, source, prompt_field="question", answer_field=None, **kwargs) -> list[dict]:
     kwargs = {"limit": None, "force": False} | kwargs
     prep_jsonl(tmp_path / "own", source, prompt_field, answer_field, **kwargs)
     return read(tmp_path / "own" / "train.parquet")
@@ -320,7 +326,7 @@ def test_own_json_array_and_parquet_equal_jsonl(tmp_path, source):
 
 def test_own_data_needs_a_source(tmp_path):
     with pytest.raises(ConfigError, match="no source"):
-        prep_jsonl(tmp_path / "out", None, "question", "answer", None, False)
+        prep_jsonl(tmp_path / "out", None, "question", None, None, False)
 
 
 def test_own_missing_prompt_field_names_line_and_fields(tmp_path, write_lines):
@@ -336,6 +342,138 @@ def test_own_answer_of_wrong_type_is_refused(tmp_path, write_lines, answer):
     path = write_lines(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": answer}])
     with pytest.raises(ConfigError, match=r"mine\.jsonl:1: `answer`"):
         own(tmp_path, path)
+
+
+# --- nothing in silence ---------------------------------------------------------------------------
+
+TALK = [{"role": "user", "content": "What is 2+3?"}, {"role": "assistant", "content": "2+3=5\n#### 5"}]
+
+
+def prepared(tmp_path, write_lines, rows, prompt_field="q", answer_field=None, **more):
+    """Rows as written, and what is counted of them."""
+    path = write_lines(tmp_path / "mine.jsonl", rows)
+    rows = own(tmp_path, path, prompt_field, answer_field, **more)
+    return rows, json.loads((tmp_path / "own" / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("more", "answer_field", "truth"),
+    [({}, None, "5"), ({"answer": "6"}, None, "6"), ({"a": 6}, "a", "6"), ({"a": None}, "a", "5")],
+)
+def test_own_chat_with_an_answer_at_the_end(tmp_path, write_lines, more, answer_field, truth):
+    (row,), counts = prepared(tmp_path, write_lines, [{"q": TALK} | more], answer_field=answer_field)
+    assert row["prompt"] == TALK[:1]
+    assert row["extra_info"]["answer"] == "2+3=5\n#### 5"
+    assert row["reward_model"] == {"style": "rule", "ground_truth": truth}
+    (read_back,) = read_rows(tmp_path / "own" / "train.parquet")
+    assert (read_back.reference, read_back.ground_truth) == ("2+3=5\n#### 5", truth)
+    assert counts["rows_with_reference"] == {"train": 1}
+
+
+def test_own_chat_whose_answer_is_no_number_has_a_reference_and_no_truth(tmp_path, write_lines):
+    talk = [TALK[0], {"role": "assistant", "content": "Well, that depends."}]
+    (row,), counts = prepared(tmp_path, write_lines, [{"q": talk}])
+    assert row["reward_model"] == {"style": "none", "ground_truth": None}
+    assert row["extra_info"]["answer"] == "Well, that depends."
+    assert (counts["rows_with_answer"], counts["rows_with_reference"]) == ({"train": 0}, {"train": 1})
+
+
+def test_an_answer_field_that_no_row_has_is_refused_with_those_that_there_are(tmp_path, write_lines):
+    with pytest.raises(
+        ConfigError, match="--answer-field anwser: no row that was read has such a field"
+    ) as caught:
+        prepared(
+            tmp_path, write_lines, [{"q": "a?", "answer": "1"}, {"q": "b?", "id": 3}], answer_field="anwser"
+        )
+    assert "`q`, `answer`, `id`" in caught.value.hint
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("answer_field", [None, "answer"])
+def test_an_answer_field_that_some_rows_have_is_counted(tmp_path, write_lines, answer_field):
+    rows = [{"q": "a?"}, {"q": "b?", "answer": "1"}, {"q": "c?", "answer": None}]
+    _, counts = prepared(tmp_path, write_lines, rows, answer_field=answer_field)
+    assert counts["fields"] == {"q": 3, "answer": 1}
+    assert counts["rows_with_answer"] == {"train": 1}
+    assert remarks(counts) == ["field `answer`: in 1 of 3 rows"]
+
+
+def test_the_default_answer_field_may_be_missing_and_that_is_said(tmp_path, write_lines):
+    _, counts = prepared(tmp_path, write_lines, [{"q": "a?"}, {"q": "b?"}])
+    assert remarks(counts) == ["field `answer`: in 0 of 2 rows"]
+    assert lines(counts) == ["train: 2 rows, 0 with a ground truth, 0 with a reference answer"]
+
+
+@pytest.mark.parametrize("field", ["input", "context"])
+def test_a_prompt_of_two_fields_is_refused(tmp_path, write_lines, field):
+    rows = [{"instruction": "Add.", field: ""}, {"instruction": "Add.", field: "2 and 3"}]
+    with pytest.raises(
+        ConfigError, match=rf"mine.jsonl:2: `instruction` is only a part.*`{field}`"
+    ) as caught:
+        prepared(tmp_path, write_lines, rows, "instruction")
+    assert "into one field" in caught.value.hint
+
+
+def test_the_other_half_of_a_prompt_is_found_from_either_side(tmp_path, write_lines):
+    with pytest.raises(ConfigError, match="`input` is only a part of the prompt: `instruction`"):
+        prepared(tmp_path, write_lines, [{"instruction": "Add.", "input": "2 and 3"}], "input")
+
+
+def test_an_empty_second_field_does_no_harm(tmp_path, write_lines):
+    rows, counts = prepared(
+        tmp_path, write_lines, [{"instruction": "Add 2 and 3.", "input": ""}], "instruction"
+    )
+    assert rows[0]["prompt"] == [{"role": "user", "content": "Add 2 and 3."}]
+    assert counts["unused_columns"] == []
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_columns_with_text_that_are_not_used_are_named(tmp_path, suffix):
+    path = tmp_path / f"mine.{suffix}"
+    rows = [
+        {"id": 1, "q": "a?", "answer": "1", "topic": "", "choices": ["x"], "note": None},
+        {"id": 2, "q": "b?", "answer": "2", "topic": "sums", "choices": [], "note": None},
+    ]
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows)))
+    manifest = prep_jsonl(tmp_path / "own", path, "q", None, None, False)
+    assert sorted(manifest["unused_columns"]) == ["choices", "topic"]
+    assert "`topic`" in remarks(manifest)[0]
+
+
+def test_keys_of_messages_that_are_not_used_are_named(tmp_path, write_lines):
+    talk = [TALK[0], TALK[1] | {"reasoning_content": "Hm.", "weight": 1}]
+    _, counts = prepared(tmp_path, write_lines, [{"q": talk}])
+    assert counts["unused_columns"] == ["q[].reasoning_content"]
+
+
+def test_a_field_that_is_named_is_an_answer_whatever_its_name(tmp_path, write_lines):
+    (row,), _ = prepared(tmp_path, write_lines, [{"q": "a?", "functions": "f(x)"}], answer_field="functions")
+    assert row["reward_model"]["ground_truth"] == "f(x)"
+
+
+def test_equal_prompts_are_counted_over_all_splits(tmp_path, write_lines):
+    for split, questions in (("train", "aab"), ("test", "bc")):
+        write_lines(tmp_path / "src" / f"{split}.jsonl", [{"q": q, "answer": "1"} for q in questions])
+    manifest = prep_jsonl(tmp_path / "own", tmp_path / "src", "q", None, None, False)
+    assert (manifest["duplicates"], manifest["shared_prompts"]) == (2, 1)
+    assert remarks(manifest) == [
+        "duplicates: 2 of 5 rows have the prompt of an earlier row",
+        "held-back rows whose prompt is in train too: 1",
+    ]
+
+
+def test_columns_of_gsm8k_that_are_not_used_are_named(tmp_path, source, write_lines):
+    write_lines(source / "test.jsonl", [GOOD | {"hint": "add"}])
+    assert prep_gsm8k(tmp_path / "out", source, None, False)["unused_columns"] == ["hint"]
+
+
+@pytest.mark.parametrize("name", ["images", "tools"])
+def test_own_rows_with_images_or_tools_are_refused(tmp_path, write_lines, name):
+    with pytest.raises(ConfigError, match=f"mine.jsonl:2: `{name}` cannot be read"):
+        prepared(tmp_path, write_lines, [{"q": "a?", name: []}, {"q": "b?", name: ["x"]}])
 
 
 # --- bad rows ------------------------------------------------------------------------------------

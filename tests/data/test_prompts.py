@@ -1,12 +1,13 @@
 """Rendering with a chat template, and a stream that is a pure function of seed and step."""
 
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillctl.config import DEFAULT_TEACHER
+from distillctl.config import DEFAULT_TEACHER, Config
 from distillctl.data.prep import prep_gsm8k
 from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import PromptRow, read_rows
@@ -230,11 +231,18 @@ def test_resuming_at_any_step_gives_the_same_batch(size, seed, step):
 
 
 @given(size=sizes, num_epochs=st.integers(1, 5))
-def test_num_steps_is_whole_batches_and_at_least_one(size, num_epochs):
+def test_epochs_end_with_the_batch_that_shows_the_last_prompt(size, num_epochs):
     batch_size, num_prompts = size
-    num_steps = PromptStream(prompts(num_prompts), batch_size, 0).num_steps(num_epochs)
-    assert num_steps >= 1
-    assert num_steps * batch_size <= num_epochs * num_prompts < (num_steps + 1) * batch_size
+    config = Config.model_validate(
+        {"student": {"model": "s"}, "teacher": {"model": "t"}, "train": {"epochs": num_epochs},
+         "data": {"train_files": ["x"], "train_batch_size": batch_size}}
+    )  # fmt: skip
+    stream, num_steps = PromptStream(prompts(num_prompts), batch_size, 0), config.num_steps(num_prompts)
+    seen = Counter(p.prompt_id for step in range(1, num_steps + 1) for p in stream.batch(step))
+    assert len(seen) == num_prompts
+    assert min(seen.values()) >= num_epochs
+    earlier = Counter(p.prompt_id for step in range(1, num_steps) for p in stream.batch(step))
+    assert len(earlier) < num_prompts or min(earlier.values()) < num_epochs
 
 
 def test_order_differs_between_seeds_and_between_epochs():

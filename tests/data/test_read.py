@@ -86,6 +86,74 @@ def test_null_ground_truth_is_none(path):
     assert read_rows(write(path, [row]))[0].ground_truth is None
 
 
+# A chat that ends with the assistant.
+
+SFT = [*CHAT, {"role": "assistant", "content": "1 + 1 = 2\n#### 2"}]
+
+
+def test_an_answer_at_the_end_is_reference_and_truth_and_no_part_of_the_prompt(path):
+    (row,) = read_rows(write(path, [{"prompt": SFT}]))
+    assert row.messages == CHAT
+    assert (row.reference, row.ground_truth) == ("1 + 1 = 2\n#### 2", "2")
+    assert row.extra_info == {"answer": "1 + 1 = 2\n#### 2"}
+
+
+def test_the_ground_truth_of_a_row_stays_beside_an_answer_at_the_end(path):
+    row = ROW | {"prompt": SFT, "reward_model": {"style": "rule", "ground_truth": "7"}}
+    assert read_rows(write(path, [row]))[0].ground_truth == "7"
+
+
+def test_the_answer_at_the_end_counts_before_that_of_extra_info(path):
+    (row,) = read_rows(write(path, [ROW | {"prompt": SFT, "extra_info": {"answer": "#### 3", "index": 4}}]))
+    assert row.reference == "1 + 1 = 2\n#### 2"
+    assert row.extra_info == {"answer": "1 + 1 = 2\n#### 2", "index": 4}
+
+
+@pytest.mark.parametrize(
+    ("turn", "style", "truth"),
+    [
+        ("Two, of course.", "rule", None),
+        ("1,234", "rule", "1234"),
+        ("-0.5", "rule", "-0.5"),
+        ("Paris", "exact", "Paris"),
+        ("B) Paris", "choice", "B) Paris"),
+        ("Paris", "choice", None),
+        ("Paris", "regex", None),
+        (r"\frac{1}{2}", "latex", r"\frac{1}{2}"),
+    ],
+)
+def test_the_truth_in_an_answer_at_the_end_is_of_the_rows_type(path, turn, style, truth):
+    row = {"prompt": [*CHAT, {"role": "assistant", "content": turn}], "reward_model": {"style": style}}
+    (read,) = read_rows(write(path, [row]))
+    assert (read.ground_truth, read.reference) == (truth, turn)
+
+
+# Columns that change what the text means.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", [{"path": "a.png"}]),
+        ("image", {"bytes": "x", "path": None}),
+        ("Videos", ["a.mp4"]),
+        ("audio", "a.wav"),
+        ("tools", [{"name": "add"}]),
+        ("tools", '[{"name": "add"}]'),
+        ("functions", [{"name": "add"}]),
+        ("tool_calls", [{"name": "add"}]),
+    ],
+)
+def test_images_and_tools_are_refused_by_name(path, name, value):
+    with pytest.raises(ConfigError, match=rf"(:2|row 1): `{name}` cannot be read"):
+        read_rows(write(path, [ROW | {name: None}, ROW | {name: value}]))
+
+
+@pytest.mark.parametrize("value", [None, [], "", " ", "[]", [None], [{"path": None}]])
+def test_columns_of_images_with_nothing_in_them_do_no_harm(path, value):
+    assert read_rows(write(path, [ROW | {"images": value}])) == [READ]
+
+
 @pytest.mark.parametrize("name", ["reward_model", "extra_info", "data_source", "ability"])
 def test_null_column_is_as_a_missing_one(path, name):
     without = {key: value for key, value in ROW.items() if key != name}
@@ -202,7 +270,7 @@ def test_ground_truth_in_any_shape(value, text):
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": texts})
-chats = st.lists(message, min_size=1, max_size=4).filter(lambda chat: any(m["role"] == "user" for m in chat))
+chats = st.lists(message, min_size=1, max_size=4).filter(lambda chat: chat[-1]["role"] == "user")
 # How the same answer "12" may be stored.
 answers = st.sampled_from(["12", 12, 12.0, ["12"], {"target": 12}, {"value": "12", "other": "1"}])
 
@@ -298,7 +366,7 @@ def test_missing_prompt_column_lists_the_others(path):
         ([{"role": "user"}], r"`prompt\[0\].content` is missing"),
         ([{"content": "Why?"}], r"`prompt\[0\].role` is missing"),
         ([{"role": "user", "content": ""}], r"`prompt\[0\].content` is empty"),
-        ([{"role": "user", "content": [{"text": "x"}]}], r"content` must be text, got a list"),
+        ([{"role": "user", "content": [{"text": "x"}]}], r"content\[0\]` is of type None"),
         ([{"role": "system", "content": "x"}], "no message with the role `user`"),
     ],
 )

@@ -96,6 +96,7 @@ def test_a_run_with_one_evaluation_shows_its_newest_rollouts(run: RunDir) -> Non
         ({"worst": 9}, [1, 4, 2, 0]),
         ({"wrong": True, "worst": 1}, [1]),
         ({"prompt_id": "test/3"}, [3]),
+        ({"prompt_id": "3"}, [3]),
         ({"limit": 2}, [0, 1]),
     ],
 )

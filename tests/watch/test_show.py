@@ -179,6 +179,17 @@ def test_follow_waits_for_a_running_run(locked: RunDir, capsys: pytest.CaptureFi
     assert "a later event" in capsys.readouterr().err
 
 
+def test_data_with_answers_at_the_end_of_its_chats_and_repeated_prompts(tmp_path: Path) -> None:
+    asked, said = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
+    rows = [{"prompt": [asked, said]}, {"prompt": "Why?"}, {"prompt": "How?"}, {"prompt": "Why?"}]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = show.show_data(path)
+    assert (found["duplicates"], found["reference_share"]) == (2, 0.25)
+    assert found["first"][0] == {"prompt": [asked], "ground_truth": None}
+    assert "25.0 % with a reference answer\nduplicates: 2 rows" in show.render_data(found)
+
+
 def test_data_from_parquet(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     rows = [

@@ -1,0 +1,149 @@
+"""Token ids of prompts and of reference answers, as a chat template writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from distillctl.data.chat import Message
+from distillctl.data.read import PromptRow
+from distillctl.data.special_tokens import SpecialTokens
+from distillctl.data.template import FAILURES, refusal
+from distillctl.data.values import require_text
+from distillctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# GSM8K's calculator marks, `<<48/2=24>>`: an equation without blanks, which shifts in program code are not.
+_CALCULATOR_MARK = re.compile(r"<<[^<>\s=]+=[^<>\s]+>>")
+_PROBE = "distillctlprobe"
+"""An answer that no template contains, strips or splits."""
+
+
+def reference_text(row: PromptRow) -> str | None:
+    """The row's reference answer without GSM8K's calculator marks (`<<48/2=24>>`), or None."""
+    if row.reference is None:
+        return None
+    text = _CALCULATOR_MARK.sub("", require_text(row.reference, row.prompt_id, "extra_info.answer"))
+    return text if text.strip() else None
+
+
+def require_references(rows: Sequence[PromptRow]) -> None:
+    """Raise ConfigError when no row has a reference answer."""
+    if all(reference_text(row) is None for row in rows):
+        span = f"{rows[0].prompt_id} to {rows[-1].prompt_id}"
+        hint = "put answers into `extra_info.answer`, as `distillctl prep` does, or set loss.sft_coef=0"
+        raise ConfigError(f"none of {len(rows)} prompts ({span}) has a reference answer", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _TurnEnd:
+    """What a template writes after an assistant's turn."""
+
+    text: str
+    """All of it."""
+    blanks: str
+    """What of it comes before the token that ends the turn."""
+    token: str
+    """That token, blank where the template has none."""
+    token_id: int
+
+
+class ChatEncoder:
+    """Encodes rows with the chat template of a tokenizer.
+
+    Special tokens in the text of a row are encoded as text where the tokenizer can
+    (`SpecialTokens.are_encodable_as_text`).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises ConfigError for a tokenizer without a chat template."""
+        if not tokenizer.chat_template:
+            hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
+            raise ConfigError(
+                f"{_name(tokenizer)}: has no chat template, so prompts cannot be rendered", hint
+            )
+        self._tokenizer = tokenizer
+
+    def prompt_ids(self, row: PromptRow) -> list[int]:
+        """Ids of the prompt, which end where the assistant's answer begins.
+
+        Raises ConfigError when the template refuses the row.
+        """
+        messages, marks = self._hidden(row.messages)
+        return self._ids(self._rendered(row, messages), marks)
+
+    def reference_ids(self, row: PromptRow, max_length: int) -> list[int] | None:
+        """Ids of the row's reference answer behind its prompt, and the token that ends a turn, cut to
+        `max_length`; None for a row without one.
+
+        That token is the first that the template writes after an assistant's turn, blanks aside, and the
+        tokenizer's end-of-sequence token where it writes none. It is cut off a long answer like any other:
+        the model is not to stop there. Raises ConfigError when there is neither.
+        """
+        text = reference_text(row)
+        if text is None:
+            return None
+        end = self._turn_end(row)
+        if end.token and text.rstrip().endswith(end.token):  # the data ends its answers itself
+            text = text.rstrip().removesuffix(end.token)
+        messages, marks = self._hidden([*row.messages, {"role": "assistant", "content": text}])
+        prompt, whole = self._rendered(row, messages[:-1]), self._rendered(row, messages, answered=True)
+        answer = messages[-1]["content"]
+        if whole.startswith(prompt) and whole.endswith(end.text):
+            answer = whole[len(prompt) : len(whole) - len(end.text)] + end.blanks
+        before, together = self._ids(prompt, marks), self._ids(prompt + answer, marks)
+        # What is sampled behind a prompt never merges with its last token.
+        ids = together[len(before) :] if together[: len(before)] == before else self._ids(answer, marks)
+        return [*ids, end.token_id][:max_length]
+
+    @cached_property
+    def _special(self) -> SpecialTokens | None:
+        return SpecialTokens.of(self._tokenizer)
+
+    def _hidden(self, messages: list[Message]) -> tuple[list[Message], dict[str, str]]:
+        """The messages with their special tokens hidden, and what stands for them; mostly there are none."""
+        special = self._special
+        if special is None or not special.first_in(m["content"] for m in messages):
+            return messages, {}
+        return special.hide(messages) if special.are_encodable_as_text else (messages, {})
+
+    def _ids(self, rendered: str, marks: dict[str, str]) -> list[int]:
+        if marks and self._special is not None:
+            return self._special.encode(rendered, marks)
+        return [int(token) for token in self._tokenizer(rendered, add_special_tokens=False)["input_ids"]]
+
+    def _rendered(self, row: PromptRow, messages: list[Message], *, answered: bool = False) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text: Any = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not answered, tokenize=False
+            )
+        except (TemplateError, *FAILURES) as error:
+            raise refusal(row, error) from error
+        return str(text)
+
+    def _turn_end(self, row: PromptRow) -> _TurnEnd:
+        """What the template writes after an answer to the row."""
+        probe = [*row.messages, {"role": "assistant", "content": _PROBE}]
+        text = self._rendered(row, probe, answered=True).rpartition(_PROBE)[2]
+        rest = text.lstrip()
+        added = {token.content: i for i, token in self._tokenizer.added_tokens_decoder.items()}
+        token = max((name for name in added if name and rest.startswith(name)), key=len, default="")
+        if token:
+            return _TurnEnd(text, text.removesuffix(rest), token, added[token])
+        eos = self._tokenizer.eos_token_id
+        if eos is None:
+            message = "has no end-of-sequence token, and its chat template ends a turn with none"
+            hint = "set eos_token in its tokenizer_config.json, or train without references: loss.sft_coef=0"
+            raise ConfigError(f"{_name(self._tokenizer)}: {message}", hint)
+        return _TurnEnd(text, "", "", int(eos))
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "the tokenizer"

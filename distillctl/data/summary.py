@@ -1,0 +1,66 @@
+"""What `prep` counts in the rows that it writes: for `manifest.json` and for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distillctl.data.columns import ColumnTally
+
+Row = Mapping[str, Any]
+
+
+def counts(splits: Mapping[str, Sequence[Row]], tally: ColumnTally) -> dict[str, Any]:
+    """Counts over the rows of each split, in the schema of prompt files; `tally` is that of their source.
+
+    `rows`, `rows_with_answer` (a ground truth) and `rows_with_reference` (a whole answer) per split;
+    `duplicates`: rows whose prompt an earlier row has; `shared_prompts`: rows of other splits whose prompt
+    the training rows have; `fields`: source rows with anything in each field that is read; `unused_columns`.
+    """
+    prompts = {split: [json.dumps(row["prompt"]) for row in rows] for split, rows in splits.items()}
+    everything = [prompt for listed in prompts.values() for prompt in listed]
+    train = set(prompts["train"])
+    others = [prompt for split, listed in prompts.items() if split != "train" for prompt in listed]
+    return {
+        "rows": {split: len(rows) for split, rows in splits.items()},
+        "rows_with_answer": {
+            split: _num_filled(rows, "reward_model", "ground_truth") for split, rows in splits.items()
+        },
+        "rows_with_reference": {
+            split: _num_filled(rows, "extra_info", "answer") for split, rows in splits.items()
+        },
+        "duplicates": len(everything) - len(set(everything)),
+        "shared_prompts": sum(prompt in train for prompt in others),
+        "fields": {name: tally.filled[name] for name in tally.used},
+        "unused_columns": list(tally.unused),
+    }
+
+
+def lines(manifest: Mapping[str, Any]) -> list[str]:
+    """The rows of each split in words."""
+    return [
+        f"{split}: {num_rows:,} rows, {manifest['rows_with_answer'][split]:,} with a ground truth, "
+        f"{manifest['rows_with_reference'][split]:,} with a reference answer"
+        for split, num_rows in manifest["rows"].items()
+    ]
+
+
+def remarks(manifest: Mapping[str, Any]) -> list[str]:
+    """What may not be meant, in words; none of the usual."""
+    num_rows, told = sum(manifest["rows"].values()), []
+    for name, filled in manifest["fields"].items():
+        if filled < num_rows:
+            told.append(f"field `{name}`: in {filled:,} of {num_rows:,} rows")
+    if repeated := manifest["duplicates"]:
+        told.append(f"duplicates: {repeated:,} of {num_rows:,} rows have the prompt of an earlier row")
+    if shared := manifest["shared_prompts"]:
+        told.append(f"held-back rows whose prompt is in train too: {shared:,}")
+    if manifest["unused_columns"]:
+        names = ", ".join(f"`{name}`" for name in manifest["unused_columns"])
+        told.append(f"columns with text that are not used: {names}")
+    return told
+
+
+def _num_filled(rows: Sequence[Row], column: str, key: str) -> int:
+    return sum(row[column][key] is not None for row in rows)

@@ -1,0 +1,49 @@
+"""What is known about the prompts of a run before anything starts: answers and special tokens in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillctl.config import Config
+from distillctl.data.encode import reference_text, require_references
+from distillctl.data.read import PromptRow
+from distillctl.data.special_tokens import SpecialTokens, special_token_warning
+from distillctl.preflight import Check
+
+
+def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:
+    """Whether the rows have the answers that the loss and the evaluations are about.
+
+    `val`: rows of the evaluations, none without them. Raises ConfigError for `loss.sft_coef` without any
+    reference answer.
+    """
+    checks = []
+    if config.loss.sft_coef:
+        require_references(train)
+        missing = sum(reference_text(row) is None for row in train)
+        if missing:
+            detail = (
+                f"{missing} of {len(train)} training prompts have none: loss.sft_coef does not act on them"
+            )
+            checks.append(Check("reference answers", "warn", detail))
+    unknown = sum(row.ground_truth is None for row in val)
+    if unknown:
+        detail = f"{unknown} of {len(val)} rows of data.val_files have no ground truth: "
+        detail += "val/acc is that of the others" if unknown < len(val) else "val/acc is not measured"
+        if unknown == len(val) and config.checkpoint.best:
+            detail += ", and checkpoint.best keeps no checkpoint"
+        hint = "put answers into reward_model.ground_truth, as `distillctl prep` does, or set eval.every=0"
+        checks.append(Check("validation answers", "warn", detail, hint))
+    return checks
+
+
+def special_token_checks(
+    train: Sequence[PromptRow], val: Sequence[PromptRow], tokens: SpecialTokens
+) -> list[Check]:
+    """A warning for each set of rows with special tokens of the student's tokenizer in their text."""
+    told = [
+        special_token_warning(rows, tokens, key)
+        for key, rows in (("data.train_files", train), ("data.val_files", val))
+    ]
+    hint = "take them out of the data where they are not meant"
+    return [Check("special tokens", "warn", detail, hint) for detail in told if detail]
