@@ -15,12 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from distillctl.json_values import finite
+
 _PARTIAL = re.compile(r"\.distillctl-[0-9a-f]{16}\.tmp")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole: a reader sees the old or the new one, also after a power cut."""
-    write_text(path, json.dumps(value, indent=1))
+    """Replace a JSON file as a whole: a reader sees the old or the new one, also after a power cut.
+
+    NaN and infinities become null, which is all that JSON has for them.
+    """
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -175,13 +175,16 @@ def train(
 def evaluate(
     checkpoint: Annotated[str, typer.Option(help="Run, RUN@STEP, checkpoint, model directory, or hub id.")],
     data: Annotated[
-        Path | None, typer.Option(help="Prepared parquet; default the run's data.val_files.")
+        list[str] | None,
+        typer.Option(help="Prepared file, folder or pattern; repeatable; default the run's data.val_files."),
     ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(help="Another model on the same prompts; repeatable: the student before, the teacher."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="First N rows only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First N rows only, of all files together.")
+    ] = None,
     num_samples: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[
@@ -200,6 +203,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Also write DIR/eval.json and DIR/answers.parquet.")
     ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where answers are kept; default ~/.cache/distillctl/eval.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read kept answers nor keep any.")
+    ] = False,
     display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -208,13 +217,22 @@ def evaluate(
     def command() -> tuple[Any, str]:
         from distillctl import progress
         from distillctl.evaluate import command as evaluation
-        from distillctl.outputs import file_in
 
         progress.choose(display)
         models = [checkpoint, *(baseline or [])]
-        suite = None if junit is None else file_in(junit, "junit.xml")
         settings = evaluation.EvalSettings(
-            data, limit, temperature, max_tokens, num_samples, teacher, score, require or [], suite, out
+            data=data or (),
+            limit=limit,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            num_samples=num_samples,
+            teacher=teacher,
+            score=score,
+            require=require or (),
+            junit=junit,
+            out=out,
+            cache_dir=cache_dir,
+            keep=not no_cache,
         )
         return evaluation.run(models, settings)
 

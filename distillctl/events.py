@@ -7,17 +7,16 @@ not understand: unknown kinds and keys, lines torn by a crash or a full disk.
 from __future__ import annotations
 
 import json
-import math
-import numbers
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic_core import from_json  # several times as fast as json, on files of 100 MB
 
 from distillctl.errors import EnvironmentUnfit
+from distillctl.json_values import finite
 
 KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
 """Everything `EventLog` writes; readers meet other kinds in files of other versions."""
@@ -52,7 +51,7 @@ class EventLog:
         """
         assert kind in KINDS, kind
         head = {"t": round(time.time(), 3), "attempt": self._attempt, "step": step, "kind": kind}
-        line = json.dumps(_finite({**head, **fields}), allow_nan=False) + "\n"
+        line = json.dumps(finite({**head, **fields}), allow_nan=False) + "\n"
         if self._is_torn():
             line = "\n" + line
         data = line.encode()
@@ -133,19 +132,3 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
         return None
     return event if isinstance(event.get("step", 0), int) else None
-
-
-def _finite(value: Any) -> Any:
-    """`value` for JSON: numpy scalars as Python's, NaN and infinities as None, paths as text."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

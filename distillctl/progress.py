@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from distillctl.terminal import console, is_screen
+from distillctl.terminal import console, is_screen, printable
 
 HEARTBEAT_S = 30.0
 """Longest silence of a pipe: CI systems end jobs that print nothing for minutes."""
@@ -22,6 +22,11 @@ def choose(display: str) -> None:
     """Set `--display` for this process: `auto`, `tui` (a bar), `plain` (lines) or `quiet`."""
     global _display  # one stderr, one choice
     _display = display
+
+
+def note(text: str) -> None:
+    """Say something on stderr that changes what a result means or why it takes long, also with `quiet`."""
+    print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
 Item = TypeVar("Item")

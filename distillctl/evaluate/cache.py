@@ -1,30 +1,39 @@
-"""Responses of a model on disk: an evaluation that was interrupted goes on, one that is done is read.
+"""Kept answers: an evaluation that was interrupted goes on, one that is done is read.
 
-A directory for each model, data and sampling settings, below `runs/.eval`: `part_N.parquet` for each batch of
-prompts, and `done.json` when they are all there.
+A folder for each model, list of prompts and setting, named by the hash of its key: `part_N.parquet` for each
+batch of prompts, and `index.json`, which lists the parts with their hashes. What does not agree with the
+index, or with what is asked, is not trusted: it is removed, and asked again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillctl.atomic import read_object, write_json
+from distillctl.errors import ConfigError
+from distillctl.evaluate.cache_lock import hold, make_private, try_hold
+from distillctl.evaluate.private_file import read_private, read_private_json, write_private
+from distillctl.progress import note
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROOT = Path("runs/.eval")
-_HASHES = "hashes.json"
-_hashes: dict[str, Any] = {}
-"""Of the files that this process has hashed, by path, size and time of change."""
-_BLOB = re.compile(r"[0-9a-f]{64}")
-"""The name that the hub's cache gives to a file is its SHA-256."""
+FORMAT = 1
+"""Of the index; answers under another one are asked again."""
+MAX_BYTES = 1 << 30
+"""Of all kept answers; the least recently used ones are dropped above it."""
+_INDEX = "index.json"
+_FOLDER = re.compile(r"[0-9a-f]{32}")
+_OWN = ("part_*.parquet", ".*.tmp", _INDEX)
+"""Files that are removed with a folder; nothing else is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +49,32 @@ class Response:
     finish_reason: str
 
 
-class ResponseCache:
-    """The responses of one model to one data file under one setting."""
+class Entry:
+    """The answers of one model to one list of prompts under one setting. For whoever holds its lock."""
 
-    def __init__(self, key: Mapping[str, Any], root: Path = ROOT) -> None:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        self.folder = root / digest[:24]
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._key = dict(key)
+        self._parts: dict[str, dict[str, Any]] = {}
+        self._facts: dict[str, Any] = {}
 
-    @property
-    def done(self) -> dict[str, Any] | None:
-        """What `finish` was told; None before."""
-        return read_object(self.folder / "done.json") or None
+    def load(self, prompts: Mapping[int, Sequence[int]], num_samples: int) -> tuple[list[Response], float]:
+        """The kept answers in their order, and the seconds they took to generate.
 
-    def load(self) -> tuple[list[Response], float]:
-        """All responses of whole parts, in order, and the seconds they took to generate."""
-        responses: list[Response] = []
-        seconds = 0.0
-        for table in self._parts():
-            responses += [Response(**row) for row in table.to_pylist()]
-            seconds += float(table.schema.metadata[b"seconds"])
-        return responses, seconds
+        `prompts`: token ids by row, of what is asked. Answers that are damaged, or to anything else, are
+        removed, which is said on stderr; then there are none.
+        """
+        try:
+            self._read_index()
+            found = [response for name in self._parts for response in self._read_part(name)]
+            _require_asked(found, prompts, num_samples)
+        except _Damaged as damage:
+            note(f"the answers kept in {self.folder} are not used: {damage}; they are asked again")
+            self._clear()
+            return [], 0.0
+        for stray in set(self.folder.glob("part_*.parquet")) - {self.folder / name for name in self._parts}:
+            stray.unlink()  # written just before a kill, or by somebody else
+        return found, sum(float(part["seconds"]) for part in self._parts.values())
 
     def append(self, responses: Sequence[Response], seconds: float) -> None:
         """Keep a part; whole or not there."""
@@ -67,64 +82,176 @@ class ResponseCache:
         import pyarrow.parquet as pq
 
         rows = [{name: getattr(response, name) for name in Response.__slots__} for response in responses]
-        schema = _schema().with_metadata({"seconds": repr(seconds)})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.folder.glob("part_*.parquet")))
-        partial = self.folder / f".part_{number:06d}.tmp"
-        pq.write_table(pa.Table.from_pylist(rows, schema), partial)
-        partial.rename(self.folder / f"part_{number:06d}.parquet")
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, _schema()), buffer)
+        name = f"part_{len(self._parts):06d}.parquet"
+        write_private(self.folder / name, buffer.getvalue())
+        self._parts[name] = {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "seconds": seconds}
+        self._write_index()
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Mark the responses as complete."""
-        write_json(self.folder / "done.json", facts)
-        _remember(self.folder.parent)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What was noted of the responses."""
-        return read_object(self.folder / "facts.json")
+    def fact(self, name: str) -> Any:
+        """What was noted of the answers under `name`; None where nothing was."""
+        return self._facts.get(name)
 
     def note(self, name: str, value: Any) -> None:
-        """Remember something that was computed from the responses."""
-        write_json(self.folder / "facts.json", {**self.facts, name: value})
+        """Remember something that was computed from the answers."""
+        self._facts[name] = value
+        self._write_index()
 
-    def _parts(self) -> Iterator[pa.Table]:
+    def _read_index(self) -> None:
+        tree = read_private_json(self.folder / _INDEX)
+        content = tree.get("content")
+        if not tree and not list(self.folder.glob("part_*.parquet")) and not (self.folder / _INDEX).exists():
+            return
+        if not isinstance(content, dict) or tree.get("sha256") != _digest(content):
+            raise _Damaged(f"{_INDEX} is missing or changed")
+        if content.get("format") != FORMAT or content.get("key") != json.loads(json.dumps(self._key)):
+            raise _Damaged(f"{_INDEX} belongs to other answers")
+        self._parts, self._facts = content["parts"], content["facts"]
+
+    def _write_index(self) -> None:
+        content = {"format": FORMAT, "key": self._key, "parts": self._parts, "facts": self._facts}
+        write_private(
+            self.folder / _INDEX, json.dumps({"sha256": _digest(content), "content": content}).encode()
+        )
+
+    def _read_part(self, name: str) -> list[Response]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for path in sorted(self.folder.glob("part_*.parquet")):
-            yield pq.ParquetFile(path).read()  # read_table would import pandas first
+        try:
+            data = read_private(self.folder / name)
+        except OSError as error:
+            raise _Damaged(f"{name} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != self._parts[name]["sha256"]:
+            raise _Damaged(f"{name} has changed since it was written")
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas first
+        return [Response(**row) for row in table.to_pylist()]
+
+    def _clear(self) -> None:
+        self._parts, self._facts = {}, {}
+        _remove_files(self.folder)
 
 
-def model_hash(folder: Path, root: Path = ROOT) -> str:
-    """SHA-256 over all files of a model directory that decide what it answers: weights, configuration,
-    tokenizer. Hashes of unchanged files (by size and time of change) are remembered once there is a cache."""
-    found = {
-        path.name: _file_hash(path, root)
-        for path in sorted(folder.iterdir())
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and path.is_file()
-    }
-    _remember(root)
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+class Cache:
+    """All kept answers below `root`; without one nothing is kept.
+
+    `memory`: the user's own folder, which alone is trusted with the hashes of model files.
+    """
+
+    def __init__(self, root: Path | None, memory: Path | None) -> None:
+        self.root, self.memory = root, memory
+
+    @contextmanager
+    def entry(self, key: Mapping[str, Any]) -> Iterator[Entry | None]:
+        """The answers of `key`, for this process alone: waits while another one has them.
+
+        None where nothing is kept, or can be: the latter is said once.
+        """
+        found = None
+        with ExitStack() as stack:
+            if self.root is not None:
+                folder = self.root / _digest(key)[:32]
+                try:
+                    make_private(self.root)
+                    stack.enter_context(hold(folder))
+                    found = Entry(folder, key)
+                except OSError as error:
+                    self.give_up(error)
+            yield found
+
+    def give_up(self, error: OSError) -> None:
+        """Keep nothing from now on, because the folder does not take it."""
+        where = error.filename or self.root
+        note(f"answers are not kept: {where}: {error.strerror or error}; --cache-dir names another folder")
+        self.root = None
+
+    def trim(self) -> None:
+        """Drop the least recently used answers above MAX_BYTES in all, but none that a process uses."""
+        if self.root is None:
+            return
+        folders = [path.parent for path in self.root.glob("*/.lock") if _FOLDER.fullmatch(path.parent.name)]
+        sizes = {path: _size(path) for path in sorted(folders, key=_last_use)}
+        total = sum(sizes.values())
+        for path, size in sizes.items():
+            if total <= MAX_BYTES:
+                return
+            with suppress(OSError):  # what cannot be dropped stays
+                _drop(path)
+            total -= size - _size(path)
 
 
-def _file_hash(path: Path, root: Path) -> str:
-    real = path.resolve()
-    if _BLOB.fullmatch(real.name):
-        return real.name
-    status = real.stat()
-    name = f"{real} {status.st_size} {status.st_mtime_ns}"
-    if name not in _hashes:
-        _hashes.update(read_object(root / _HASHES))
-    if name not in _hashes:
-        with real.open("rb") as file:
-            _hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return str(_hashes[name])
+def open_cache(folder: Path | None, *, keep: bool = True) -> Cache:
+    """The answers kept in `folder`, by default those in the user's cache directory; none unless `keep`.
+
+    The directory is XDG_CACHE_HOME (XDG Base Directory Specification 0.8: an absolute path, else ignored), or
+    `~/.cache`. Raises ConfigError for a folder that is none.
+    """
+    if not keep:
+        return Cache(None, None)
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    home = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
+    user = Path(home) / "distillctl" / "eval" if os.path.isabs(home) else None
+    if folder is None:
+        if user is None:
+            note("answers are not kept: this user has no home; --cache-dir names a folder")
+        return Cache(user, user)
+    folder = Path(os.path.expanduser(folder)).absolute()
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ConfigError(
+            f"--cache-dir {folder}: is not a directory", "name a directory; it is made if need be"
+        )
+    return Cache(folder, user)
 
 
-def _remember(root: Path) -> None:
-    """Keep the hashes of this process; a command that is refused leaves no directory behind."""
-    if root.is_dir():
-        write_json(root / _HASHES, {**read_object(root / _HASHES), **_hashes})
+class _Damaged(Exception):
+    """Kept answers that cannot be trusted, and why."""
+
+
+def _require_asked(found: Sequence[Response], prompts: Mapping[int, Sequence[int]], num_samples: int) -> None:
+    """Every answer is to one of the prompts, and the only one of its number."""
+    if len({(one.row, one.sample) for one in found}) < len(found):
+        raise _Damaged("an answer is there twice")
+    for one in found:
+        if one.prompt_ids != prompts.get(one.row) or not 0 <= one.sample < num_samples:
+            raise _Damaged("there are answers to other prompts")
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _last_use(folder: Path) -> int:
+    try:
+        return (folder / ".lock").lstat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(path.lstat().st_size for path in folder.iterdir())
+    except OSError:  # dropped in between
+        return 0
+
+
+def _drop(folder: Path) -> None:
+    """Remove the answers in a folder, unless they are in use; raises OSError where anything stays."""
+    lock = try_hold(folder)
+    if lock is None:
+        return
+    try:
+        _remove_files(folder)
+        (folder / ".lock").unlink()
+        folder.rmdir()
+    finally:
+        os.close(lock)
+
+
+def _remove_files(folder: Path) -> None:
+    for pattern in _OWN:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _schema() -> pa.Schema:

@@ -109,12 +109,15 @@ def answers(
 
 
 def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:
-    """Counts over `answers`, which took `seconds` to generate. Each prompt has equally many."""
+    """Counts over `answers`, which took `seconds` to generate. Each prompt has equally many.
+
+    What nothing was counted for is NaN: a share without graded answers, a length without any.
+    """
     grades = [answer.grade for answer in answers if answer.grade is not None]
     lengths = [len(answer.rollout.response_ids) for answer in answers]
     cut = sum(answer.rollout.finish_reason == "length" for answer in answers)
     groups = by_prompt(answers)
-    num_samples = max(len(group) for group in groups)
+    num_samples = max((len(group) for group in groups), default=0)
 
     def share(name: str) -> float:
         return sum(getattr(g, name) for g in grades) / len(grades) if grades else math.nan
@@ -131,9 +134,9 @@ def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:
         verl_strict=share("strict"),
         verl_flexible=share("flexible"),
         format_rate=share("has_format"),
-        truncation_rate=cut / len(answers),
-        response_length=sum(lengths) / len(answers),
-        tokens_per_s=sum(lengths) / seconds,
+        truncation_rate=cut / len(answers) if answers else math.nan,
+        response_length=sum(lengths) / len(answers) if answers else math.nan,
+        tokens_per_s=sum(lengths) / seconds if seconds else math.nan,
         pass_at_k=_mean([pass_at_k(len(group), num_right(group), num_samples) for group in graded]),
         maj_at_k=_mean([float(majority_is_right(group)) for group in graded]),
     )
@@ -165,6 +168,8 @@ def majority_is_right(group: Sequence[Answer]) -> bool:
 
 def _interval(groups: Sequence[Sequence[Answer]], num_samples: int) -> tuple[float, float]:
     graded = [group for group in groups if group[0].grade is not None]
+    if not graded:
+        return math.nan, math.nan
     if num_samples == 1:
         return wilson_interval(sum(num_right(group) for group in graded), len(graded))
     return clustered_interval([num_right(group) / len(group) for group in graded])

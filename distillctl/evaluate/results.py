@@ -9,25 +9,31 @@ from distillctl.evaluate.evaluation import Answer
 from distillctl.outputs import written
 
 
-def write_results(path: Path, models: Mapping[str, Sequence[Answer]]) -> None:
-    """One row per answer of each model, by its label; the file is whole or not there."""
+def write_results(
+    path: Path, models: Sequence[tuple[str, Sequence[Answer]]], files: Mapping[str, str]
+) -> None:
+    """One row per answer of each model, by its label; the file is whole or not there.
+
+    `files`: the data file of each prompt, by its id.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [("model", pa.string()), ("prompt_id", pa.string()), ("sample", pa.int32()),
-               ("prompt", pa.string()), ("response", pa.string()), ("extracted", pa.string()),
-               ("ground_truth", pa.string()), ("correct", pa.bool_()), ("verl_strict", pa.bool_()),
-               ("verl_flexible", pa.bool_()), ("has_format", pa.bool_()), ("finish_reason", pa.string()),
-               ("num_tokens", pa.int32())]  # fmt: skip
-    rows = [_row(model, answer) for model, answers in models.items() for answer in answers]
+    columns = [("model", pa.string()), ("file", pa.string()), ("prompt_id", pa.string()),
+               ("sample", pa.int32()), ("prompt", pa.string()), ("response", pa.string()),
+               ("extracted", pa.string()), ("ground_truth", pa.string()), ("correct", pa.bool_()),
+               ("verl_strict", pa.bool_()), ("verl_flexible", pa.bool_()), ("has_format", pa.bool_()),
+               ("finish_reason", pa.string()), ("num_tokens", pa.int32())]  # fmt: skip
+    rows = [_row(model, answer, files) for model, answers in models for answer in answers]
     with written(path, "--out") as file:
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), file)
 
 
-def _row(model: str, answer: Answer) -> dict[str, object]:
+def _row(model: str, answer: Answer, files: Mapping[str, str]) -> dict[str, object]:
     grade, rollout = answer.grade, answer.rollout
     return {
         "model": model,
+        "file": files[rollout.prompt.prompt_id],
         "prompt_id": rollout.prompt.prompt_id,
         "sample": rollout.sample,
         "prompt": rollout.prompt.text,

@@ -21,15 +21,17 @@ BATCH_TOKENS = 8192
 """Tokens in one forward pass."""
 
 
-def mean_kl(student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_size: int, device: str) -> float:
-    """Mean of KL(student || teacher) in nats over all response tokens of `rollouts`, which the student wrote.
+def response_kl(
+    student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_size: int, device: str
+) -> list[float]:
+    """KL(student || teacher) in nats of each of `rollouts`, which the student wrote, summed over its tokens.
 
     Over the first `vocab_size` ids, which both share, at temperature 1.
     """
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     place = torch.device(device)
     models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]
-    total, count = 0.0, 0
+    sums = [0.0] * len(rollouts)
     shares = plan([rollout.length for rollout in rollouts], BATCH_TOKENS, 1)[0]
     with task("KL from the teacher", len(rollouts)) as advance:
         for number, members in enumerate(shares):
@@ -39,6 +41,9 @@ def mean_kl(student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_siz
                 found = alternatives(
                     hidden[0], own, Dense(hidden[1], other), batch.target_ids_N, vocab_size, 1
                 )
-            total, count = total + float(found.kl_N.double().sum()), count + len(found.kl_N)
+            lengths = [end - start for start, end in batch.spans]
+            parts = torch.split(found.kl_N.double(), lengths)
+            for member, part in zip(members, parts, strict=True):
+                sums[member] = float(part.sum())
             advance(sum(map(len, shares[: number + 1])))
-    return total / count
+    return sums

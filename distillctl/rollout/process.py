@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from distillctl.errors import ConfigError
+from distillctl.files import read_json
 from distillctl.machine import ModelShape, cpu_runtime, cpus, model_shape
 from distillctl.memory import owner
 from distillctl.rollout.plugin import OWNER_ENV
@@ -27,6 +29,11 @@ _INHERITED = (
 )
 _INHERITED_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "VLLM_", "NCCL_", "XDG_", "PYTHON")
 _MAX_KV_CACHE_BYTES = 8 << 30
+_PLAIN_ROPES = ("default", "llama3")
+"""Rotary embeddings whose angles depend on the position alone, so that a table of the positions that occur is
+enough. vLLM makes one of as many rows as config.json names, whatever that is."""
+_MAX_POSITIONS = 1 << 24
+"""Rows of a table that is not cut; the largest context known has 10 million tokens."""
 
 
 def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> dict[str, str]:
@@ -90,6 +97,21 @@ def kv_cache_bytes(shape: ModelShape, max_model_len: int, max_num_seqs: int) -> 
     return min(max(needed, 64 << 20), _MAX_KV_CACHE_BYTES)
 
 
+def rope_type(model: Path) -> str:
+    """Kind of a model's rotary embeddings by its config.json: `default` where it names none."""
+    config = read_json(model / "config.json")
+    if config.get("dual_chunk_attention_config"):
+        return "dual chunk"
+    trees = [
+        tree for name in ("rope_parameters", "rope_scaling") if isinstance(tree := config.get(name), dict)
+    ]
+    trees += [
+        tree for outer in trees for tree in outer.values() if isinstance(tree, dict)
+    ]  # per kind of layer
+    kinds = [tree.get("rope_type", tree.get("type", "default")) for tree in trees]
+    return str(next((kind for kind in kinds if kind != "default"), "default"))
+
+
 def engine_settings(
     model: Path,
     *,
@@ -104,6 +126,12 @@ def engine_settings(
     """Settings of a worker started by this process."""
     shape = model_shape(model)
     length = min(max_model_len, shape.max_positions)
+    plain = rope_type(model) in _PLAIN_ROPES
+    if not plain and shape.max_positions > _MAX_POSITIONS:
+        raise ConfigError(
+            f"{model}: max_position_embeddings={shape.max_positions} is above {_MAX_POSITIONS}",
+            "set it to the longest sequence that the model was made for",
+        )
     return EngineSettings(
         model=str(model),
         dtype=dtype,
@@ -115,6 +143,7 @@ def engine_settings(
         kv_cache_bytes=None if num_gpus else kv_cache_bytes(shape, length, max_num_seqs),
         enforce_eager=enforce_eager,
         parent_pid=os.getpid(),
+        max_positions=length if plain else None,
     )
 
 

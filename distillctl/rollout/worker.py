@@ -51,6 +51,8 @@ class EngineSettings:
     parent_pid: int
     max_logprobs: int = 0
     """Most likely tokens that a request may ask for."""
+    max_positions: int | None = None
+    """Positions that vLLM makes rotary tables for; None is as many as the model's config.json says."""
 
     def save(self, path: Path) -> None:
         """Write the JSON file whose path is the worker's argument."""
@@ -67,6 +69,8 @@ def build_engine(settings: EngineSettings) -> LLM:
         options["gpu_memory_utilization"] = settings.gpu_memory_utilization
     else:
         options["kv_cache_memory_bytes"] = settings.kv_cache_bytes
+    if settings.max_positions is not None:
+        options["hf_overrides"] = {"max_position_embeddings": settings.max_positions}
     return LLM(
         model=settings.model,
         dtype=settings.dtype,

@@ -133,6 +133,21 @@ def tokens(batch: MicroBatch, weights: Sequence[float], advantages: Sequence[flo
     )
 
 
+def cut_to_vocabulary(rollout: Rollout, vocab_size: int) -> Rollout:
+    """The rollout before its first token id >= `vocab_size`, which may be nothing; itself without one."""
+    outside = (rollout.response_ids >= vocab_size).nonzero()[0]
+    if not len(outside):
+        return rollout
+    end = int(outside[0])
+    return replace(
+        rollout,
+        response_ids=rollout.response_ids[:end],
+        response_logprobs=rollout.response_logprobs[:end],
+        topk_ids=None if rollout.topk_ids is None else rollout.topk_ids[:end],
+        finish_reason="length",
+    )
+
+
 def within_vocabulary(rollouts: Sequence[Rollout], vocab_size: int) -> list[Rollout]:
     """Cut each response before its first token id >= `vocab_size` (then it counts as `length`).
 
@@ -140,20 +155,7 @@ def within_vocabulary(rollouts: Sequence[Rollout], vocab_size: int) -> list[Roll
     A response that would become empty keeps that token's position out of the loss by being dropped. Raises
     RunFailed when nothing would be left.
     """
-    kept = []
-    for rollout in rollouts:
-        outside = (rollout.response_ids >= vocab_size).nonzero()[0]
-        if len(outside):
-            end = int(outside[0])
-            rollout = replace(
-                rollout,
-                response_ids=rollout.response_ids[:end],
-                response_logprobs=rollout.response_logprobs[:end],
-                topk_ids=None if rollout.topk_ids is None else rollout.topk_ids[:end],
-                finish_reason="length",
-            )
-        if len(rollout.response_ids):
-            kept.append(rollout)
+    kept = [cut for rollout in rollouts if len((cut := cut_to_vocabulary(rollout, vocab_size)).response_ids)]
     if not kept:
         raise RunFailed(
             f"each of the step's {len(rollouts)} responses begins with a token id of {vocab_size} or above, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from distillctl.config import Config, TeacherConfig, teacher_section
 from distillctl.data.prompts import render, unused_teachers
 from distillctl.data.read import read_rows
 from distillctl.files import read_json
+from distillctl.rollout.client import request_names
 from distillctl.samples import Prompt, Rollout
 from distillctl.teacher.compat import shared_vocab, tokenizer_vocab
 from distillctl.teacher.local import LocalTeacher
@@ -36,11 +38,15 @@ def train_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
 
 
 def val_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
-    """Rendered prompts for the evaluations of the run; none when it has none."""
+    """Rendered prompts for the evaluations of the run; none when it has none.
+
+    Each has an id of its own, over all files.
+    """
     if not config.eval.every:
         return []
     files, key = config.data.val_files, "data.val_files"
-    return _prompts(config, tokenizer, files, key, warn, limit=config.eval.limit)
+    found = _prompts(config, tokenizer, files, key, warn, limit=config.eval.limit)
+    return [replace(one, prompt_id=name) for one, name in zip(found, request_names(found), strict=True)]
 
 
 def _prompts(

@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 
 from rollout_throughput import REST_S, ask, start_plain
 
@@ -22,8 +23,11 @@ from distillctl.data import arith
 from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow
 from distillctl.evaluate import responses as evaluation
+from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.command import _answers
-from distillctl.evaluate.responses import MAX_NUM_SEQS, Target, Task, responses, running_engine
+from distillctl.evaluate.data import EvalData
+from distillctl.evaluate.questions import Target, all_questions
+from distillctl.evaluate.responses import MAX_NUM_SEQS, Task, responses, running_engine
 from distillctl.machine import model_path
 from distillctl.memory import scratch_directory
 from distillctl.rollout.process import engine_settings
@@ -59,7 +63,9 @@ def plain(settings, model, count):
 
 def main(model="builtin:tiny-student", count=2000, rounds=5):
     count, rounds, path = int(count), int(rounds), model_path(model, "MODEL")
-    work = Task(rows(count), "0" * 64, 1, 0.0, MAX_TOKENS, "cpu")
+    work, asked = Task(1, 0.0, "cpu"), rows(count)
+    ids = [f"train/{i}" for i in range(count)]
+    data = EvalData(files=["a"], rows=asked, file_of_row=["a"] * count, prompt_ids=ids)
     with scratch_directory() as scratch, tempfile.TemporaryDirectory() as folder:
         settings = engine_settings(
             path, dtype="float32", socket=scratch / "none.sock", max_model_len=MAX_LEN,
@@ -72,11 +78,12 @@ def main(model="builtin:tiny-student", count=2000, rounds=5):
         with running_engine(Target("model", path), MAX_LEN, "cpu") as client:
             evaluation.running_engine = lambda *_: nullcontext(client)
             for turn in range(rounds + 1):  # the first round warms up
-                os.chdir(tempfile.mkdtemp(dir=folder))  # an empty cache
+                cache = Cache(Path(tempfile.mkdtemp(dir=folder)), None)
                 time.sleep(REST_S)
                 start = time.perf_counter()
-                found, _, _ = responses(Target("model", path), work)
-                graded = _answers(found, work.rows)
+                (questions,) = all_questions([Target("model", path)], data, MAX_TOKENS)
+                found, _ = responses(questions, work, cache)
+                graded = _answers(found, data)
                 seconds = time.perf_counter() - start
                 time.sleep(REST_S)
                 child.stdin.write("go\n")

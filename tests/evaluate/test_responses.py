@@ -1,160 +1,170 @@
 """Answers through a real engine: batch by batch, interrupted and gone on with, and from the cache."""
 
-from contextlib import contextmanager, nullcontext
+import json
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
-from distillctl.data import arith
-from distillctl.data.read import PromptRow
 from distillctl.evaluate import responses as module
-from distillctl.evaluate.cache import ResponseCache, model_hash
-from distillctl.evaluate.responses import Target, Task, response_cache, responses, running_engine
+from distillctl.evaluate.cache import Cache
+from distillctl.evaluate.questions import Target, all_questions, row_of
+from distillctl.evaluate.responses import Task, cache_key, responses, running_engine
 from distillctl.machine import model_path
 
-NUM_ROWS, MAX_TOKENS = 12, 48
+NUM_ROWS = 12
 
 
 @pytest.fixture(scope="module")
-def target():
-    return Target("student", model_path("builtin:tiny-student", "test"))
-
-
-@pytest.fixture(scope="module")
-def engine(target):
-    """One real engine for all tests."""
-    with running_engine(target, 256, "cpu") as client:
+def engine(student, tmp_path_factory):
+    """One real engine for all tests; its model says that it has four billion positions, for which there would
+    be no memory."""
+    path = tmp_path_factory.mktemp("models") / "endless"
+    shutil.copytree(student.path, path)
+    config = json.loads((path / "config.json").read_text()) | {"max_position_embeddings": 4_000_000_000}
+    (path / "config.json").write_text(json.dumps(config))
+    with running_engine(Target("endless", path), 256, "cpu") as client:
         yield client
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch, engine):
-    """The task, in a directory of its own; asking starts no other engine."""
-    monkeypatch.chdir(tmp_path)
+def work(monkeypatch, engine):
+    """Greedy; asking starts no other engine."""
     monkeypatch.setattr(module, "running_engine", lambda *_: nullcontext(engine))
-    _, problems = arith.splits(8, NUM_ROWS, 0)
-    rows = [
-        PromptRow(i, [{"role": "user", "content": p.question}], p.question, "1", "arith", "test")
-        for i, p in enumerate(problems)
-    ]
-    return Task(rows, "0" * 64, 1, 0.0, MAX_TOKENS, "cpu")
+    return Task(1, 0.0, "cpu")
 
 
-def answers(target, work):
-    found, seconds, num_dropped = responses(target, work)
+def answers(asked, work, cache):
+    found, seconds = responses(asked, work, cache)
     assert seconds > 0
-    assert num_dropped == 0
     return {(one.row, one.sample): one for one in found}
 
 
 @pytest.fixture
-def reference(target, work):
+def reference(asked, work, cache):
     """The answers, all in one batch."""
-    found = answers(target, work)
+    found = answers(asked, work, cache)
     assert sorted(found) == [(row, 0) for row in range(NUM_ROWS)]
     assert all(one.text and one.response_ids and one.prompt_ids for one in found.values())
     return found
 
 
-def test_a_second_call_reads_what_the_first_one_wrote(target, work, reference, monkeypatch):
+def test_a_second_call_reads_what_the_first_one_wrote(asked, work, cache, reference, monkeypatch):
     monkeypatch.setattr(module, "running_engine", lambda *_: pytest.fail("an engine was started"))
-    assert answers(target, work) == reference
+    assert answers(asked, work, cache) == reference
 
 
-@contextmanager
-def emptied(target, work):
-    """As if nothing had been asked yet, elsewhere."""
-    folder = response_cache(target, work).folder
-    kept = folder.rename(folder.with_name("kept"))
-    yield
-    assert kept.exists()
+def test_nothing_kept_is_nothing_written(asked, work, tmp_path, reference, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert answers(asked, work, Cache(None, None)) == reference
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_greedy_answers_do_not_depend_on_the_batches(target, work, reference, monkeypatch, size):
+def test_greedy_answers_do_not_depend_on_the_batches(asked, work, tmp_path, reference, monkeypatch, size):
     monkeypatch.setattr(module, "FIRST_BATCH", size)
     monkeypatch.setattr(module, "BATCH_S", 0.0)
-    with emptied(target, work):
-        assert answers(target, work) == reference
+    assert answers(asked, work, Cache(tmp_path / "other", None)) == reference
 
 
 class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(target, work, reference, engine, monkeypatch):
-    asked = []
+def test_an_interrupted_evaluation_goes_on_where_it_was(
+    asked, work, tmp_path, reference, engine, monkeypatch
+):
+    numbers = []
 
     class Client:
         """The engine, until it has been asked twice."""
 
         def generate(self, prompts, *arguments, **options):
-            if len(asked) == 2:
+            if len(numbers) == 2:
                 raise Interrupted  # as by Ctrl-C
-            asked.append(len(prompts))
+            numbers.append(len(prompts))
             return engine.generate(prompts, *arguments, **options)
 
+    cache = Cache(tmp_path / "other", None)
     monkeypatch.setattr(module, "FIRST_BATCH", 4)
     monkeypatch.setattr(module, "BATCH_S", 0.0)
-    with emptied(target, work):
-        monkeypatch.setattr(module, "running_engine", lambda *_: nullcontext(Client()))
-        with pytest.raises(Interrupted):
-            responses(target, work)
-        assert asked == [4, 4]
-        assert response_cache(target, work).done is None
-        seen = []
-        monkeypatch.setattr(module, "running_engine", lambda *_: nullcontext(engine))
-        generate = engine.generate
-        monkeypatch.setattr(
-            engine,
-            "generate",
-            lambda prompts, *a, **o: seen.append(len(prompts)) or generate(prompts, *a, **o),
-        )
-        assert answers(target, work) == reference
-        assert seen == [4]
+    monkeypatch.setattr(module, "running_engine", lambda *_: nullcontext(Client()))
+    with pytest.raises(Interrupted):
+        responses(asked, work, cache)
+    assert numbers == [4, 4]
+    seen = []
+    monkeypatch.setattr(module, "running_engine", lambda *_: nullcontext(engine))
+    generate = engine.generate
+    monkeypatch.setattr(
+        engine,
+        "generate",
+        lambda prompts, *a, **o: seen.extend(map(row_of, prompts)) or generate(prompts, *a, **o),
+    )
+    assert answers(asked, work, cache) == reference
+    assert seen == [8, 9, 10, 11]
 
 
-def test_sampled_answers_are_the_same_again_and_each_one_its_own(target, work, monkeypatch):
+def test_sampled_answers_are_the_same_again_and_each_one_its_own(asked, work, tmp_path, cache, monkeypatch):
     several = replace(work, num_samples=3, temperature=1.0)
-    found = answers(target, several)
+    found = answers(asked, several, cache)
     assert sorted(found) == [(row, n) for row in range(NUM_ROWS) for n in range(3)]
     assert any(found[row, 0].text != found[row, 1].text for row in range(NUM_ROWS))
     monkeypatch.setattr(module, "FIRST_BATCH", 7)
-    with emptied(target, several):
-        again = answers(target, several)
+    again = answers(asked, several, Cache(tmp_path / "other", None))
     assert {key: one.text for key, one in again.items()} == {key: one.text for key, one in found.items()}
 
 
-def test_what_decides_the_answers_decides_where_they_are_kept(target, work):
+def test_a_folder_that_cannot_be_written_costs_no_answer(asked, work, tmp_path, reference, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert answers(asked, work, Cache(tmp_path / "file" / "x", None)) == reference
+    said = capsys.readouterr().err
+    assert said.count("answers are not kept") == 1
+    assert "Not a directory" in said
+
+
+def test_a_disk_that_is_full_costs_no_answer(asked, work, tmp_path, reference, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "part")
+
+    monkeypatch.setattr("distillctl.evaluate.cache.write_private", full)
+    assert answers(asked, work, Cache(tmp_path / "other", None)) == reference
+    assert capsys.readouterr().err.count("answers are not kept: part: No space left on device") == 1
+
+
+def test_what_decides_the_answers_decides_where_they_are_kept(asked, student, eval_data, cache, tmp_path):
+    work, data = Task(1, 0.0, "cpu"), eval_data(12)
+    other_model = Target("x", model_path("builtin:tiny-teacher", "test"))
+    fewer = replace(data, rows=data.rows[:3], file_of_row=["a"] * 3, prompt_ids=data.prompt_ids[:3])
     others = [
-        replace(work, temperature=0.5), replace(work, max_tokens=7), replace(work, num_samples=2),
-        replace(work, data_sha256="1" * 64), replace(work, rows=work.rows[:3]), replace(work, device="cuda"),
-    ]  # fmt: skip
-    folders = {response_cache(target, task).folder for task in [work, *others]}
-    folders.add(response_cache(Target("x", model_path("builtin:tiny-teacher", "test")), work).folder)
-    assert len(folders) == 8
-    assert response_cache(Target("another label", target.path), work).folder in folders
+        (asked, replace(work, temperature=0.5)),
+        (asked, replace(work, num_samples=2)),
+        (asked, replace(work, device="cuda")),
+        (replace(asked, max_tokens=7), work),
+        (replace(asked, stop_token_ids=[3]), work),
+        (replace(asked, prompts=list(reversed(asked.prompts))), work),
+        (all_questions([student], fewer, 48)[0], work),
+        (all_questions([other_model], data, 48)[0], work),
+    ]
+    keys = [cache_key(questions, task, cache) for questions, task in [(asked, work), *others]]
+    assert all(keys.count(key) == 1 for key in keys)
+    assert set(keys[0]["versions"]) >= {"transformers", "torch", "distillctl"}
+    assert all(keys[0]["versions"].values())
+    named_otherwise = replace(asked, target=Target("another label", student.path))
+    assert cache_key(named_otherwise, work, cache) == keys[0]
 
 
-def test_a_model_is_known_by_its_bytes(tmp_path):
-    (tmp_path / "m").mkdir()
-    weights = tmp_path / "m" / "model.safetensors"
-    weights.write_bytes(b"one")
-    (tmp_path / "m" / "notes.md").write_text("of no account")
-    first = model_hash(tmp_path / "m", tmp_path)
-    assert model_hash(tmp_path / "m", tmp_path) == first
-    (tmp_path / "m" / "notes.md").write_text("changed")
-    assert model_hash(tmp_path / "m", tmp_path) == first
-    weights.write_bytes(b"two")
-    second = model_hash(tmp_path / "m", tmp_path)
-    assert second != first
-    weights.rename(tmp_path / "m" / "other.safetensors")
-    assert model_hash(tmp_path / "m", tmp_path) not in (first, second)
+def test_a_template_that_renders_otherwise_has_other_answers(student, eval_data, cache, tmp_path):
+    """As one with the date in it does every day."""
+    shutil.copytree(student.path, tmp_path / "m")
+    template = tmp_path / "m" / "chat_template.jinja"
+    keys = []
+    for day in ("Monday", "Tuesday"):
+        template.write_text("<|im_start|>system\n" + day + student_template(student))
+        (questions,) = all_questions([Target("m", tmp_path / "m")], eval_data(2), 48)
+        keys.append(cache_key(questions, Task(1, 0.0, "cpu"), cache)["prompts"])
+    assert keys[0] != keys[1]
 
 
-def test_facts_are_remembered_with_the_responses(tmp_path):
-    cache = ResponseCache({"a": 1}, tmp_path)
-    cache.append([], 1.0)
-    cache.note("kl x", 0.5)
-    cache.note("kl y", 0.25)
-    assert ResponseCache({"a": 1}, tmp_path).facts == {"kl x": 0.5, "kl y": 0.25}
+def student_template(student):
+    return (student.path / "chat_template.jinja").read_text()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from distillctl.evaluate.teacher_kl import mean_kl
+from distillctl.evaluate.teacher_kl import response_kl
 from distillctl.machine import model_path
 from distillctl.samples import Prompt, Rollout
 
 
-def test_the_mean_is_over_all_response_tokens(monkeypatch):
+def test_the_sum_is_over_all_tokens_of_a_response(monkeypatch):
     from transformers import AutoModelForCausalLM
 
     from distillctl.evaluate import teacher_kl
@@ -30,6 +30,6 @@ def test_the_mean_is_over_all_response_tokens(monkeypatch):
         start = len(rollout.prompt.token_ids) - 1
         with torch.no_grad():
             q, p = (m(ids).logits[0, start:-1, :size].log_softmax(-1) for m in models)
-        values += (q.exp() * (q - p)).sum(-1).tolist()
-    assert mean_kl(*paths, rollouts, size, "cpu") == pytest.approx(np.mean(values), rel=1e-5)
-    assert mean_kl(paths[0], paths[0], rollouts, size, "cpu") == pytest.approx(0.0, abs=1e-6)
+        values.append(float((q.exp() * (q - p)).sum()))
+    assert response_kl(*paths, rollouts, size, "cpu") == pytest.approx(values, rel=1e-5)
+    assert response_kl(paths[0], paths[0], rollouts, size, "cpu") == pytest.approx([0.0] * 7, abs=1e-5)

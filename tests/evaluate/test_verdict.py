@@ -164,8 +164,11 @@ def test_junit_has_a_case_for_each_requirement(tmp_path):
 
 
 def test_every_answer_is_a_row(tmp_path):
-    write_results(tmp_path / "answers.parquet", {"a": answers([True, None]), "b": answers([[False, True]])})
+    files = {"test/0": "x.parquet", "test/1": "y.parquet"}
+    models = [("a", answers([True, None])), ("b", answers([[False, True]]))]
+    write_results(tmp_path / "answers.parquet", models, files)
     rows = pq.read_table(tmp_path / "answers.parquet").to_pylist()
+    assert [row["file"] for row in rows] == ["x.parquet", "y.parquet", "x.parquet", "x.parquet"]
     assert [(row["model"], row["prompt_id"], row["sample"], row["correct"]) for row in rows] == [
         ("a", "test/0", 0, True),
         ("a", "test/1", 0, None),
@@ -179,12 +182,13 @@ def test_every_answer_is_a_row(tmp_path):
 def test_the_table_has_models_differences_the_gap_and_requirements():
     ours, before = answers([True, True, False]), answers([False, True, False])
     rows = [
-        {"model": name, **asdict(summarise(made, 1.0)), "kl": 0.25}
+        {"model": name, **asdict(summarise(made, 1.0)), "kl": 0.25, "num_dropped": 0, "files": {}}
         for name, made in (("a", ours), ("b", before))
     ]
     report = {
         "results": [*rows, {**rows[0], "model": "t"}],
         "differences": [asdict(difference("b", ours, before))],
+        "unpaired": [],
         "gap_closed": 0.5,
         "requirements": [
             asdict(outcome) for outcome in check([parse("acc>=0.4"), parse("acc>=0.6")], VALUES)
@@ -229,3 +233,17 @@ def test_a_scorer_that_is_not_there_is_named_by_its_option(tmp_path):
     (tmp_path / "a.py").write_text("x = 1")
     with pytest.raises(ConfigError, match=r"--score: .* has no f"):
         load_scorer(f"{tmp_path / 'a.py'}:f")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--n", 2], "--n 2 at temperature 0 gives the same answer"),
+        (["--temperature", "inf"], "--temperature inf is no number"),
+        (["--temperature", "0.001"], "vLLM samples at 0.01 or above"),
+        (["--no-cache", "--cache-dir", "c"], "--no-cache and --cache-dir exclude each other"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(refused, options, words):
+    message, _ = refused("eval", "--checkpoint", "builtin:tiny-student", "--data", "data/arith", *options)
+    assert words in message

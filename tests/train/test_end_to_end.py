@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,20 @@ def train(folder, name, *overrides):
     return distillctl("train", "--preset", PRESET, "--run-dir", name, *SMALL, *overrides, cwd=folder)
 
 
+ONE = ["eval.every=3", "samples.every=2", 'data.val_files=["val_a.parquet","val_b.parquet"]']
+NUM_VAL = 15
+"""Prompts of its evaluations: the first 16 rows of both files, less one that is too long."""
+
+
 @pytest.fixture(scope="module")
 def one_rank(folder):
-    done = train(folder, "one", "eval.every=3", "samples.every=2")
+    """With two validation files, of which the first has a prompt of more tokens than the run takes."""
+    table = pq.read_table(folder / "data/arith/test.parquet")
+    rows = table.slice(0, 10).to_pylist()
+    rows[3]["prompt"][0]["content"] *= 6
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), folder / "val_a.parquet")
+    pq.write_table(table.slice(10, 10), folder / "val_b.parquet")
+    done = train(folder, "one", *ONE)
     assert done.stdout.strip() == "one"
     return folder / "one"
 
@@ -310,7 +322,9 @@ def test_answers_of_an_evaluation_are_saved_with_their_kl(one_rank):
         table = pq.read_table(one_rank / f"eval/step_{step:06d}.parquet")
         assert table.schema.equals(sample_schema())
         rows = table.to_pylist()
-        assert [row["prompt_id"] for row in rows] == [f"test/{i}" for i in range(16)]
+        first = [f"test/{i}" for i in range(10) if i != 3]
+        second = ["test/0#1", "test/1#1", "test/2#1", "test/3", "test/4#1", "test/5#1"]
+        assert [row["prompt_id"] for row in rows] == first + second
         assert np.mean([row["correct"] for row in rows]) == event["metrics"]["val/acc"]
         values = [kl for row in rows for kl in row["kl"]]
         assert event["metrics"]["val/kl"] == pytest.approx(np.mean(values), rel=1e-5)
@@ -335,7 +349,7 @@ def test_samples_are_saved_at_the_first_the_due_and_the_last_step(one_rank):
 def test_evaluation_runs_before_the_first_and_after_the_last_step(one_rank):
     evals = [e for e in read_events(one_rank / "events.jsonl") if e["kind"] == "eval"]
     assert [e["step"] for e in evals] == [0, 3]
-    assert all(e["num"] == 16 for e in evals)
+    assert all(e["num"] == NUM_VAL for e in evals)
     saved = json.loads((one_rank / "eval/step_000003.json").read_text())
     assert saved["acc"] == evals[-1]["metrics"]["val/acc"]
 
@@ -358,25 +372,30 @@ def test_nothing_is_left_behind(one_rank, two_ranks, served, mixed):
 
 def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):
     before = (one_rank / "events.jsonl").read_text()
-    done = train(folder, "one", "eval.every=3", "samples.every=2")
+    done = train(folder, "one", *ONE)
     assert done.stdout.strip() == "one"
     assert (one_rank / "events.jsonl").read_text() == before
 
 
 @pytest.fixture(scope="module")
 def evaluated(one_rank, folder):
-    """The checkpoint against the student before, with a requirement that is met and one that is not."""
-    command = ["eval", "--checkpoint", "one", "--baseline", "builtin:tiny-student", "--limit", 16,
+    """The checkpoint against the student before, with a requirement that is met and one that is not: as the
+    run's own evaluations asked, twice at once. The second command writes no files."""
+    command = ["eval", "--checkpoint", "one", "--baseline", "builtin:tiny-student",
                "--teacher", "builtin:tiny-teacher", "--require", "acc>=0", "--require", "acc-baseline>=0.99",
-               "--out", "out", "--junit", "out.xml"]  # fmt: skip
-    return command, distillctl(*command, "--json", cwd=folder, check=False)
+               "--json"]  # fmt: skip
+    files = ["--out", "made/out", "--junit", "made/junit/"]
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(distillctl, *command, *more, cwd=folder, check=False) for more in (files, [])]
+    return command, [call.result() for call in calls]
 
 
 def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(evaluated, one_rank):
-    report = json.loads(evaluated[1].stdout)
+    report = json.loads(evaluated[1][0].stdout)
     result, before = report["results"]
     saved = json.loads((one_rank / "eval/step_000003.json").read_text())
     assert (result["acc"], result["response_length"]) == (saved["acc"], saved["response_length"])
+    assert (result["num_prompts"], result["num_dropped"]) == (saved["num_prompts"], 1) == (NUM_VAL, 1)
     assert result["kl"] == pytest.approx(saved["kl"], rel=1e-4)
     assert result["verl_strict"] <= result["format_rate"]
     start = json.loads((one_rank / "eval/step_000000.json").read_text())
@@ -384,30 +403,48 @@ def test_eval_prints_one_json_document_with_the_same_accuracy_as_training(evalua
     assert report["differences"][0]["difference"] == pytest.approx(saved["acc"] - start["acc"])
 
 
+def test_each_file_of_the_run_has_its_own_numbers(evaluated, one_rank):
+    (result, _) = json.loads(evaluated[1][0].stdout)["results"]
+    files = result["files"]
+    assert list(files) == ["val_a.parquet", "val_b.parquet"]
+    assert [(file["num_prompts"], file["num_dropped"]) for file in files.values()] == [(9, 1), (6, 0)]
+    rows = pq.read_table(one_rank / "eval/step_000003.parquet").to_pylist()
+    for file, of_file in zip(files.values(), (rows[:9], rows[9:]), strict=True):
+        assert file["acc"] == pytest.approx(np.mean([row["correct"] for row in of_file]))
+        assert file["acc_low"] - 1e-9 <= file["acc"] <= file["acc_high"] + 1e-9
+
+
+def test_of_two_evaluations_at_once_the_second_waits_and_reads(evaluated, folder):
+    reports = [json.loads(done.stdout)["results"] for done in evaluated[1]]
+    assert reports[0] == reports[1]  # the speed too: one of them was measured
+    assert "note: waiting for process " in evaluated[1][0].stderr + evaluated[1][1].stderr
+    assert not (folder / "runs").exists()
+
+
 def test_a_requirement_that_is_not_met_is_exit_4_with_its_reason(evaluated, folder):
-    _, done = evaluated
-    assert done.returncode == 4
+    _, (done, again) = evaluated
+    assert (done.returncode, again.returncode) == (4, 4)
     report = json.loads(done.stdout)
     assert [outcome["met"] for outcome in report["requirements"]] == [True, False]
     assert report["error"]["kind"] == "check"
     assert "acc-baseline>=0.99 is not met: acc-baseline is" in done.stderr
-    assert 'failures="1"' in (folder / "out.xml").read_text()
+    assert 'failures="1"' in (folder / "made/junit/junit.xml").read_text()
 
 
 def test_every_answer_of_an_evaluation_is_a_row(evaluated, folder, one_rank):
-    rows = pq.read_table(folder / "out/answers.parquet").to_pylist()
+    rows = pq.read_table(folder / "made/out/answers.parquet").to_pylist()
     mine = [row for row in rows if row["model"] == rows[0]["model"]]
-    assert len(mine) == len(rows) / 2 == 16
+    assert len(mine) == len(rows) / 2 == NUM_VAL
     trained = pq.read_table(one_rank / "eval/step_000003.parquet").to_pylist()
     assert [row["response"] for row in mine] == [row["text"] for row in trained]
     assert [row["correct"] for row in mine] == [row["correct"] for row in trained]
 
 
 def test_a_second_evaluation_starts_no_engine(evaluated, folder):
-    command, first = evaluated
-    again = distillctl(*command, "--json", cwd=folder, check=False)
+    command, (first, _) = evaluated
+    again = distillctl(*command, cwd=folder, check=False)
     assert json.loads(again.stdout)["results"] == json.loads(first.stdout)["results"]
-    assert "starting" not in again.stderr
+    assert again.stderr.startswith("error: acc-baseline>=0.99 is not met")
     assert not list(Path("/dev/shm").glob("distillctl-*"))
 
 

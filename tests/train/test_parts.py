@@ -41,3 +41,14 @@ def test_what_the_estimate_lets_through_is_refused_when_it_is_rendered(tmp_path,
     with pytest.raises(ConfigError, match="none of 2 prompts has at most 64 tokens") as caught:
         train_prompts(config(tmp_path, [LONG, LONG]), tokenizer, pytest.fail)
     assert "raise data.max_prompt_length" in caught.value.hint
+
+
+def test_prompts_of_several_files_have_ids_of_their_own(tmp_path, tokenizer):
+    """Else answers before and after, which are told apart by them, would be those to other prompts."""
+    settings = config(tmp_path, [SHORT, SHORT])
+    (tmp_path / "more").mkdir()
+    other = tmp_path / "more" / "data.jsonl"
+    other.write_text(json.dumps(SHORT) + "\n")
+    settings.data.val_files.append(str(other))
+    found = val_prompts(settings, tokenizer, pytest.fail)
+    assert [prompt.prompt_id for prompt in found] == ["data/0", "data/1", "data/0#1"]

@@ -1,0 +1,49 @@
+"""Files of the cache of answers: replaced as a whole, read only where nobody else can have written them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_MAX_JSON_BYTES = 256 << 20
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file by one that only this user reads; raises OSError, and then leaves nothing behind."""
+    descriptor, partial = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a regular file of this user; raises OSError for a link, or one that others may write."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise PermissionError(0, "is not a file that only this user writes", str(path))
+        return file.read()
+
+
+def read_private_json(path: Path) -> dict[str, Any]:
+    """The JSON object of such a file; empty where there is none, or it is unreadable or no object."""
+    try:
+        if path.lstat().st_size > _MAX_JSON_BYTES:
+            return {}
+        value = json.loads(read_private(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,162 @@
+"""What each model is asked: the rows rendered with its own chat template, and which of them fit into it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distillctl.data.prompts import render
+from distillctl.data.read import PromptRow
+from distillctl.data.special_tokens import SpecialTokens, special_token_warning
+from distillctl.data.template import require_rendering
+from distillctl.errors import ConfigError
+from distillctl.evaluate.data import EvalData
+from distillctl.machine import model_shape
+from distillctl.progress import note
+from distillctl.samples import Prompt
+from distillctl.teacher.compat import model_stop_token_ids, plain_tokenizer, tokenizer_vocab
+from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
+
+DEFAULT_MAX_TOKENS = 512
+_ROW = "row"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model to evaluate."""
+
+    label: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What one model is asked."""
+
+    target: Target
+    tokenizer: Any
+    prompts: list[Prompt]
+    """Those that are short enough; `row_of` says which row each one is."""
+    num_dropped: int
+    """Rows that are too long."""
+    max_tokens: int
+    """Of a response."""
+    stop_token_ids: list[int]
+
+
+def row_of(prompt: Prompt) -> int:
+    """The row of the data, from 0 over all files, that a prompt of `Questions` is."""
+    return int(prompt.prompt_id.removeprefix(f"{_ROW}/"))
+
+
+def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | None) -> list[Questions]:
+    """Render the data for each model, and leave out what is too long for it.
+
+    What the run's own limit leaves out of the first model's prompts no model is asked. Raises ConfigError for
+    a model without tokenizer or chat template, or with room for none of the prompts.
+    """
+    rendered = [_render(target, data.rows) for target in targets]
+    asked = [True] * len(data.rows)
+    if data.max_prompt_length is not None:
+        asked = [len(prompt.token_ids) <= data.max_prompt_length for prompt in rendered[0][1]]
+        if not any(asked):
+            raise ConfigError(
+                f"none of {len(asked)} prompts has at most data.max_prompt_length={data.max_prompt_length} "
+                f"tokens, the limit of the run of {targets[0].label}",
+                "give other data: --data FILE",
+            )
+    kept = [[p for p, wanted in zip(prompts, asked, strict=True) if wanted] for _, prompts in rendered]
+    if max_tokens is None:
+        max_tokens = data.max_response_length or _default_max_tokens(targets, kept)
+    found = []
+    for target, (tokenizer, prompts), wanted in zip(targets, rendered, kept, strict=True):
+        fitting = _fitting(target, wanted, max_tokens)
+        found.append(
+            Questions(
+                target=target,
+                tokenizer=tokenizer,
+                prompts=fitting,
+                num_dropped=len(prompts) - len(fitting),
+                max_tokens=max_tokens,
+                stop_token_ids=model_stop_token_ids(target.path, tokenizer),
+            )
+        )
+    return found
+
+
+def _render(target: Target, rows: Sequence[PromptRow]) -> tuple[Any, list[Prompt]]:
+    """The model's tokenizer, and a prompt for each row."""
+    model_shape(target.path)  # these two raise for files that transformers fails on in its own way
+    tokenizer_vocab(target.path)
+    described = tokenizer_config(target.path)
+    template = chat_template(target.path, described)
+    if template is None:
+        hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
+        raise ConfigError(f"{target.path}: has no chat template, so prompts cannot be rendered", hint)
+    require_rendering(rows, template, special_tokens(described))
+    told = special_token_warning(rows, SpecialTokens(plain_tokenizer(target.path)), f"{target.label}: --data")
+    if told is not None:
+        note(f"warning: {told}")
+    tokenizer = _tokenizer(target.path)
+    prompts, _ = render(rows, tokenizer, sys.maxsize)
+    empty = next((prompt for prompt in prompts if not prompt.token_ids), None)
+    if empty is not None:
+        hint = "correct chat_template.jinja, or choose another model"
+        raise ConfigError(f"{empty.prompt_id}: the chat template of {target.path} makes nothing of it", hint)
+    return tokenizer, [replace(prompt, prompt_id=f"{_ROW}/{i}") for i, prompt in enumerate(prompts)]
+
+
+def _tokenizer(path: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoTokenizer
+
+    failures = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (StrictDataclassError, *failures) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(
+            f"{path}: transformers does not load its tokenizer: {told}",
+            "download it again, or write it with save_pretrained",
+        ) from None
+
+
+def _default_max_tokens(targets: Sequence[Target], kept: Sequence[Sequence[Prompt]]) -> int:
+    """DEFAULT_MAX_TOKENS, or what a short context leaves beside the longest prompt that has room in it."""
+    room = DEFAULT_MAX_TOKENS
+    for target, prompts in zip(targets, kept, strict=True):
+        positions = _positions(target)
+        longest = max((n for p in prompts if (n := len(p.token_ids)) < positions), default=0)
+        if longest and positions - longest < room:
+            room = positions - longest
+            note(
+                f"responses have at most {room} tokens, not {DEFAULT_MAX_TOKENS}: {target.label} takes "
+                f"{positions} with the prompt, and the longest prompt has {longest}; --max-tokens changes it"
+            )
+    return room
+
+
+def _positions(target: Target) -> int:
+    """Tokens that a model takes, prompt and response together."""
+    return model_shape(target.path).max_positions
+
+
+def _fitting(target: Target, prompts: Sequence[Prompt], max_tokens: int) -> list[Prompt]:
+    """The prompts that leave room for a response; raises ConfigError where none does."""
+    positions = _positions(target)
+    space = positions - max_tokens
+    fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= space]
+    if fitting:
+        return fitting
+    lengths = [n for prompt in prompts if (n := len(prompt.token_ids)) < positions]
+    hint = f"give at most {positions - max(lengths)}" if lengths else "give other data, or another model"
+    if space < 1:
+        raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt", hint)
+    message = f"--data: none of {len(prompts)} prompts has no more than the {space} tokens"
+    raise ConfigError(
+        f"{message} that {target.label} takes before a response",
+        f"lower --max-tokens: {hint}" if lengths else hint,
+    )

@@ -1,0 +1,113 @@
+"""`eval --teacher`: the KL of each answer from a teacher, computed once and kept with the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from distillctl.evaluate.cache import Cache
+from distillctl.evaluate.evaluation import Answer
+from distillctl.evaluate.model_hash import model_hash
+from distillctl.evaluate.questions import Questions
+from distillctl.evaluate.responses import Task, cache_key, kept
+from distillctl.machine import model_shape
+from distillctl.samples import Rollout
+from distillctl.teacher.compat import shared_vocab, tokenizer_vocab
+
+
+@dataclass(frozen=True, slots=True)
+class KlTeacher:
+    """A teacher, and what it shares with one model."""
+
+    path: Path
+    num_rows: int
+    """Of its embeddings: it can read no token id from there on."""
+    vocab_size: int
+    """Token ids that it shares with the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKl:
+    """KL(model || teacher) of one answer."""
+
+    kl: float
+    """Nats, summed over `num_tokens`."""
+    num_tokens: int
+    is_cut: bool
+    """Whether tokens were left out, from the first one that the teacher does not share."""
+
+
+def kl_teacher(student: Path, teacher: Path) -> KlTeacher:
+    """What a model shares with the teacher; raises ConfigError where their tokenizers differ."""
+    rows = model_shape(teacher).vocab_size
+    sizes = model_shape(student).vocab_size, rows
+    shared, _ = shared_vocab(tokenizer_vocab(student), tokenizer_vocab(teacher), sizes, "--teacher")
+    return KlTeacher(teacher, rows, shared)
+
+
+def answer_kls(
+    asked: Questions, teacher: KlTeacher, answers: Sequence[Answer], work: Task, cache: Cache
+) -> list[AnswerKl]:
+    """The KL of each answer from the teacher, up to its first token that the teacher does not share.
+
+    An answer to a prompt that holds a token which the teacher cannot read has no tokens to measure.
+    """
+    rollouts = [_readable(answer.rollout, teacher) for answer in answers]
+    lengths = [len(rollout.response_ids) for rollout in rollouts]
+    sums = _sums(asked, teacher, rollouts, work, cache)
+    return [
+        AnswerKl(kl, length, length < len(answer.rollout.response_ids))
+        for kl, length, answer in zip(sums, lengths, answers, strict=True)
+    ]
+
+
+def mean_kl(found: Sequence[AnswerKl]) -> float | None:
+    """Nats per token over all answers; None where no token was measured."""
+    num_tokens = sum(one.num_tokens for one in found)
+    return sum(one.kl for one in found) / num_tokens if num_tokens else None
+
+
+def _readable(rollout: Rollout, teacher: KlTeacher) -> Rollout:
+    from distillctl.train.batch import cut_to_vocabulary
+
+    if max(rollout.prompt.token_ids) >= teacher.num_rows:
+        return replace(rollout, response_ids=np.zeros(0, np.int32), response_logprobs=np.zeros(0, np.float32))
+    return cut_to_vocabulary(rollout, teacher.vocab_size)
+
+
+def _sums(
+    asked: Questions, teacher: KlTeacher, rollouts: Sequence[Rollout], work: Task, cache: Cache
+) -> list[float]:
+    """KL of each rollout, summed over its tokens; remembered with the answers."""
+    with cache.entry(cache_key(asked, work, cache)) as entry:
+        kept(asked, work, cache, entry)
+        name = "" if entry is None else _fact(teacher, rollouts, cache)
+        known = None if entry is None else entry.fact(name)
+        if isinstance(known, list) and len(known) == len(rollouts):
+            return [float(value) for value in known]
+        from distillctl.evaluate.teacher_kl import response_kl
+
+        measured = [i for i, rollout in enumerate(rollouts) if len(rollout.response_ids)]
+        chosen = [rollouts[i] for i in measured]
+        sums = [0.0] * len(rollouts)
+        if chosen:
+            found = response_kl(asked.target.path, teacher.path, chosen, teacher.vocab_size, work.device)
+            for i, value in zip(measured, found, strict=True):
+                sums[i] = value
+        if entry is not None and cache.root is not None:
+            try:
+                entry.note(name, sums)
+            except OSError as error:
+                cache.give_up(error)
+        return sums
+
+
+def _fact(teacher: KlTeacher, rollouts: Sequence[Rollout], cache: Cache) -> str:
+    ids = [rollout.response_ids.tolist() for rollout in rollouts]
+    content = [model_hash(teacher.path, cache.memory), teacher.vocab_size, ids]
+    return f"kl {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

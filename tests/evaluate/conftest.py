@@ -1,0 +1,54 @@
+"""Questions to the tiny student, and answers to them that no engine gave."""
+
+from pathlib import Path
+
+import pytest
+
+from distillctl.data import arith
+from distillctl.data.read import PromptRow
+from distillctl.evaluate.cache import Cache, Response
+from distillctl.evaluate.data import EvalData
+from distillctl.evaluate.questions import Target, all_questions, row_of
+from distillctl.machine import model_path
+
+
+def _eval_data(num_rows: int) -> EvalData:
+    _, problems = arith.splits(8, num_rows, 0)
+    rows = [
+        PromptRow(i, [{"role": "user", "content": p.question}], p.question, "1", "arith", "test")
+        for i, p in enumerate(problems)
+    ]
+    ids = [f"test/{i}" for i in range(num_rows)]
+    return EvalData(files=["a"], rows=rows, file_of_row=["a"] * num_rows, prompt_ids=ids)
+
+
+@pytest.fixture(scope="session")
+def eval_data():
+    return _eval_data
+
+
+@pytest.fixture(scope="session")
+def student() -> Target:
+    return Target("student", model_path("builtin:tiny-student", "test"))
+
+
+@pytest.fixture(scope="session")
+def asked(student):
+    """Twelve problems, for answers of at most 48 tokens."""
+    (found,) = all_questions([student], _eval_data(12), 48)
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "kept", tmp_path / "user")
+
+
+@pytest.fixture(scope="session")
+def made_up():
+    """An answer to each of some prompts."""
+
+    def answers(prompts):
+        return [Response(row_of(p), 0, p.token_ids, [5, 6 + row_of(p), 2], "x", "stop") for p in prompts]
+
+    return answers
