@@ -13,7 +13,8 @@ from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json
-from distillctl.model_files import check_weights
+from distillctl.model_files import check_weights, needs_code
+from distillctl.rope import switch_length
 
 BUILTIN = "builtin:"
 _MODELS = Path(__file__).parent / "models"
@@ -103,6 +104,11 @@ def builtin_models() -> list[str]:
     return sorted(path.parent.name for path in _MODELS.glob("*/config.json"))
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a model directory is one of those that `builtin:NAME` names."""
+    return path.parent == _MODELS
+
+
 def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
 
@@ -141,7 +147,7 @@ def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
     described = (path / name for name in ("config.json", "tokenizer_config.json"))
-    if any("auto_map" in read_json(file) for file in described if file.is_file()):
+    if any(needs_code(read_json(file)) for file in described if file.is_file()):
         raise _needs_code(f"{key}: {path}")
     if weights or list(path.glob("*.safetensors")):
         check_weights(path, key)
@@ -185,6 +191,9 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     max_positions: int
+    """Tokens of the longest sequence."""
+    switch_length: tuple[str, int] | None
+    """As `rope.switch_length`."""
 
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
         """Keys and values of all layers for one token."""
@@ -200,7 +209,7 @@ _OPTIONAL_DIMENSIONS = ("num_key_value_heads", "head_dim", "max_position_embeddi
 def _require_decoder(config: dict[str, Any], file: Path) -> None:
     """Refuse what is no decoder that transformers has, or lacks the sizes that are counted with."""
     hint = "dense decoders of the Llama and Qwen families are supported"
-    if "auto_map" in config:
+    if needs_code(config):
         raise _needs_code(str(file.parent))
     missing = [name for name in ("model_type", *_DIMENSIONS) if name not in config]
     if missing:
@@ -258,6 +267,7 @@ def model_shape(path: Path) -> ModelShape:
         head_dim=head_dim,
         vocab_size=vocab,
         max_positions=config.get("max_position_embeddings") or 2**31,
+        switch_length=switch_length(config),
     )
 
 

@@ -1,24 +1,28 @@
-"""Whether the weights in a model directory are whole, from the headers of its safetensors files alone.
+"""Whether the weights in a model directory are all there, from the headers of its safetensors files alone.
 
-A safetensors file is 8 bytes with the header's length (little-endian), the header, which is JSON, and the
-tensors. It is as long as the header says, so a broken download shows without reading gigabytes.
+Imports no torch. What only the model's own class knows, which tensors it needs and of what shapes, is looked
+at afterwards (`teacher.loadable`).
 """
 
 from __future__ import annotations
 
-import json
-import struct
+import re
 from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
-from distillctl.files import read_json, require_file
+from distillctl.files import read_json
+from distillctl.safetensors_header import AGAIN, read_header
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """Which shard holds which tensor, in a model of more than one file."""
-_AGAIN = "download or copy the model again"
-_MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+_LAYER = re.compile(r"(?:.*?\.)?(?:layers|h|blocks)\.(\d+)\.")
+"""How tensors of a layer begin."""
+_MANY_LAYERS = 1000
+"""No model has so many; to build them without memory takes seconds."""
+_CODE = "auto_map"
+"""Key of a configuration that names classes in the repository's own code."""
 
 
 def check_weights(path: Path, key: str) -> None:
@@ -31,14 +35,60 @@ def check_weights(path: Path, key: str) -> None:
             f"{key}: {path} has no .safetensors weights{found}",
             "convert them with model.save_pretrained(); pickled weights are not loaded",
         )
-    tensors = {file.name: _tensors(file, key) for file in files}
-    for name, entries in tensors.items():
-        _check_embeddings(path, key, name, entries)
-    if (path / INDEX).is_file() and not (path / "model.safetensors").is_file():
-        _check_index(path / INDEX, key, tensors)
+    headers = {file.name: read_header(file, key) for file in files}
+    tensors = _loaded(path, key, headers)
+    _check_embeddings(path, key, tensors)
+    _check_layers(path, key, tensors)
 
 
-def _check_embeddings(path: Path, key: str, name: str, tensors: dict[str, Any]) -> None:
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a tensor belongs to; None for any other."""
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
+
+
+def needs_code(tree: object) -> bool:
+    """Whether a configuration asks for code of its repository, at any depth."""
+    left = [tree]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            if _CODE in value:
+                return True
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return False
+
+
+def _loaded(path: Path, key: str, headers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The entries of the tensors that are loaded: of the single file, or of the shards that the index names.
+
+    Raises ConfigError where the same tensor is in two files, of which an engine would take either.
+    """
+    if SINGLE in headers:
+        used = {SINGLE}
+    elif (path / INDEX).is_file():
+        used = _check_index(path / INDEX, key, headers)
+    else:
+        raise ConfigError(
+            f"{key}: {path} has neither {SINGLE} nor {INDEX}, only {min(headers)}",
+            "a model's weights are found by these names; save it again with model.save_pretrained()",
+        )
+    tensors: dict[str, Any] = {}
+    for file in sorted(used) + sorted(headers.keys() - used if len(used) == 1 else []):
+        for name, entry in headers[file].items():
+            if name in tensors:
+                raise ConfigError(
+                    f"{key}: {path} holds {name[:80]} twice, in {file} too",
+                    "remove the file that does not belong to the model",
+                )
+            if file in used:
+                tensors[name] = entry
+    return tensors
+
+
+def _check_embeddings(path: Path, key: str, tensors: dict[str, Any]) -> None:
     """The embeddings, under the name that the Llama and Qwen families use, have the sizes of config.json."""
     shape = tensors.get("model.embed_tokens.weight", {}).get("shape")
     config = read_json(path / "config.json")
@@ -46,75 +96,39 @@ def _check_embeddings(path: Path, key: str, name: str, tensors: dict[str, Any]) 
     are_sizes = all(type(size) is int for size in sizes)  # what they are not, model_shape says
     if are_sizes and shape not in (None, sizes):
         raise ConfigError(
-            f"{key}: {path / name} does not belong to its config.json: embeddings of {shape}, vocab_size and "
+            f"{key}: {path} does not belong to its config.json: embeddings of {shape}, vocab_size and "
             f"hidden_size are {sizes}",
-            _AGAIN,
+            AGAIN,
         )
 
 
-def _check_index(index: Path, key: str, tensors: dict[str, dict[str, Any]]) -> None:
-    """Every tensor of the index has to be in its shard."""
+def _check_layers(path: Path, key: str, tensors: dict[str, Any]) -> None:
+    """A config.json that asks for many more layers than there are is refused here: to build a model of
+    millions of them would take hours."""
+    wanted = read_json(path / "config.json").get("num_hidden_layers")
+    found = {layer for layer in map(layer_of, tensors) if layer is not None}
+    if type(wanted) is not int or wanted <= len(found) + _MANY_LAYERS:
+        return
+    first = next(i for i in range(wanted) if i not in found)
+    raise ConfigError(
+        f"{key}: {path} lacks {wanted - len(found)} of the {wanted} layers that its config.json asks for "
+        f"(num_hidden_layers), from layer {first} on",
+        AGAIN,
+    )
+
+
+def _check_index(index: Path, key: str, tensors: dict[str, dict[str, Any]]) -> set[str]:
+    """The shards that the index names; every tensor of it has to be in its shard."""
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
-        raise ConfigError(f"{key}: {index} has no weight_map", _AGAIN)
+        raise ConfigError(f"{key}: {index} has no weight_map", AGAIN)
     missing = sorted({str(shard) for shard in shard_of.values()} - tensors.keys())
     if missing:
         more = f" and {len(missing) - 1} more shards" if len(missing) > 1 else ""
-        raise ConfigError(f"{key}: {index.parent} lacks {missing[0]}{more}, which {index.name} names", _AGAIN)
+        raise ConfigError(f"{key}: {index.parent} lacks {missing[0]}{more}, which {index.name} names", AGAIN)
     for name, shard in shard_of.items():
         if name not in tensors[str(shard)]:
             raise ConfigError(
-                f"{key}: {index.parent / str(shard)} lacks {name}, which {index.name} names", _AGAIN
+                f"{key}: {index.parent / str(shard)} lacks {name}, which {index.name} names", AGAIN
             )
-
-
-def _tensors(file: Path, key: str) -> dict[str, Any]:
-    """The header's entry of each tensor; raises ConfigError when it is not as long as that says."""
-    size = require_file(file, _AGAIN)
-    header, start = _header(file, key, size)
-    expected = start
-    for name, entry in header.items():
-        end = _end(entry)
-        if end is None:
-            raise _corrupt(file, key, f"its header has no place for {name[:80]!r}")
-        expected = max(expected, start + end)
-    if size != expected:
-        how = "truncated" if size < expected else "longer than its header says"
-        raise _corrupt(file, key, f"it is {how}: {size} bytes instead of {expected}")
-    if not header:
-        raise _corrupt(file, key, "it holds no tensors")
-    return header
-
-
-def _header(file: Path, key: str, size: int) -> tuple[dict[str, Any], int]:
-    """The tensors' entries, and where in the file their data begins."""
-    if size < 8:
-        raise _corrupt(file, key, f"it has {size} bytes")
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise ConfigError(f"{key}: {file} is a pointer of Git LFS, not the weights", "git lfs pull")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(size - 8, _MAX_HEADER_BYTES):
-            raise _corrupt(file, key, f"its header would have {length} bytes, the file has {size}")
-        data = stream.read(length)
-    try:
-        header = json.loads(data.decode())
-    except (ValueError, RecursionError):
-        raise _corrupt(file, key, "its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise _corrupt(file, key, "its header is not a JSON object")
-    header.pop("__metadata__", None)
-    return header, 8 + length
-
-
-def _end(entry: object) -> int | None:
-    """Where a tensor's data ends, counted from where all data begins; None for an entry that does not say."""
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(o) is not int for o in offsets):
-        return None
-    return int(offsets[1]) if 0 <= offsets[0] <= offsets[1] else None
-
-
-def _corrupt(file: Path, key: str, why: str) -> ConfigError:
-    return ConfigError(f"{key}: {file} is not a whole safetensors file: {why}", _AGAIN)
+    return {str(shard) for shard in shard_of.values()}

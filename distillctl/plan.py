@@ -13,6 +13,7 @@ from distillctl.files import read_json
 from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, kv_cache_bytes
 from distillctl.rollout.worker import EngineSettings
+from distillctl.rope import switch_length
 from distillctl.teacher.server import MAX_NUM_SEQS, server_arguments
 from distillctl.train.job import TeacherJob
 
@@ -126,6 +127,7 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
     student = model_path(config.student.model, "student.model", weights=download)
     shape = model_shape(student)
     _check_positions(config, "student.model", shape.max_positions)
+    _check_switch(config, "student.model", shape.switch_length)
     if config.loss.num_listed > shape.vocab_size:
         raise ConfigError(
             f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens",
@@ -152,7 +154,10 @@ def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, downl
     # A served teacher may be of any architecture that vLLM has, and has to generate a token.
     served = teacher.is_served
     positions = _positions(path / "config.json") if served else model_shape(path).max_positions
-    _check_positions(config, key, positions, num_generated=1 if teacher.is_served else 0)
+    num_generated = 1 if served else 0
+    _check_positions(config, key, positions, num_generated)
+    if teacher.url is None:  # what a server that runs already takes is its own choice
+        _check_switch(config, key, switch_length(read_json(path / "config.json")), num_generated)
     dtype = auto if teacher.dtype == "auto" else teacher.dtype
     return TeacherJob(model=str(path), dtype=dtype, endpoints=list(teacher.url or []))
 
@@ -179,6 +184,19 @@ def _check_positions(config: Config, key: str, positions: int, num_generated: in
             f"takes {positions} tokens",
             "lower data.max_prompt_length or data.max_response_length",
         )
+
+
+def _check_switch(config: Config, key: str, switch: tuple[str, int] | None, num_generated: int = 0) -> None:
+    """Raise ConfigError where a model's frequencies would depend on the longest sequence beside another."""
+    if switch is None or config.max_length + num_generated <= switch[1]:
+        return
+    besides = ", and a server generates one more" if num_generated else ""
+    raise ConfigError(
+        f"data.max_prompt_length + data.max_response_length = {config.max_length}{besides}, but {key} has "
+        f"{switch[0]} position embeddings, whose frequencies change beyond {switch[1]} tokens "
+        "(original_max_position_embeddings): a sequence would be scored by the longest one beside it",
+        f"lower data.max_prompt_length or data.max_response_length to {switch[1] - num_generated} together",
+    )
 
 
 def _check_no_offload(config: Config) -> None:

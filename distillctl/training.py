@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import __version__, atomic, checkpoints, launch, preflight
-from distillctl.config import Config
+from distillctl.config import Config, teacher_section
 from distillctl.data.lengths import require_usable
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.special_tokens import SpecialTokens
@@ -25,13 +25,14 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
 from distillctl.fit import require_fit
-from distillctl.machine import cpus
+from distillctl.machine import cpus, model_shape
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import to_yaml
 from distillctl.resume import choose_checkpoint, open_run, require_resumable, write_config
 from distillctl.run import RunDir, read_status, write_status
 from distillctl.teacher.compat import plain_tokenizer, token_counter
+from distillctl.teacher.loadable import Suspect, require_loadable
 from distillctl.teacher.server import server_command
 from distillctl.terminal import is_screen
 from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
@@ -64,7 +65,7 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     prompts = _read_prompts(config)
     num_prompts = len(prompts.train)
     plan = resolve(config, download=False)
-    checks = [*_static_checks(plan, prompts), *measured_checks(plan)]
+    checks = [*_static_checks(plan, prompts), *_weight_checks(plan), *measured_checks(plan)]
     steps = config.num_steps(num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
@@ -165,7 +166,24 @@ def _prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
     _static_checks(plan, prompts)
     require_fit(plan, folder)
     plan = resolve(config)
-    return plan, _static_checks(plan, prompts)
+    checks = _static_checks(plan, prompts)
+    return plan, [*checks, *_weight_checks(plan)]
+
+
+def _weight_checks(plan: Plan) -> list[Check]:
+    """What the models' files hold beside what is used; raises ConfigError where something is missing."""
+    suspects = [Suspect(plan.student, "student.model", engine=True)]
+    for name, job in plan.teachers.items():
+        teacher, path = plan.config.all_teachers[name], Path(job.model)
+        if teacher.url is not None:
+            continue
+        if teacher.serve:
+            try:
+                model_shape(path)
+            except ConfigError:  # of a kind that vLLM alone knows
+                continue
+        suspects.append(Suspect(path, f"{teacher_section(name)}.model", engine=teacher.serve))
+    return [Check("weights", "warn", note) for note in require_loadable(suspects)]
 
 
 def _static_checks(plan: Plan, prompts: _Prompts) -> list[Check]:

@@ -63,13 +63,48 @@ def header(model, text, tail=b""):
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + tail)
 
 
+def entries(model, change):
+    """Rewrite the header of the weights, whose data stay: `change` gets it and may return another text."""
+    data = (model / "model.safetensors").read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    tree = json.loads(data[8 : 8 + size])
+    header(model, (change(tree) or json.dumps(tree)).encode(), data[8 + size :])
+
+
+def overlap(tree):
+    """The second tensor of the file begins within the first; both have the size of their shape."""
+    first, second = [
+        e for e in sorted(tree.values(), key=lambda e: e.get("data_offsets", [])) if "shape" in e
+    ][:2]
+    size = second["data_offsets"][1] - second["data_offsets"][0]
+    start = first["data_offsets"][1] - 4
+    second["data_offsets"] = [start, start + size]
+
+
+def beyond(tree):
+    """A hole between the last two tensors."""
+    last = max((e for e in tree.values() if "shape" in e), key=lambda e: e["data_offsets"])
+    last["data_offsets"] = [offset + 4 for offset in last["data_offsets"]]
+
+
+def twice(tree):
+    text = json.dumps({NORM: tree[NORM]})[1:-1]
+    return json.dumps(tree)[:-1] + ", " + text + "}"
+
+
+def stray(model):
+    """A second file with the same tensors, which transformers ignores and vLLM loads."""
+    shutil.copy(model / "model.safetensors", model / "other.safetensors")
+
+
 def shards(model, weight_map):
     """Make it a model of one shard with an index."""
     (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
 
-FIRST = "model-00001-of-00002.safetensors"
+FIRST, NORM = "model-00001-of-00002.safetensors", "model.norm.weight"
+NESTED = {"text_config": {"parts": [{"auto_map": {"AutoModel": "x.Y"}}]}}
 # What is done to the directory, and what the refusal says.
 ANY = {
     "no config.json": (lambda m: (m / "config.json").unlink(), "no config.json"),
@@ -83,6 +118,20 @@ ANY = {
     "an unknown architecture": (lambda m: edit(m / "config.json", model_type="mine"), "no model_type 'mine'"),
     "no decoder": (lambda m: edit(m / "config.json", architectures=["BertForMaskedLM"]), "no causal"),
     "code of its own": (lambda m: edit(m / "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
+    "code of its own, further in": (lambda m: edit(m / "config.json", **NESTED), "auto_map"),
+    "code of its own for the tokenizer": (lambda m: edit(m / "tokenizer_config.json", **NESTED), "auto_map"),
+    "ten million layers": (lambda m: edit(m / "config.json", num_hidden_layers=10**7),
+                           "lacks 9999996 of the 10000000 layers that its config.json asks for"),
+    "overlapping tensors": (lambda m: entries(m, overlap), "overlaps the one before it"),
+    "a hole": (lambda m: entries(m, beyond), "leaves a hole before it"),
+    "a tensor twice": (lambda m: entries(m, twice), f"its header names '{NORM}' twice"),
+    "an unknown dtype": (lambda m: entries(m, lambda t: t[NORM].update(dtype="F31")), 'unknown dtype "F31"'),
+    "no dtype": (lambda m: entries(m, lambda t: t[NORM].pop("dtype") and None), "unknown dtype null"),
+    "no shape": (lambda m: entries(m, lambda t: t[NORM].pop("shape") and None), "has no shape for"),
+    "another shape": (lambda m: entries(m, lambda t: t[NORM].update(shape=[95])), "of the 380 of F32 [95]"),
+    "weights under another name": (lambda m: (m / "model.safetensors").rename(m / "a.safetensors"),
+                                   "has neither model.safetensors nor"),
+    "weights in two files": (stray, "twice, in other.safetensors too"),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "no .safetensors weights"),
     "pickled weights": (lambda m: rename_weights(m, ".bin"), "weights, only pytorch_model.bin"),
     "empty weights": (lambda m: cut(m, 0), "not a whole safetensors file: it has 0 bytes"),
@@ -114,6 +163,22 @@ def test_models_that_cannot_be_trained_with(refused, folder, case, key):
     message, _ = refused(*train_with(key))
     assert words in message
     assert "model" in message
+
+
+def test_a_teacher_without_a_head_of_its_own_is_refused_before_anything_starts(refused, folder):
+    """Of tensors that are missing transformers says so in a log only, and gives them random values."""
+    edit(folder / "model" / "config.json", tie_word_embeddings=False)
+    message, fix = refused(*train_with("teacher.model"))
+    assert message == (
+        f"teacher.model: {folder / 'model'} lacks 1 tensor (lm_head.weight), which its config.json asks for"
+    )
+    assert "tie_word_embeddings" in fix
+
+
+def test_a_model_that_lacks_a_tensor_is_not_evaluated(refused, folder):
+    entries(folder / "model", lambda tree: tree.update({"model.other.weight": tree.pop(NORM)}))
+    message, _ = refused(*EVAL)
+    assert message.startswith(f"--checkpoint: {folder / 'model'} lacks 1 tensor ({NORM}), ")
 
 
 @pytest.mark.parametrize("case", ANY)

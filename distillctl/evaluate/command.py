@@ -25,8 +25,10 @@ from distillctl.evaluate.table import render_report
 from distillctl.evaluate.teacher import KlTeacher, answer_kls, kl_teacher
 from distillctl.json_values import finite
 from distillctl.machine import model_path, num_gpus, require_packages
+from distillctl.progress import note
 from distillctl.run import resolve_checkpoint
 from distillctl.samples import Prompt, Rollout
+from distillctl.teacher.loadable import Suspect, require_loadable
 from distillctl.train.reward import RewardFunction
 
 LOWEST_TEMPERATURE = 0.01
@@ -101,11 +103,10 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
         Target(label, model_path(one.model, "--checkpoint"))
         for label, one in zip(named, resolved, strict=True)
     ]
+    teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
+    _require_loadable(targets, teacher)
     data = eval_data(resolved[0].run, settings.data, settings.limit, limits=settings.max_tokens is None)
-    teachers = None
-    if settings.teacher is not None:
-        path = model_path(settings.teacher, "--teacher")
-        teachers = [kl_teacher(target.path, path) for target in targets]
+    teachers = None if teacher is None else [kl_teacher(target.path, teacher) for target in targets]
     return _Prepared(
         data=data,
         questions=all_questions(targets, data, settings.max_tokens),
@@ -116,6 +117,15 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
         cache=cache,
         scorer=None if settings.score is None else load_scorer(settings.score),
     )
+
+
+def _require_loadable(targets: Sequence[Target], teacher: Path | None) -> None:
+    """Refuse models whose files lack tensors; says on stderr what of them is not used."""
+    suspects = [Suspect(target.path, "--checkpoint", engine=True) for target in targets]
+    if teacher is not None:
+        suspects.append(Suspect(teacher, "--teacher", engine=False))
+    for told in require_loadable(suspects):
+        note(told)
 
 
 def _require_sense(settings: EvalSettings) -> None:

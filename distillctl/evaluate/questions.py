@@ -140,8 +140,14 @@ def _default_max_tokens(targets: Sequence[Target], kept: Sequence[Sequence[Promp
 
 
 def _positions(target: Target) -> int:
-    """Tokens that a model takes, prompt and response together."""
-    return model_shape(target.path).max_positions
+    """Tokens that a model takes, prompt and response together; where its position embeddings change with the
+    length, before they do."""
+    shape = model_shape(target.path)
+    return (
+        shape.max_positions
+        if shape.switch_length is None
+        else min(shape.switch_length[1], shape.max_positions)
+    )
 
 
 def _fitting(target: Target, prompts: Sequence[Prompt], max_tokens: int) -> list[Prompt]:
@@ -153,10 +159,15 @@ def _fitting(target: Target, prompts: Sequence[Prompt], max_tokens: int) -> list
         return fitting
     lengths = [n for prompt in prompts if (n := len(prompt.token_ids)) < positions]
     hint = f"give at most {positions - max(lengths)}" if lengths else "give other data, or another model"
+    switch = model_shape(target.path).switch_length
+    why = "" if switch is None else (
+        f": its {switch[0]} position embeddings change beyond {switch[1]} tokens "
+        "(original_max_position_embeddings)"
+    )  # fmt: skip
     if space < 1:
-        raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt", hint)
+        raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt{why}", hint)
     message = f"--data: none of {len(prompts)} prompts has no more than the {space} tokens"
     raise ConfigError(
-        f"{message} that {target.label} takes before a response",
+        f"{message} that {target.label} takes before a response{why}",
         f"lower --max-tokens: {hint}" if lengths else hint,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from distillctl.machine import model_shape
 from distillctl.objective.alternatives import alternatives
 from distillctl.objective.views import Dense
 from distillctl.progress import task
@@ -32,7 +33,11 @@ def response_kl(
     place = torch.device(device)
     models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]
     sums = [0.0] * len(rollouts)
-    shares = plan([rollout.length for rollout in rollouts], BATCH_TOKENS, 1)[0]
+    # Where the longest sequence of a row decides about its neighbours, each has a row of its own.
+    if any(model_shape(path).switch_length for path in (student, teacher)):
+        shares = [[member] for member in range(len(rollouts))]
+    else:
+        shares = plan([rollout.length for rollout in rollouts], BATCH_TOKENS, 1)[0]
     with task("KL from the teacher", len(rollouts)) as advance:
         for number, members in enumerate(shares):
             batch = collate(rollouts, members, place)

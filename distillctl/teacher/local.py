@@ -18,6 +18,8 @@ from distillctl.errors import ConfigError
 from distillctl.machine import require_quantization
 from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.compat import require_plain_head
+from distillctl.teacher.dropout import switch_off, without_rates
+from distillctl.teacher.loadable import faults, require_whole
 from distillctl.teacher.packed import PACKED, packed_arguments
 
 
@@ -104,12 +106,13 @@ def _move(model: Any, device: torch.device) -> None:
 
 def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None, **options: Any) -> Any:
     """A causal language model from safetensors that takes `packed_arguments`; with a DeepSpeed configuration,
-    sharded while it loads.
+    sharded while it loads. Its dropout is off.
 
-    `options` are further arguments of transformers' `from_pretrained`. Raises ConfigError for a model whose
-    head has a bias, which the chunked objective would leave out.
+    `options` are further arguments of transformers' `from_pretrained`. Raises ConfigError for a model of
+    which tensors are missing or have another shape, and for one whose head has a bias, which the chunked
+    objective would leave out.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
     from transformers.utils.logging import disable_progress_bar
@@ -118,16 +121,22 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
 
     # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
     holder = HfDeepSpeedConfig(zero3) if zero3 is not None else None
-    model = AutoModelForCausalLM.from_pretrained(
+    given = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    model, info = AutoModelForCausalLM.from_pretrained(
         path,
+        config=without_rates(given),
         dtype=dtype,
         attn_implementation=PACKED,
         use_safetensors=True,
         trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are named here
         **options,
     )
     if holder is not None:
         unset_hf_deepspeed_config()
+    require_whole(faults(model, info), path)
+    switch_off(model, given)
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise ConfigError(
             f"{path}: the head of {model.config.model_type} has a bias, which the objective does not add",

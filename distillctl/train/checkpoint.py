@@ -21,12 +21,14 @@ import torch
 
 from distillctl import checkpoints
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
+from distillctl.teacher.dropout import saved_as_given
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
 from distillctl.train.weights import gathered
 
 _TAG = "state"
 _UNIVERSAL = "universal"
+_GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,14 @@ def save(
     `state`: what else a resumed run needs, of plain types. Raises EnvironmentUnfit when the disk refuses.
     """
     partial = checkpoints.partial_dir(folder, step)
-    with _explained(folder, step):
+    with disk_trouble_explained(folder, f"the checkpoint of step {step}"):
         if ranks.is_main:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         ranks.barrier()
         client_state = {"step": step, "run": state}
         student.engine.save_checkpoint(str(partial), tag=_TAG, client_state=client_state, save_latest=False)
-        _export(partial / "hf", student, tokenizer, ranks)
+        export(partial / "hf", student, tokenizer, gathered_state(student, ranks), ranks)
         ranks.barrier()
         shares = ranks.gather(checkpoints.seal(partial, ranks.rank, ranks.world_size))
         if ranks.is_main:
@@ -97,8 +99,8 @@ def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any
 
 
 @contextmanager
-def _explained(folder: Path, step: int) -> Iterator[None]:
-    """What goes wrong with the disk, as an EnvironmentUnfit."""
+def disk_trouble_explained(folder: Path, what: str) -> Iterator[None]:
+    """What goes wrong with the disk while `what` is written to `folder`, as an EnvironmentUnfit."""
     from safetensors import SafetensorError
 
     try:
@@ -108,20 +110,42 @@ def _explained(folder: Path, step: int) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer raises RuntimeError
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         raise EnvironmentUnfit(
-            f"the checkpoint of step {step} could not be written to {folder}, which has "
+            f"{what} could not be written to {folder}, which has "
             f"{free / 2**20:.0f} MiB free: {str(error).splitlines()[0]}",
             "make room or make it writable; the same command then goes on from the last good one",
         ) from error
 
 
-def _export(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) -> None:
-    state: dict[str, Any] = {}
+def gathered_state(student: Student, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The student's whole weights on rank 0, nothing on the others. Collective."""
+    state: dict[str, torch.Tensor] = {}
     for tensors in gathered(student.model):
         if ranks.is_main:
             state.update({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    if ranks.is_main:
-        student.model.save_pretrained(folder, state_dict=state)
-        tokenizer.save_pretrained(folder)
+    return state
+
+
+def export(
+    folder: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], ranks: Ranks
+) -> None:
+    """Write `hf/`: weights, configuration, tokenizer, and generation_config.json as the student's folder has
+    it, byte for byte. transformers would refuse to save one that it loads with a warning."""
+    if not ranks.is_main:
+        return
+    from transformers import GenerationConfig
+
+    model, given = student.model, student.path / _GENERATION
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        with saved_as_given(model):
+            model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.generation_config = own
+    if given.is_file():
+        shutil.copyfile(given, folder / _GENERATION)
+    else:  # as transformers would save it, but for its checks
+        own.to_json_file(folder / _GENERATION, use_diff=True, keys_to_pop=["compile_config"])
+    tokenizer.save_pretrained(folder)
 
 
 def _scan(state: Path, ranks: Ranks) -> None:

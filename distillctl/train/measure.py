@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillctl.errors import RunFailed
+from distillctl.config import teacher_section
+from distillctl.errors import ConfigError, RunFailed
 from distillctl.machine import memory_bytes
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.views import Dense, Objective, TopK
@@ -33,6 +34,8 @@ LARGE_QUANTIZATION_KL = 0.1
 """Nats per token from which a quantised teacher is warned about: what distillation of a good pair ends at."""
 MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest mean KL in nats of a model from itself: the two passes may differ in rounding only."""
+NEAR_UNIFORM = 0.95
+"""Share of the largest entropy, ln V, from which a teacher is warned about; the tiny teacher has 11 %."""
 _CHUNK = 64
 """Tokens whose logits exist at the same time."""
 WORKSPACE_BYTES = 1 << 30
@@ -72,6 +75,77 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
             "student and teacher are not loaded or run alike on this machine: every KL would be off by it",
         )
     return Check("self-test", "ok", f"the student's KL from itself is {kl:.1e} nats per token")
+
+
+def teacher_checks(
+    name: str,
+    teacher: LocalTeacher | ServedTeacher,
+    student: Student,
+    dtype: torch.dtype,
+    batch: MicroBatch,
+    vocab_size: int,
+) -> list[Check]:
+    """Whether there is something to learn from a teacher, whose precision is `dtype`: warns of one that is
+    nearly uniform on the prompts, as untrained weights are, and of one that is the student itself.
+
+    Collective. Of a server's answers the entropy is known from below only. Raises ConfigError for NaN.
+    """
+    # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
+    (scored,) = teacher.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
+    inputs = tokens(batch, [1.0] * len(batch.members), None)
+    objective = Objective(vocab_size, kind="sampled", chunk_size=_CHUNK)
+    if isinstance(scored.teacher, TopK):
+        stats_SN = student.statistics(batch, scored.teacher, inputs, objective)
+        entropy = _least_entropy(scored.teacher, vocab_size)
+    else:
+        assert isinstance(teacher, LocalTeacher)
+        assert isinstance(scored.teacher, Tensor)
+        with teacher.head() as head_VG:
+            stats_SN = student.statistics(batch, Dense(scored.teacher, head_VG), inputs, objective)
+        entropy = float(stats_SN["teacher/entropy"].mean())
+    kl = float(stats_SN["kl/reverse"].mean())
+    if not math.isfinite(kl + entropy):
+        raise ConfigError(
+            f"{teacher_section(name)}.model: its log-probabilities are not finite ({kl:g}, {entropy:g})",
+            "its weights hold NaN or infinity: download or copy the model again",
+        )
+    bound = max(MAX_SELF_KL[dtype], MAX_SELF_KL[student.dtype])
+    return _teacher_findings(teacher_section(name), kl, entropy, math.log(vocab_size), bound)
+
+
+def _teacher_findings(key: str, kl: float, entropy: float, uniform: float, bound: float) -> list[Check]:
+    found = []
+    if entropy >= NEAR_UNIFORM * uniform:
+        detail = (
+            f"{key} is nearly uniform on prompts: its mean entropy is {entropy:.3f} nats, that of a uniform "
+            f"distribution {uniform:.3f}; it knows nothing of this text"
+        )
+        found.append(Check("teacher", "warn", detail, f"check {key}.model and its files"))
+    if abs(kl) < bound:
+        detail = (
+            f"{key} is the student's own distribution on prompts: the KL is {kl:.1e} nats per token, "
+            f"rounding alone gives up to {bound:.0e}; there is nothing to learn from it"
+        )
+        found.append(Check("teacher", "warn", detail, f"set {key}.model to another model"))
+    if not found:
+        detail = f"{key}: mean entropy {entropy:.2f} of at most {uniform:.2f} nats, the student's KL {kl:.2g}"
+        found.append(Check("teacher", "ok", detail))
+    return found
+
+
+def _least_entropy(teacher: TopK, vocab_size: int) -> float:
+    """A lower bound of the mean entropy in nats: no token outside a list of the most likely ones is more
+    likely than the last of it. With the sampled tokens alone: near ln V where all of them are near -ln V,
+    else 0."""
+    if teacher.ids_NK.shape[1] < 2:
+        uniform = math.log(vocab_size)
+        off = float((teacher.target_logp_N + uniform).abs().mean())
+        return uniform - off if off <= (1.0 - NEAR_UNIFORM) * uniform else 0.0
+    missing_NK = teacher.ids_NK < 0
+    logp_NK = teacher.logp_NK.masked_fill(missing_NK, 0.0)
+    p_NK = logp_NK.exp().masked_fill(missing_NK, 0.0)
+    rest_N = (1.0 - p_NK.sum(-1)).clamp(min=0.0)
+    return float((-(p_NK * logp_NK).sum(-1) - rest_N * logp_NK.amin(-1)).mean())
 
 
 def quantization_cost(

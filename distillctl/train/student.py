@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -46,7 +47,7 @@ class Student:
         """`universal`: load checkpoints in DeepSpeed's form for any number of ranks, and no others."""
         import deepspeed
 
-        self.universal, self.dtype = universal, dtype
+        self.universal, self.dtype, self.path = universal, dtype, Path(path)
         settings = deepspeed_settings(config, dtype)
         settings["checkpoint"] = {"load_universal": universal}
         self.model = load_model(path, dtype, settings if config.zero.stage == 3 else None)

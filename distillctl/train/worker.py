@@ -43,6 +43,7 @@ from distillctl.train.job import STARTING, TrainJob
 from distillctl.train.loop import StepResult, Trainer
 from distillctl.train.objectives import make_objective
 from distillctl.train.ranks import Ranks
+from distillctl.train.rehearsal import rehearse_save
 from distillctl.train.sample_file import sample_event, write_samples
 from distillctl.train.student import Student
 from distillctl.train.usage import usage_metrics
@@ -113,12 +114,18 @@ class Rank:
             self.checks.append(
                 measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size)
             )
+            for name, teacher in teachers.items():
+                precision = getattr(torch, job.teachers[name].dtype)
+                self.checks += measure.teacher_checks(
+                    name, teacher, student, precision, self.probe, objective.vocab_size
+                )
         first, self.guards, self.best = 0, Guards(config.guards), None
         if job.checkpoint is not None:
             with self.phase("loading checkpoint"):
                 first, state = checkpoint.load(Path(job.checkpoint), student, self.ranks)
                 self.guards.load_state(state["guards"])
                 self.best = checkpoint.Best(*state["best"]) if state.get("best") else None
+        self.checks += rehearse_save(self.run.checkpoints, student, self.tokenizer, self.ranks)
         with self.phase("waiting for the rollout engine"):
             canary = train[0].token_ids[:CANARY_TOKENS]
             engine = RolloutEngine(job, config, self.ranks, student, canary, self.warn_at)

@@ -16,20 +16,22 @@ import math
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from student_process import VOCAB_SIZE, make_rollouts
+from transformers import AutoTokenizer
 
 from distillctl import checkpoints
-from distillctl.errors import EnvironmentUnfit
+from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.machine import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective
 from distillctl.presets import load_preset
 from distillctl.teacher.local import LocalTeacher
-from distillctl.train import checkpoint
+from distillctl.train import checkpoint, rehearsal
 from distillctl.train.batch import collate, plan, tokens
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -46,8 +48,7 @@ class Case:
             str(model_path("builtin:tiny-teacher", "")), torch.float32, self.ranks.device
         )
         config = load_preset("tiny-from-small-arith", [f"zero.stage={stage}"])
-        student = str(model_path("builtin:tiny-student", ""))
-        self.student = Student(student, torch.float32, config, 10, universal=universal)
+        self.student = Student(str(given(out)), torch.float32, config, 10, universal=universal)
 
     def step(self, seed, *, poison=False):
         """One optimizer step on fixed rollouts; its metrics with the loss."""
@@ -93,11 +94,52 @@ class Case:
             (self.out / f"{name}.json").write_text(json.dumps(found))
 
 
+def given(out):
+    """The tiny student with dropout in its configuration and a generation_config.json that transformers loads
+    and would not save."""
+    path = out / "student"
+    if not path.is_dir():
+        partial = shutil.copytree(model_path("builtin:tiny-student", ""), out / f".{os.environ['RANK']}")
+        config = json.loads((partial / "config.json").read_text())
+        (partial / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+        (partial / "generation_config.json").write_text(GENERATION)
+        with suppress(OSError):  # the other rank was faster
+            partial.rename(path)
+    return path
+
+
+GENERATION = (
+    '{"do_sample": false, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2], "of its own": [1]}\n'
+)
+
+
 class Tokenizer:
     """Stands in for the tokenizer, whose files do not matter here."""
 
     def save_pretrained(self, folder):
         (Path(folder) / "tokenizer.json").write_text("{}")
+
+
+class Broken(Tokenizer):
+    """One that loads and cannot be saved."""
+
+    def save_pretrained(self, folder):
+        raise NotImplementedError("this tokenizer has no save")
+
+
+def rehearse(case, ranks):
+    """What is said of saves that are tried: in full, of the names alone, and with a broken tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(case.student.path, trust_remote_code=False)
+    said = []
+    for attempt, limit in ((tokenizer, rehearsal.SMALL_BYTES), (tokenizer, 0), (Broken(), 0)):
+        rehearsal.SMALL_BYTES = limit
+        try:
+            checks = rehearsal.rehearse_save(case.folder, case.student, attempt, ranks)
+        except ConfigError as error:
+            said.append(error.message)
+        else:
+            said.append([[check.name, check.level, check.detail] for check in checks])
+    return {"said": said, "left": [path.name for path in case.folder.iterdir()]}
 
 
 def digest(tensors):
@@ -110,12 +152,14 @@ def digest(tensors):
 
 def save(out, ranks):
     case = Case(out, ranks)
+    rehearsed = rehearse(case, ranks) if ranks.world_size == 1 else None
     case.step(0)
     case.step(5, poison=True)
     case.save(1)
     tensors = {**case.weights(), **case.moments()}
     after = case.step(1)
-    case.report("save", {"after": after, "digest": digest(case.weights())}, tensors)
+    found = {"after": after, "digest": digest(case.weights()), "rehearsed": rehearsed}
+    case.report("save", found, tensors)
 
 
 def load(out, ranks, name):

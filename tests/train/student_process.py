@@ -9,16 +9,18 @@ activations are; `looked`, what is seen of the first rollouts of the first step 
 """
 
 import json
+import math
 import os
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from distillctl.errors import RunFailed
+from distillctl.errors import ConfigError, RunFailed
 from distillctl.machine import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective
@@ -105,8 +107,10 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
     return losses, {**weights, **saved}
 
 
-def self_tests():
-    """What the preflight says of the tiny student against itself, and against another model's files."""
+def self_tests(out):
+    """What the preflight says of the tiny student against itself, and against another model's files; and of
+    teachers: another model, itself, one with a head of zeros, whose distribution is uniform, and one of NaN.
+    """
     student_path, other = (
         str(model_path(f"builtin:{name}", "")) for name in ("tiny-student", "tiny-teacher")
     )
@@ -118,7 +122,26 @@ def self_tests():
             said.append(measure.self_test(student, path, torch.float32, batch, VOCAB_SIZE).detail)
         except RunFailed as error:
             said.append(error.message)
-    return said
+    return [*said, *(teacher_checks(student, batch, path) for path in (other, student_path, *spoilt(out)))]
+
+
+def teacher_checks(student, batch, path):
+    teacher = LocalTeacher(str(path), torch.float32, torch.device("cpu"))
+    try:
+        found = measure.teacher_checks("default", teacher, student, torch.float32, batch, VOCAB_SIZE)
+    except ConfigError as error:
+        return error.message
+    return [(check.level, check.detail) for check in found]
+
+
+def spoilt(out):
+    """The tiny teacher with embeddings, which are its head, of zeros and of NaN."""
+    for value in (0.0, math.nan):
+        path = shutil.copytree(model_path("builtin:tiny-teacher", ""), out / f"teacher_{value}")
+        tensors = load_file(path / "model.safetensors")
+        tensors["model.embed_tokens.weight"].fill_(value)
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+        yield path
 
 
 def main():
@@ -126,7 +149,7 @@ def main():
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", out / "rendezvous")
     losses = []
     if sys.argv[2:] == ["self-test"]:
-        (out / "losses.json").write_text(json.dumps(self_tests()))
+        (out / "losses.json").write_text(json.dumps(self_tests(out)))
         return
     for index, setting in enumerate(sys.argv[2:]):
         stage, tokens, chunk, kind, aggregate, *options = setting.split(":")

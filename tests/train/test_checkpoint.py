@@ -121,3 +121,42 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, run_ranks):
         assert checkpoints.latest(folder) == folder / "step_000001"
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_the_export_keeps_what_the_models_files_said(one):
+    """Dropout is off while it trains, and generation_config.json is one that transformers refuses to save."""
+    given, hf = one[0] / "student", one[0] / "checkpoints/step_000001/hf"
+    ours, theirs = (json.loads((path / "config.json").read_text()) for path in (hf, given))
+    assert ours == theirs
+    assert ours["attention_dropout"] == 0.1
+    assert (hf / "generation_config.json").read_bytes() == (given / "generation_config.json").read_bytes()
+
+
+def test_the_export_loads_in_plain_transformers_as_it_was_saved(one):
+    from transformers import AutoModelForCausalLM
+
+    hf = one[0] / "checkpoints/step_000001/hf"
+    model, info = AutoModelForCausalLM.from_pretrained(hf, output_loading_info=True)
+    assert not any(info.values())
+    assert (model.generation_config.temperature, model.generation_config.top_p) == (0.6, 0.9)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, one[2][name]), name
+
+
+def test_a_save_is_tried_before_the_first_step_and_leaves_nothing(one):
+    written, named, _ = one[1]["rehearsed"]["said"]
+    assert written == named
+    assert written[0] == ["save", "ok", "a checkpoint can be saved: 50 tensors, with the model's names"]
+    assert written[1] == [
+        "generation_config",
+        "warn",
+        "student's generation_config.json has temperature=0.6, top_p=0.9, which transformers refuses to "
+        "save: it is kept as it is",
+    ]
+    assert one[1]["rehearsed"]["left"] == []
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_refused_before_the_first_step(one):
+    message = one[1]["rehearsed"]["said"][2]
+    assert message.startswith(f"student.model: a checkpoint of {one[0] / 'student'} could not be saved")
+    assert message.endswith("NotImplementedError: this tokenizer has no save")

@@ -200,7 +200,8 @@ def checks(run):
 
 def test_the_preflight_finds_the_tiny_pair_in_order(one_rank):
     found = checks(one_rank)
-    assert set(found) >= {"tokenizers", "heads", "eos", "chat template", "objective", "self-test", "engine"}
+    assert set(found) >= {"tokenizers", "heads", "eos", "chat template", "objective", "self-test", "engine",
+                         "teacher", "save"}  # fmt: skip
     assert {check["level"] for check in found.values()} == {"ok"}
 
 
@@ -238,6 +239,11 @@ def test_everything_mixed_in_reports_its_own_metrics(mixed):
 def test_a_student_that_is_its_own_teacher_has_no_kl_at_first(mixed):
     assert metrics(mixed)[1]["kl/reverse/coder"] == pytest.approx(0.0, abs=1e-6)
     assert metrics(mixed)[1]["kl/reverse/default"] > 0.01
+    teachers = [
+        e for e in read_events(mixed / "events.jsonl") if e["kind"] == "check" and e["name"] == "teacher"
+    ]
+    assert [check["level"] for check in teachers] == ["ok", "warn"]
+    assert teachers[1]["detail"].startswith("teachers.coder is the student's own distribution")
 
 
 def test_tokens_beyond_the_trained_fraction_have_no_kl(mixed):
@@ -253,7 +259,7 @@ def test_the_dry_run_measures_on_running_engines_and_keeps_nothing(folder):
     before = set(folder.rglob("*"))
     done = distillctl("train", "--preset", PRESET, "--dry-run", "--json", *SMALL, cwd=folder)
     names = {check["name"] for check in json.loads(done.stdout)["checks"]}
-    assert {"tokenizers", "self-test", "engine"} <= names
+    assert {"tokenizers", "self-test", "teacher", "save", "engine"} <= names
     assert done.stderr == "starting the engines once to measure; no step is made\n"
     assert set(folder.rglob("*")) == before
 

@@ -6,6 +6,7 @@ torch's own KL divergence, one AdamW step on the token mean.
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from distillctl.machine import model_path
+from distillctl.objective.views import TopK
+from distillctl.train import measure
 
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
@@ -205,8 +208,63 @@ def test_nobody_looks_unless_asked(results):
     assert not [name for name in results[STAGES[0]][1] if name.startswith("look.")]
 
 
-def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(tmp_path, run_ranks):
-    run_ranks(SCRIPT, tmp_path, "self-test")
-    itself, other = json.loads((tmp_path / "losses.json").read_text())
+@pytest.fixture(scope="module")
+def preflight(tmp_path_factory, run_ranks):
+    """What is said of the student's own files and another's, and of four teachers."""
+    out = tmp_path_factory.mktemp("preflight")
+    run_ranks(SCRIPT, out, "self-test")
+    return json.loads((out / "losses.json").read_text())
+
+
+def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_other(preflight):
+    itself, other, *_ = preflight
     assert itself.startswith("the student's KL from itself is 0.0e+00 nats")
     assert other.startswith("the student has a KL of")
+
+
+def test_a_teacher_that_knows_something_else_is_in_order(preflight):
+    ((level, detail),) = preflight[2]
+    assert level == "ok"
+    assert detail.startswith("teacher: mean entropy ")
+
+
+def test_a_teacher_that_is_the_student_is_warned_of(preflight):
+    ((level, detail),) = preflight[3]
+    assert level == "warn"
+    assert detail.startswith("teacher is the student's own distribution on prompts: the KL is 0.0e+00 nats")
+
+
+def test_a_uniform_teacher_is_warned_of_with_its_entropy(preflight):
+    ((level, detail),) = preflight[4]
+    assert level == "warn"
+    uniform = f"{math.log(465):.3f}"
+    assert detail.startswith(f"teacher is nearly uniform on prompts: its mean entropy is {uniform} nats, ")
+
+
+def test_a_teacher_of_nan_is_refused(preflight):
+    assert preflight[5].startswith("teacher.model: its log-probabilities are not finite")
+
+
+def listed(probabilities, num_topk):
+    """What a server lists of distributions [N, V]; the first token was sampled."""
+    logp_NV = torch.tensor(probabilities, dtype=torch.float64).log().float()
+    logp_NK, ids_NK = logp_NV.topk(num_topk)
+    return TopK(logp_NV[:, 0], ids_NK, logp_NK)
+
+
+@pytest.mark.parametrize("num_topk", [0, 4, 40])
+def test_a_uniform_served_teacher_is_known_by_any_answer(num_topk):
+    entropy = measure._least_entropy(listed([[0.01] * 100] * 3, num_topk), 100)
+    assert entropy == pytest.approx(math.log(100), rel=1e-5)
+
+
+@pytest.mark.parametrize("num_topk", [2, 4, 40])
+def test_what_a_server_lists_bounds_the_entropy_from_below(num_topk):
+    rows = torch.randn(5, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64).softmax(-1)
+    exact = float(-(rows * rows.log()).sum(-1).mean())
+    bound = measure._least_entropy(listed(rows.tolist(), num_topk), 100)
+    assert 0.5 * exact < bound < exact
+
+
+def test_a_sampled_token_alone_says_nothing_of_another_teacher():
+    assert measure._least_entropy(listed([[0.2] + [0.8 / 99] * 99] * 3, 0), 100) == 0.0

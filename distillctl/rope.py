@@ -1,0 +1,41 @@
+"""Rotary embeddings whose frequencies change with the length: where they change.
+
+transformers picks the frequencies of `longrope` and `dynamic` by the longest sequence of a row, vLLM those of
+`longrope` by its `max_model_len`. A sequence is scored alike beside any other, and by both, while all lengths
+lie on one side of the switch. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LONG = ("longrope", "su")
+"""`su`: the name of `longrope` in older configurations."""
+_KEYS = ("rope_parameters", "rope_scaling")
+
+
+def switch_length(config: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The longest length, in tokens, that has the frequencies of the original model, and the type of the
+    embedding that changes them beyond; None for a config.json whose frequencies do not change.
+
+    Of several, one per type of layer, the shortest.
+    """
+    positions = config.get("max_position_embeddings")
+    found = []
+    for parameters in _parameters(config):
+        kind = str(parameters.get("rope_type", parameters.get("type")))
+        if kind not in _LONG and "dynamic" not in kind:
+            continue
+        own = parameters.get("original_max_position_embeddings")
+        given = config.get("original_max_position_embeddings") or own
+        lengths = [length for length in (given, positions) if type(length) is int and length > 0]
+        if lengths:
+            found.append((kind, min(lengths)))
+    return min(found, key=lambda one: one[1], default=None)
+
+
+def _parameters(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is given for all layers together, or for each of their types."""
+    given = [config[key] for key in _KEYS if isinstance(config.get(key), dict)]
+    return given + [nested for one in given for nested in one.values() if isinstance(nested, dict)]

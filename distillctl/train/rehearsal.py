@@ -1,0 +1,135 @@
+"""A save tried once before the first step, so that no run is lost at its checkpoint.
+
+Everything of `hf/` that can fail for other reasons than the disk is written as a checkpoint would have it:
+configuration, generation_config.json, tokenizer, the names of all tensors, and the tensors where they are
+small. Then it is read back with plain transformers.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from distillctl.errors import ConfigError
+from distillctl.preflight import Check
+from distillctl.teacher.loadable import faults, listed, require_whole, tensor_names
+from distillctl.train.checkpoint import disk_trouble_explained, export, gathered_state
+from distillctl.train.ranks import Ranks
+from distillctl.train.student import Student
+
+SMALL_BYTES = 64 << 20
+"""Weights up to this are written, larger ones by their names only: a tenth of a second."""
+FOLDER = ".tmp-rehearsal"
+"""Beside the checkpoints; what a crash leaves of it is swept at the next start."""
+_REFUSALS = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError
+)  # fmt: skip
+"""What transformers and tokenizers raise for files that they cannot write or read back."""
+
+
+def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) -> list[Check]:
+    """Save the student below `folder` as a checkpoint would, read it back and remove it. Collective.
+
+    Returns what is to be said, on rank 0. Raises ConfigError there for a model that cannot be saved or would
+    not load again, EnvironmentUnfit when the disk refuses.
+    """
+    sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in student.model.parameters())
+    is_small = sum(sizes) <= SMALL_BYTES
+    state = gathered_state(student, ranks) if is_small else {}
+    if not ranks.is_main:
+        return []
+    trial = folder / FOLDER
+    with disk_trouble_explained(folder, "a save that is tried before the first step"):
+        shutil.rmtree(trial, ignore_errors=True)
+        trial.mkdir(parents=True)
+        try:
+            return _tried(trial, student, tokenizer, state, ranks)
+        except _REFUSALS as error:
+            if isinstance(error, ConfigError):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"student.model: a checkpoint of {student.path} could not be saved or would not load again: "
+                f"{type(error).__name__}: {reason}",
+                "correct what it names in the model's config.json, generation_config.json or tokenizer files",
+            ) from error
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+
+
+def _tried(
+    trial: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], ranks: Ranks
+) -> list[Check]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    _require_all_named(student)
+    export(trial, student, tokenizer, state, ranks)
+    AutoConfig.from_pretrained(trial, trust_remote_code=False)
+    AutoTokenizer.from_pretrained(trial, trust_remote_code=False)
+    if state:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            trial,
+            device_map="meta",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        require_whole(faults(model, info), "the model as it would be saved")
+    written = GenerationConfig.from_pretrained(trial)
+    return [*_name_checks(trial, student, bool(state)), *_generation_checks(student.path, written)]
+
+
+def _require_all_named(student: Student) -> None:
+    """Parameters are what is saved; a model with other state of its own would come back without it."""
+    model = student.model
+    saved = {name for name, _ in model.named_parameters()}
+    lost = sorted(set(model.state_dict()) - saved - set(model.all_tied_weights_keys))
+    if lost:
+        raise ConfigError(
+            f"student.model: {student.path} keeps {listed(lost)} outside its parameters, which are neither "
+            "pushed to the engine nor saved",
+            "use a model of the Llama or Qwen families",
+        )
+
+
+def _name_checks(trial: Path, student: Student, written: bool) -> list[Check]:
+    """Whether the exported tensors have the names that the model's own files have."""
+    if written:
+        names = tensor_names(trial)
+    else:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        shapes = {
+            name: torch.empty(getattr(p, "ds_shape", p.shape), dtype=p.dtype, device="meta")
+            for name, p in student.model.named_parameters()
+        }
+        names = set(revert_weight_conversion(student.model, shapes))
+    ties = student.model.all_tied_weights_keys
+    other = sorted(names - tensor_names(student.path) - set(ties) - set(ties.values()))
+    if not other:
+        return [
+            Check("save", "ok", f"a checkpoint can be saved: {len(names)} tensors, with the model's names")
+        ]
+    detail = f"a checkpoint names {listed(other)} otherwise than the files of {student.path}"
+    return [Check("save", "warn", detail, "check that what is to load it knows these names")]
+
+
+def _generation_checks(source: Path, written: Any) -> list[Check]:
+    """Says where generation_config.json is one that transformers loads but would not save."""
+    try:
+        written.validate(strict=True)
+    except ValueError as error:
+        keys = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)
+        what = ", ".join(f"{key}={getattr(written, key)}" for key in keys) or str(error).splitlines()[0]
+        has_file = (source / "generation_config.json").is_file()
+        where = "generation_config.json" if has_file else "config.json"
+        detail = f"student's {where} has {what}, which transformers refuses to save: it is kept as it is"
+        hint = f"for sampling set do_sample=true in its {where}, else remove what it ignores"
+        return [Check("generation_config", "warn", detail, hint)]
+    return []
