@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillctl.isolation import child_environment, without_launchers
 from distillctl.plan import Plan, file_name
 from distillctl.rollout.process import engine_environment, start_engine
 from distillctl.rollout.worker import EngineSettings
@@ -49,16 +50,18 @@ def start_teacher(plan: Plan, name: str, socket: Path, logs: Path) -> Child:
     return Child(f"teacher server {name}", process, log)
 
 
-def start_rank(plan: Plan, rank: int, job: Path) -> Child:
-    """Start a trainer rank, whose log lies beside its job."""
+def start_rank(plan: Plan, rank: int, job: Path, scratch: Path) -> Child:
+    """Start a trainer rank, whose log lies beside its job, in the private directory `scratch`."""
     log = job.with_name(f"rank_{rank}.log")
+    environment = {**without_launchers(os.environ), **plan.rank_environment(rank)}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            plan.rank_command(str(job)),
+            plan.rank_command(str(job.absolute())),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **plan.rank_environment(rank)},
+            env=child_environment(environment, scratch),
+            cwd=scratch,
             start_new_session=True,
         )
     return Child(f"trainer rank {rank}", process, log)

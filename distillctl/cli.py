@@ -148,7 +148,11 @@ def train(
     ] = False,
     display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would happen; start and write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would happen. Starts the engines to measure; no step, no run directory.",
+        ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -14,7 +14,13 @@ from distillctl import checkpoints, memory
 from distillctl.config import teacher_section
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
-from distillctl.machine import memory_bytes, model_shape, require_packages, require_quantization
+from distillctl.machine import (
+    memory_bytes,
+    model_shape,
+    require_gpu_build,
+    require_packages,
+    require_quantization,
+)
 from distillctl.outputs import nearest, require_writable
 from distillctl.plan import Plan
 
@@ -27,6 +33,9 @@ _BESIDE_BYTES = 16 << 20
 """Beside a checkpoint's weights: tokenizer, DeepSpeed's scripts, its share of samples and events."""
 _VLLM_SHARED_BYTES = 64 << 20
 """Room in /dev/shm for the queues between the processes of vLLM, where it has several."""
+_NCCL_SHARED_BYTES = 1 << 30
+"""Room in /dev/shm for NCCL between the ranks of GPUs: what its user guide gives a container
+("Troubleshooting", shared memory: `--shm-size=1g`). It takes little where GPUs reach each other directly."""
 _RANDOM_NAME = "x" * 8
 """As long as what `tempfile` appends to a prefix."""
 _LONGEST_NAME = 36
@@ -46,14 +55,18 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
         require_writable(folder, folder / "checkpoints")
         _require_disk(plan, folder / "checkpoints")
     weights = model_shape(plan.student).num_parameters * _SIZES[plan.student_dtype]
-    require_shared_memory(weights)
+    require_shared_memory(weights, nccl=plan.device == "cuda" and plan.world_size > 1)
     _require_short_sockets(plan)
     if plan.device == "cpu":
         _require_memory(plan)
+    require_gpu_build(plan.device)
 
 
-def require_shared_memory(num_bytes: int) -> None:
-    """Raise EnvironmentUnfit unless /dev/shm can take weights of `num_bytes` and the engines' sockets."""
+def require_shared_memory(num_bytes: int, *, nccl: bool = False) -> None:
+    """Raise EnvironmentUnfit unless /dev/shm can take weights of `num_bytes` and the engines' sockets.
+
+    `nccl`: and what NCCL exchanges between ranks on GPUs.
+    """
     root = memory.ROOT
     use = "sockets and the weights on their way to the engine are kept there"
     if not os.path.isdir(root):
@@ -62,11 +75,13 @@ def require_shared_memory(num_bytes: int) -> None:
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise EnvironmentUnfit(f"{root} cannot be written: {use}", f"remount it: mount -o remount,rw {root}")
     memory.sweep()  # what killed runs left does not count: the next start would remove it too
-    free, needed = shutil.disk_usage(root).free, num_bytes + _VLLM_SHARED_BYTES
+    free = shutil.disk_usage(root).free
+    needed = num_bytes + _VLLM_SHARED_BYTES + (_NCCL_SHARED_BYTES if nccl else 0)
+    users = "vLLM's queues and NCCL's buffers" if nccl else "vLLM's queues"
     if free < needed:
         raise EnvironmentUnfit(
             f"{root} has {_gib(free)} free, the run needs {_gib(needed)}: the student's weights lie there "
-            "while they are pushed into the engine, and vLLM's queues",
+            f"while they are pushed into the engine, and {users}",
             f"enlarge it: mount -o remount,size=SIZE {root}; in a container, its --shm-size",
         )
 

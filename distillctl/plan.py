@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from distillctl.config import Config, TeacherConfig, teacher_section
+from distillctl.config.gpu_only import on_cpu
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json
+from distillctl.gpus import MIG, counted, cuda_environment, visible_gpus
 from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_gpus
 from distillctl.rollout.process import engine_settings, kv_cache_bytes
 from distillctl.rollout.worker import EngineSettings
@@ -30,6 +34,9 @@ class Plan:
     world_size: int
     student_dtype: str
     max_model_len: int
+    gpus: tuple[str, ...] = ()
+    """Identifiers of the visible GPUs, which the configuration counts; empty on a CPU. The first `world_size`
+    are the ranks'."""
 
     def rank_command(self, job: str = "JOB.json") -> list[str]:
         """Command line of a trainer rank."""
@@ -38,9 +45,9 @@ class Plan:
     def rank_environment(self, rank: int) -> dict[str, str]:
         """What a rank's environment adds to ours: its place, its share of the cores."""
         threads = max(1, len(cpus()) // self.world_size)
-        runtime = cpu_runtime() if self.device == "cpu" else {}
+        ours = cpu_runtime() if self.device == "cpu" else cuda_environment(self.gpus[: self.world_size])
         return {
-            **runtime,
+            **ours,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(self.world_size),
@@ -66,6 +73,16 @@ class Plan:
             enforce_eager=rollout.enforce_eager,
         )
         return replace(settings, max_logprobs=self.num_rollout_topk)
+
+    @property
+    def used_gpus(self) -> dict[str, str]:
+        """The run's GPUs: number among the visible ones, as in names of metrics, to identifier."""
+        if self.device == "cpu":
+            return {}
+        numbers = {*range(self.world_size), *(self.config.rollout.gpus or [0])}
+        for name in self.served:
+            numbers |= set(self.config.all_teachers[name].gpus or [])
+        return {str(number): self.gpus[number] for number in sorted(numbers)}
 
     @property
     def num_rollout_topk(self) -> int:
@@ -110,18 +127,20 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
     that cannot be had.
     """
     gpus = num_gpus() if config.train.device != "cpu" else 0
+    ids = visible_gpus().ids if gpus else ()
     if config.train.device == "cuda" and not gpus:
         raise EnvironmentUnfit(
-            "train.device is cuda, but no NVIDIA GPU was found",
-            "check nvidia-smi and that nvidia-ml-py is installed (pip install 'distillctl[gpu]')",
+            f"train.device is cuda, but {counted(0)}",
+            visible_gpus().note
+            or "check nvidia-smi and that nvidia-ml-py is installed (pip install 'distillctl[gpu]')",
         )
-    world_size = config.train.world_size or max(1, gpus)
-    if gpus and world_size > gpus:
-        raise ConfigError(f"train.world_size={world_size}, but there are {gpus} GPUs")
+    sliced = any(gpu.startswith(MIG) for gpu in ids)
+    world_size = config.train.world_size or (1 if sliced else max(1, gpus))
     if gpus:
         check_gpus(config, world_size, gpus)
+        _check_slices(config, world_size, ids)
     else:
-        _check_no_offload(config)
+        config = on_cpu(config)
         _check_no_chosen_tokens(config)
     auto = "bfloat16" if gpus else "float32"
     student = model_path(config.student.model, "student.model", weights=download)
@@ -144,6 +163,7 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
         world_size=world_size,
         student_dtype=auto if config.student.dtype == "auto" else config.student.dtype,
         max_model_len=config.max_length,
+        gpus=ids,
     )
 
 
@@ -159,7 +179,15 @@ def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, downl
     if teacher.url is None:  # what a server that runs already takes is its own choice
         _check_switch(config, key, switch_length(read_json(path / "config.json")), num_generated)
     dtype = auto if teacher.dtype == "auto" else teacher.dtype
-    return TeacherJob(model=str(path), dtype=dtype, endpoints=list(teacher.url or []))
+    return TeacherJob(
+        model=str(path.absolute()), dtype=dtype, endpoints=list(map(_located, teacher.url or []))
+    )
+
+
+def _located(endpoint: str) -> str:
+    """An endpoint for processes that work elsewhere: the path of a unix socket made absolute."""
+    scheme, colon, path = endpoint.partition("unix:")
+    return endpoint if scheme or not colon else f"unix:{os.path.abspath(path)}"
 
 
 def _positions(file: Path) -> int:
@@ -171,18 +199,21 @@ def _positions(file: Path) -> int:
 
 
 def _check_positions(config: Config, key: str, positions: int, num_generated: int = 0) -> None:
+    prompt = max(1, min(config.data.max_prompt_length, positions // 2))
+    response = positions - prompt - num_generated
+    fits = f"e.g. data.max_prompt_length={prompt} data.max_response_length={response}"
     if config.data.max_prompt_length + 1 > positions:
         raise ConfigError(
             f"data.max_prompt_length={config.data.max_prompt_length} leaves no room for a response: "
             f"{key} takes {positions} tokens",
-            "lower data.max_prompt_length",
+            f"lower data.max_prompt_length, {fits}",
         )
     if config.max_length + num_generated > positions:
         besides = ", and a server generates one more" if num_generated else ""
         raise ConfigError(
             f"data.max_prompt_length + data.max_response_length = {config.max_length}{besides}, but {key} "
             f"takes {positions} tokens",
-            "lower data.max_prompt_length or data.max_response_length",
+            f"lower data.max_prompt_length or data.max_response_length, {fits}",
         )
 
 
@@ -199,15 +230,6 @@ def _check_switch(config: Config, key: str, switch: tuple[str, int] | None, num_
     )
 
 
-def _check_no_offload(config: Config) -> None:
-    """On a CPU there is nothing to offload from."""
-    offloads: dict[str, str] = {"zero.offload": config.zero.offload}
-    offloads |= {f"{teacher_section(n)}.offload": t.offload for n, t in config.all_teachers.items()}
-    for key, offload in offloads.items():
-        if offload != "none":
-            raise ConfigError(f"{key}={offload} needs a GPU to offload from", f"set {key}=none")
-
-
 def _check_no_chosen_tokens(config: Config) -> None:
     """vLLM 0.32 scores chosen tokens of a prompt (`prompt_logprob_token_ids`) on GPUs only."""
     serving = [name for name, teacher in config.all_teachers.items() if teacher.serve]
@@ -220,12 +242,14 @@ def _check_no_chosen_tokens(config: Config) -> None:
 
 
 def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
-    """Raise ConfigError unless every teacher that is served here has GPUs of its own."""
+    """Raise ConfigError unless there are the GPUs that are named, and every teacher served has its own."""
+    if world_size > num_gpus:
+        hint = f"set train.world_size to {num_gpus} at most"
+        raise ConfigError(f"train.world_size={world_size}, but {counted(num_gpus)}", hint)
     taken = dict.fromkeys(config.rollout.gpus or [0], "rollout.gpus")
     if missing := [gpu for gpu in taken if not 0 <= gpu < num_gpus]:
-        raise ConfigError(
-            f"rollout.gpus names GPU {missing[0]}, but there are {num_gpus} GPUs", "they count from 0"
-        )
+        hint = "they are counted from 0 among the visible ones"
+        raise ConfigError(f"rollout.gpus names GPU {missing[0]}, but {counted(num_gpus)}", hint)
     if len(config.rollout.gpus or []) > len(set(config.rollout.gpus or [])):
         raise ConfigError("rollout.gpus names a GPU twice", "name each once")
     taken |= dict.fromkeys(range(world_size), f"the ranks (train.world_size={world_size})")
@@ -233,12 +257,30 @@ def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
         if not teacher.serve:
             continue
         key = f"{teacher_section(name)}.gpus"
-        hint = f"give it some of {num_gpus} GPUs, numbered from 0, and set train.world_size to what is left"
+        hint = (
+            f"give it some of the {num_gpus} visible GPUs, counted from 0, and set train.world_size to what "
+            "is left"
+        )
         if not teacher.gpus:
             raise ConfigError(f"{key} is missing: a teacher with serve=true needs GPUs of its own", hint)
         for gpu in teacher.gpus:
             if not 0 <= gpu < num_gpus:
-                raise ConfigError(f"{key} names GPU {gpu}, but there are {num_gpus} GPUs", hint)
+                raise ConfigError(f"{key} names GPU {gpu}, but {counted(num_gpus)}", hint)
             if gpu in taken:
                 raise ConfigError(f"{key} names GPU {gpu}, which {taken[gpu]} uses already", hint)
             taken[gpu] = key
+
+
+def _check_slices(config: Config, world_size: int, ids: Sequence[str]) -> None:
+    """Refuse to give a process several MIG slices: CUDA shows it one (NVIDIA's MIG user guide, "CUDA Device
+    Enumeration")."""
+    groups = {"train.world_size": list(range(world_size)), "rollout.gpus": config.rollout.gpus or [0]}
+    for name, teacher in config.all_teachers.items():
+        groups[f"{teacher_section(name)}.gpus"] = teacher.gpus if teacher.serve and teacher.gpus else []
+    for key, places in groups.items():
+        if len(places) > 1 and any(ids[place].startswith(MIG) for place in places):
+            raise ConfigError(
+                f"{key} takes {len(places)} devices, of which some are slices of a GPU (MIG): CUDA shows a "
+                f"process one slice, and {counted(len(ids))}",
+                f"set {key} to one of them",
+            )

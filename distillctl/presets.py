@@ -89,7 +89,7 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
 def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
     """Set one KEY=VALUE in `tree`; the first `=` splits, the value is JSON if it parses, else a string."""
     key, equals, text = override.partition("=")
-    if not equals or not key.isprintable():
+    if not equals or not key.strip() or not key.isprintable():
         raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", "e.g. optim.lr=1e-5")
     annotations = dict(_leaves(Config, ""))
     *path, leaf = key.split(".")

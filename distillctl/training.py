@@ -21,6 +21,7 @@ from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.special_tokens import SpecialTokens
 from distillctl.data.template import require_rendering
 from distillctl.data_checks import answer_checks, special_token_checks
+from distillctl.devices import device_checks
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
@@ -65,7 +66,8 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     prompts = _read_prompts(config)
     num_prompts = len(prompts.train)
     plan = resolve(config, download=False)
-    checks = [*_static_checks(plan, prompts), *_weight_checks(plan), *measured_checks(plan)]
+    checks = [*device_checks(plan, config), *_static_checks(plan, prompts), *_weight_checks(plan)]
+    checks += measured_checks(plan)
     steps = config.num_steps(num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
     commands = [shlex.join(engine)]
@@ -166,7 +168,7 @@ def _prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
     _static_checks(plan, prompts)
     require_fit(plan, folder)
     plan = resolve(config)
-    checks = _static_checks(plan, prompts)
+    checks = [*device_checks(plan, config), *_static_checks(plan, prompts)]
     return plan, [*checks, *_weight_checks(plan)]
 
 
@@ -238,7 +240,7 @@ def _read_prompts(config: Config) -> _Prompts:
     if data.train_batch_size > len(train):
         raise ConfigError(
             f"data.train_batch_size={data.train_batch_size}, but the data has {len(train)} prompts",
-            "lower data.train_batch_size or prepare more data",
+            f"lower it to data.train_batch_size={len(train)}, or prepare more data",
         )
     return _Prompts(train, val[: config.eval.limit])
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from distillctl.machine import num_gpus
+from distillctl.gpus import nvml, nvml_handle, visible_gpus
 
 _OWN = ("RssAnon", "RssShmem")
 """Fields of /proc/PID/status that make up a process's own memory: resident, without mapped files, which the
@@ -35,14 +37,39 @@ def _group(pid: int) -> int:
         return 0
 
 
-def gpu_metrics() -> dict[str, float]:
-    """`gpu/used_bytes/N` and `gpu/utilization/N` of every GPU, by NVML (not yet run on a GPU)."""
-    metrics: dict[str, float] = {}
-    for number in range(num_gpus()):
-        import pynvml
+def gpu_metrics(
+    gpus: Mapping[str, str] | None = None, warn: Callable[[str], None] = lambda message: None
+) -> dict[str, float]:
+    """`gpu/used_bytes/N` and `gpu/utilization/N` of GPUs, by NVML (not yet run on a GPU).
 
-        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-        metrics[f"gpu/used_bytes/{number}"] = float(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-        busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
-        metrics[f"gpu/utilization/{number}"] = busy / 100
+    `gpus`: number N to identifier; by default all that this process sees. What NVML does not tell (a MIG
+    slice has no utilization, a GPU that shares the machine's memory has none of its own) is left out, and
+    `warn` is told each time.
+    """
+    if gpus is None:
+        gpus = {str(number): gpu for number, gpu in enumerate(visible_gpus().ids)}
+    if not gpus:
+        return {}
+    pynvml, reason = nvml()
+    if pynvml is None:
+        warn(f"there are no metrics of GPUs: {reason}")
+        return {}
+    metrics: dict[str, float] = {}
+    for number, gpu in gpus.items():
+        for name, read in _GPU_METRICS.items():
+            try:
+                metrics[f"{name}/{number}"] = read(pynvml, nvml_handle(pynvml, gpu))
+            except (AttributeError, pynvml.NVMLError) as error:
+                warn(f"{name}/{number} is left out: NVML does not tell it ({error or type(error).__name__})")
     return metrics
+
+
+def _used_bytes(pynvml: Any, handle: Any) -> float:
+    return float(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+
+
+def _utilization(pynvml: Any, handle: Any) -> float:
+    return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+
+
+_GPU_METRICS = {"gpu/used_bytes": _used_bytes, "gpu/utilization": _utilization}

@@ -68,7 +68,7 @@ OVERRIDES = {
     "unknown key": ("optim.warmup_step=3", "'optim.warmup_step'"),
     "unknown section": ("teachers.law=3", "'teachers.law'"),
     "no value": ("optim.lr", "'optim.lr'"),
-    "no key": ("=3", "''"),
+    "no key": ("=3", "'=3'"),
     "wrong type": ("train.steps=many", "train.steps (command line)"),
     "fraction of a step": ("train.steps=1.5", "train.steps (command line)"),
     "NaN": ("optim.lr=NaN", "optim.lr (command line): Input should be a finite number"),

@@ -8,7 +8,8 @@ import yaml
 
 from distillctl import training
 from distillctl.config import Config
-from distillctl.presets import preset_names
+from distillctl.plan import resolve
+from distillctl.presets import load_preset, preset_names
 
 # Every model of the presets is replaced by a shipped one, whose 512 positions bound the lengths.
 SMALL = ["student.model=builtin:tiny-student", "teacher.model=builtin:tiny-teacher", "train.device=cpu",
@@ -69,7 +70,8 @@ def test_every_preset_passes_and_shows_its_plan(dry, preset):
     comments = [line for line in out.splitlines() if line.startswith("# ")]
     assert any(line.startswith(f"# $ {sys.executable} -m distillctl.rollout.worker") for line in comments)
     assert any("RANK=0" in line and "-m distillctl.train.worker" in line for line in comments)
-    assert [line.split(":")[0] for line in comments if "memory" in line] == [f"# memory, {p}" for p in PHASES]
+    memory = [line.split(":")[0] for line in comments if line.startswith("# memory")]
+    assert memory == [f"# memory, {phase}" for phase in PHASES]
     assert any(line.endswith("1 rank(s) on cpu") and " steps of 4 prompts" in line for line in comments)
 
 
@@ -104,6 +106,29 @@ def test_a_served_teacher_has_a_command_and_memory_of_its_own(dry):
     assert "teacher server" in {entry["phase"] for entry in plan["memory"]}
 
 
+GPU_SETTINGS = ["rollout.enforce_eager=false", "rollout.gpus=[1,2]", "rollout.gpu_memory_utilization=0.5",
+                "zero.offload=all", "teacher.offload=cpu", "teacher.gpus=[3]"]  # fmt: skip
+
+
+def test_what_only_a_gpu_has_is_without_effect_and_said_once(dry):
+    plan = json.loads(dry(TINY, "--json", *GPU_SETTINGS))
+    (check,) = [check for check in plan["checks"] if check["name"] == "GPU settings"]
+    assert check["level"] == "ok"
+    assert check["detail"] == (
+        "without effect on a CPU: rollout.gpus=[1, 2], rollout.gpu_memory_utilization=0.5, "
+        "rollout.enforce_eager=false, zero.offload=all, teacher.gpus=[3], teacher.offload=cpu"
+    )
+    plain = json.loads(dry(TINY, "--json"))
+    assert "GPU settings" not in {check["name"] for check in plain["checks"]}
+    assert plan["memory"] == plain["memory"]
+
+
+def test_the_engine_of_a_preset_for_gpus_is_not_compiled_on_a_cpu(tmp_path):
+    preset = load_preset("qwen-0.5b-from-7b-gsm8k", SMALL)
+    assert not preset.rollout.enforce_eager
+    assert resolve(preset).engine(tmp_path).enforce_eager
+
+
 def test_several_teachers_are_listed_and_checked(dry):
     plan = json.loads(dry(TINY, "--json", "teachers.code.model=builtin:tiny-student"))
     assert plan["teachers"]["code"].endswith("tiny-student")
@@ -122,6 +147,11 @@ def test_nothing_is_written(dry, folder):
     dry(TINY)
     dry(TINY, "--run-dir", "runs/mine")
     assert listing(folder) == before
+
+
+def test_its_help_says_that_engines_are_started(distillctl):
+    out = " ".join(distillctl("train", "--help")[1].split())
+    assert "Starts the engines to measure; no step, no run directory." in out
 
 
 def bytes_of(out):
@@ -162,7 +192,6 @@ def refused(distillctl, *arguments):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["zero.offload=optimizer"], "zero.offload=optimizer needs a GPU"),
         (["data.max_response_length=385"], "= 513, but student.model takes 512 tokens"),
         (["data.max_prompt_length=600"], "data.max_prompt_length=600 leaves no room for a response"),
         (["loss.kind=topk", "loss.topk=500"], "loss.topk=500, but student.model has 465 tokens"),

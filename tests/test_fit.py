@@ -208,6 +208,13 @@ def test_shared_memory_too_small_for_a_push_is_exit_3(refused, mounted, monkeypa
     assert "--shm-size" in err
 
 
+def test_ranks_on_gpus_need_shared_memory_for_nccl(mounted, monkeypatch):
+    monkeypatch.setattr(memory, "ROOT", mounted("shm", "512m"))
+    fit.require_shared_memory(1 * MIB)
+    with pytest.raises(EnvironmentUnfit, match=r"needs 1\.063 GiB: .* and NCCL's buffers"):
+        fit.require_shared_memory(1 * MIB, nccl=True)
+
+
 def test_what_killed_runs_left_in_shared_memory_does_not_count(mounted, monkeypatch):
     root = mounted("shm", "66m")
     monkeypatch.setattr(memory, "ROOT", root)

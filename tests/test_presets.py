@@ -72,7 +72,9 @@ def test_overrides_are_json_or_strings(override, key, value):
     ("override", "message", "hint"),
     [
         ("optim.warmup_step=3", "'optim.warmup_step'", "optim.warmup_steps"),
-        ("optim.lr", "KEY=VALUE", ""),
+        ("optim.lr", "'optim.lr' is not an override of the form KEY=VALUE", ""),
+        ("=1", "'=1' is not an override of the form KEY=VALUE", "optim.lr=1e-5"),
+        ("=", "'=' is not an override of the form KEY=VALUE", "optim.lr=1e-5"),
         ("optim.lr=-1", "optim.lr (command line)", ""),
         ("optim.lr=NaN", "optim.lr (command line)", ""),
         ("train.epochs=2", "exactly one of train.steps and train.epochs", ""),

@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import stat
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,15 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from distillctl import machine, memory
+from distillctl import children, machine, memory
 from distillctl.config import Config
 from distillctl.errors import ConfigError, RunFailed
+from distillctl.evaluate import latex
+from distillctl.isolation import child_environment, dropped_parts
+from distillctl.plan import resolve
+from distillctl.rollout.process import engine_environment, engine_settings, start_engine
 from distillctl.teacher.served import _message
+from distillctl.teacher.server import start_server
 from distillctl.train.reward import load_reward
 
 PACKAGE = Path(machine.__file__).parent
@@ -54,6 +60,14 @@ def train(folder, distillctl):
         return err
 
     return run
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """A private directory."""
+    path = tmp_path / "scratch"
+    path.mkdir(mode=0o700)
+    return path
 
 
 @pytest.fixture
@@ -192,14 +206,145 @@ def test_only_the_reward_runs_a_file():
 
 
 def test_the_callers_environment_cannot_allow_pickled_requests(monkeypatch, tmp_path):
-    from distillctl.rollout.process import engine_environment
-
     names = ["VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_SERVER_DEV_MODE"]
     for name in names:
         monkeypatch.setenv(name, "1")
     environment = engine_environment(0, None, tmp_path)
     assert [environment[name] for name in names] == ["0", "0"]
     assert environment["VLLM_RPC_BASE_PATH"] == str(tmp_path)
+
+
+# --- code in the directory where the command is typed ----------------------------------------------
+
+
+def test_every_child_is_given_an_environment_and_a_directory():
+    starts = [
+        (file, keywords(call))
+        for file, name, call in calls()
+        if name.split(".")[0] == "subprocess" or name in ("Popen", "os.execv", "os.execve")
+    ]
+    assert {file for file, _ in starts} >= {"children.py", "rollout/process.py", "teacher/server.py"}
+    for file, given in starts:
+        becomes_another = file == "teacher/server.py" and not given  # `os.execv`: it keeps its own of both
+        assert becomes_another or {"env", "cwd"} <= set(given), file
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """Starts children for real, but of a program that only notes how it was started: what it noted."""
+    program, noted = tmp_path / "python", tmp_path / "noted.json"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"open({str(noted)!r}, 'w').write(json.dumps([sys.argv, dict(os.environ), os.getcwd()]))\n"
+    )
+    program.chmod(0o755)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name, value in HOSTILE_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    def run(start):
+        process = start()
+        if process is not None:
+            process.communicate()
+        arguments, environment, cwd = json.loads(noted.read_text())
+        return arguments, environment, Path(cwd)
+
+    return run
+
+
+HOSTILE_ENVIRONMENT = {
+    "PYTHONPATH": ":.:/opt/mine::lib", "LD_LIBRARY_PATH": "/opt/lib;", "PATH": f"{os.environ['PATH']}:",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8",
+}  # fmt: skip
+
+
+def start_an_engine(scratch):
+    settings = engine_settings(
+        machine.model_path("builtin:tiny-student", "test"), dtype="float32", socket=scratch / "rollout.sock",
+        max_model_len=64, max_num_seqs=2,
+    )  # fmt: skip
+    return start_engine(settings, Path("engine.json"), scratch / "rollout.log")
+
+
+def start_a_server(scratch):
+    environment = engine_environment(0, None, scratch)
+    return start_server([], environment, scratch / "teacher.log")
+
+
+def start_a_rank(scratch):
+    tree = {"student": {"model": "builtin:tiny-student"}, "teacher": {"model": "builtin:tiny-teacher"},
+            "data": {"train_files": ["x.parquet"], "max_prompt_length": 9, "max_response_length": 9},
+            "train": {"steps": 1, "device": "cpu"}}  # fmt: skip
+    plan = resolve(Config.model_validate(tree))
+    return children.start_rank(plan, 0, Path("job.json"), scratch).process
+
+
+CHILDREN = {
+    "engine": start_an_engine,
+    "teacher's server": start_a_server,
+    "rank": start_a_rank,
+    "look at a package": lambda scratch: machine._imports("torchvision") and None,
+    "math-verify": lambda scratch: latex._start(),
+}
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_no_child_takes_code_from_the_working_directory(child, scratch, name):
+    _, environment, cwd = child(lambda: CHILDREN[name](scratch))
+    assert cwd in (scratch, Path("/"))
+    assert environment["PYTHONSAFEPATH"] == "1"
+    for variable in ("PYTHONPATH", "PATH", "LD_PRELOAD"):
+        if variable in environment:
+            assert all(map(os.path.isabs, environment[variable].split(":"))), variable
+    assert environment["PYTHONPATH"] == "/opt/mine"
+    assert environment["LD_LIBRARY_PATH"] == "/opt/lib"
+
+
+@pytest.mark.parametrize("name", ["engine", "rank"])
+def test_children_get_absolute_paths(child, scratch, name):
+    arguments, _, _ = child(lambda: CHILDREN[name](scratch))
+    assert arguments[-1] == str(Path.cwd() / Path(arguments[-1]).name)
+
+
+def test_an_engine_keeps_its_temporary_files_in_the_private_directory(child, scratch):
+    for name in ("engine", "teacher's server"):
+        _, environment, cwd = child(lambda name=name: CHILDREN[name](scratch))
+        assert environment["TMPDIR"] == str(cwd) == str(scratch)
+
+
+def test_a_rank_is_not_told_the_rank_that_another_launcher_gave_us(child, scratch):
+    _, environment, _ = child(lambda: start_a_rank(scratch))
+    assert (environment["RANK"], environment["LOCAL_RANK"]) == ("0", "0")
+    assert {"OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_WORLD_SIZE"}.isdisjoint(environment)
+
+
+def test_an_empty_list_of_libraries_does_not_stay_empty(tmp_path):
+    """cv2 puts its own before it with a colon, and an empty part would be left to the children of a child."""
+    for given in ({}, {"LD_LIBRARY_PATH": ""}, {"LD_LIBRARY_PATH": "lib:."}):
+        assert child_environment(given, tmp_path)["LD_LIBRARY_PATH"] == str(tmp_path)
+
+
+def test_a_library_by_its_name_is_the_systems_and_stays():
+    given = {"LD_PRELOAD": "libjemalloc.so.2 ./mine.so:/opt/a.so"}
+    assert child_environment(given, "/")["LD_PRELOAD"] == "libjemalloc.so.2:/opt/a.so"
+
+
+def test_parts_that_somebody_wrote_and_children_do_not_get_are_named(monkeypatch):
+    for name in ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", "src::/opt/mine")
+    assert dropped_parts() == ["PYTHONPATH=src"]
+
+
+def test_a_module_in_the_working_directory_is_not_imported(tmp_path, monkeypatch):
+    """A real child: without its guard `python -c` looks there first."""
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    assert machine._imports("colorsys")
+    assert not machine._imports("no_such_module_at_all")
 
 
 # --- checkpoints -----------------------------------------------------------------------------------

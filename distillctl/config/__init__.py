@@ -61,9 +61,10 @@ class RolloutConfig(Section):
     gpu_memory_utilization: Fraction = 0.4
     """Share of a GPU's memory the engine may take (weights and KV cache); unused on a CPU."""
     gpus: list[int] | None = None
-    """GPUs of the engine, tensor-parallel over all of them; null is GPU 0. Unused on a CPU."""
+    """GPUs of the engine, tensor-parallel over all of them, counted among the visible ones; null is GPU 0.
+    Unused on a CPU."""
     enforce_eager: bool = True
-    """False lets vLLM compile and capture graphs: slower start, faster decoding on a GPU."""
+    """False lets vLLM compile and capture graphs: slower start, faster decoding on a GPU. Unused on a CPU."""
     max_restarts: int = Field(default=3, ge=0)
     """How often an engine that dies or hangs is started anew before the run fails."""
     timeout_s: float = Field(default=300.0, gt=0.0)
@@ -96,7 +97,8 @@ class ZeroConfig(Section):
     stage: Literal[0, 1, 2, 3] = 3
     """What is sharded over the ranks: 0 nothing, 1 optimizer, 2 and gradients, 3 and parameters."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """Keep the optimizer state (`optimizer`) or also the parameters (`all`, stage 3) in host memory."""
+    """Keep the optimizer state (`optimizer`) or also the parameters (`all`, stage 3) in host memory.
+    Unused on a CPU."""
 
 
 class TrainConfig(Section):
@@ -110,9 +112,9 @@ class TrainConfig(Section):
     micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens in one forward and backward pass of a rank."""
     world_size: int | None = Field(default=None, ge=1)
-    """Ranks; null is one per GPU, or one on a CPU."""
+    """Ranks; null is one per visible GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPUs when there are any."""
+    """`auto` takes the GPUs when any are visible."""
     async_depth: Literal[0, 1] = 0
     """1: the engine samples the next batch while the ranks train on this one, from weights that are one
     optimizer step older (one-step-off). Faster where the engine has GPUs of its own (`rollout.gpus`); a run

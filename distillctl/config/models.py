@@ -38,7 +38,8 @@ class TeacherConfig(Section):
     shard: bool = False
     """Shard the teacher over the ranks with ZeRO-3 instead of a copy on each: less memory, more traffic."""
     offload: Literal["none", "cpu"] = "none"
-    """`cpu` keeps the teacher in host memory but for its scoring phase (and its head on the GPU)."""
+    """`cpu` keeps the teacher in host memory but for its scoring phase (and its head on the GPU). Unused on a
+    CPU."""
     quantization: Literal["none", "int8", "int4"] = "none"
     """Precision of the teacher's linear layers; the preflight measures the KL that it costs."""
     url: Annotated[list[str] | None, OneOrMore] = None
@@ -48,7 +49,8 @@ class TeacherConfig(Section):
     serve: bool = False
     """Start a vLLM server for the teacher and stop it with the run, instead of a copy in the ranks."""
     gpus: list[int] | None = None
-    """GPUs of a teacher started by `serve`, tensor-parallel over all of them. Unused on a CPU."""
+    """GPUs of a teacher started by `serve`, tensor-parallel over all of them, counted among the visible ones.
+    Unused on a CPU."""
     gpu_memory_utilization: Fraction = 0.9
     """Share of those GPUs' memory that server may take. Unused on a CPU."""
     timeout_s: float = Field(default=600.0, gt=0.0)

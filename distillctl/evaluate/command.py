@@ -23,8 +23,9 @@ from distillctl.evaluate.responses import Task, responses
 from distillctl.evaluate.scoring import load_scorer, rescore
 from distillctl.evaluate.table import render_report
 from distillctl.evaluate.teacher import KlTeacher, answer_kls, kl_teacher
+from distillctl.gpus import visible_gpus
 from distillctl.json_values import finite
-from distillctl.machine import model_path, num_gpus, require_packages
+from distillctl.machine import model_path, require_gpu_build, require_packages
 from distillctl.progress import note
 from distillctl.run import resolve_checkpoint
 from distillctl.samples import Prompt, Rollout
@@ -92,8 +93,12 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
     """Everything that can be refused, before hours are spent."""
     _require_sense(settings)
     wanted = [requirements.parse(expression) for expression in settings.require]
-    device = "cuda" if num_gpus() else "cpu"
+    gpus = visible_gpus()
+    device = "cuda" if gpus.ids else "cpu"
+    if gpus.note:
+        note(gpus.note)
     require_packages(device)
+    require_gpu_build(device)
     written = outputs.prepare(settings.junit, settings.out)
     cache = open_cache(settings.cache_dir, keep=settings.keep)
     resolved = [resolve_checkpoint(spec) for spec in models]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from threading import local
 
 from distillctl.errors import EnvironmentUnfit
+from distillctl.isolation import NOWHERE, child_environment
 from distillctl.machine import cpus
 
 TIMEOUT_S = 10.0
@@ -101,6 +103,7 @@ def _start() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "distillctl.evaluate.latex"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
+        env=child_environment(os.environ, NOWHERE), cwd=NOWHERE,
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from distillctl.errors import ConfigError
 from distillctl.files import read_json
+from distillctl.gpus import cuda_environment, visible_gpus
+from distillctl.isolation import child_environment
 from distillctl.machine import ModelShape, cpu_runtime, cpus, model_shape
 from distillctl.memory import owner
 from distillctl.rollout.plugin import OWNER_ENV
@@ -18,16 +20,15 @@ READY_TIMEOUT_S = 600.0
 """Longest start of an engine; a large model on a GPU takes minutes, the tiny one 12 s."""
 
 _INHERITED = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "VIRTUAL_ENV",
-    "PYTHONPATH",
-    "LD_LIBRARY_PATH",
-)
-_INHERITED_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "VLLM_", "NCCL_", "XDG_", "PYTHON")
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH",
+    "CC", "CXX", "CPATH", "LIBRARY_PATH", "TMP", "TEMP",
+)  # fmt: skip
+_INHERITED_PREFIXES = (
+    "HF_", "VLLM_", "XDG_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "UCX_", "CUBLAS_", "TORCH_", "PYTORCH_",
+    "TORCHINDUCTOR_", "TRITON_", "FLASHINFER_",
+)  # fmt: skip
+"""What an engine is handed of the caller's environment, with the compilers' settings: on a GPU vLLM compiles
+kernels (Triton asks for CC, CPATH and LIBRARY_PATH)."""
 _MAX_KV_CACHE_BYTES = 8 << 30
 _PLAIN_ROPES = ("default", "llama3")
 """Rotary embeddings whose angles depend on the position alone, so that a table of the positions that occur is
@@ -39,8 +40,10 @@ _MAX_POSITIONS = 1 << 24
 def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> dict[str, str]:
     """A clean environment: what the engine needs, and nothing of ours that would mislead it.
 
-    `sockets`: private directory for vLLM's own. A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change
-    how vLLM starts. On a CPU the engine gets every core (its own default keeps one of two for itself);
+    `sockets`: private directory for vLLM's own, in which the engine works and keeps its temporary files:
+    vLLM leaves one for each start behind (`get_file_store_init_method`). `gpus` are places among the visible
+    GPUs; None is the first `num_gpus`. A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change how vLLM
+    starts. On a CPU the engine gets every core (its own default keeps one of two for itself);
     torch.compile is off there, because what vLLM compiles even in eager mode takes 20 s at the first start
     and gains nothing. oneDNN keeps its last 16 matrix products, not 1,024: each new number of rows in a
     ragged batch makes one per layer shape, and the engine's worker grows by hundreds of MiB; the layers share
@@ -56,6 +59,7 @@ def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
         "DO_NOT_TRACK": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(sockets),
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # never from the caller's environment: pickle in requests
         "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "false",  # nor answers in the log
         "VLLM_HOST_IP": "127.0.0.1",
@@ -66,13 +70,16 @@ def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if num_gpus:
-        kept["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus if gpus else range(num_gpus)))
-        return kept
+        ids = visible_gpus().ids
+        kept |= cuda_environment(ids[place] for place in gpus or range(num_gpus))
+        # By default torch keeps compiled kernels with the temporary files, which end with the run.
+        kept.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser("~/.cache/distillctl/torchinductor"))
+        return child_environment(kept, sockets)
     kept["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus()))
     kept["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     kept["TORCHDYNAMO_DISABLE"] = "1"
     kept["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
-    return kept | cpu_runtime()
+    return child_environment(kept | cpu_runtime(), sockets)
 
 
 def worker_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> dict[str, str]:
@@ -133,7 +140,7 @@ def engine_settings(
             "set it to the longest sequence that the model was made for",
         )
     return EngineSettings(
-        model=str(model),
+        model=str(model.absolute()),
         dtype=dtype,
         socket=str(socket),
         max_model_len=length,
@@ -152,12 +159,14 @@ def start_engine(
 ) -> subprocess.Popen[bytes]:
     """Start the worker in a process session of its own; call from the main thread (see `lifeline`)."""
     settings.save(settings_path)
+    folder = Path(settings.socket).parent
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "distillctl.rollout.worker", str(settings_path)],
+            [sys.executable, "-m", "distillctl.rollout.worker", str(settings_path.absolute())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=worker_environment(settings.num_gpus, gpus, Path(settings.socket).parent),
+            env=worker_environment(settings.num_gpus, gpus, folder),
+            cwd=folder,
             start_new_session=True,
         )

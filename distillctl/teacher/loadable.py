@@ -21,6 +21,7 @@ from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json
+from distillctl.isolation import NOWHERE, child_environment
 from distillctl.lifeline import die_with_parent
 from distillctl.machine import is_shipped
 from distillctl.model_files import layer_of
@@ -164,10 +165,11 @@ def _found(paths: list[Path], wanted: Mapping[Path, Suspect]) -> dict[Path, Faul
     """What the child finds in each model."""
     if not paths:
         return {}
+    offline = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", __name__, json.dumps([str(path) for path in paths])],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        env={**environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", __name__, json.dumps([str(path.absolute()) for path in paths])],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=NOWHERE,
+        env=child_environment({**environ, **offline}, NOWHERE),
     )  # fmt: skip
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if len(answers) < len(paths):

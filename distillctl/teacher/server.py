@@ -38,7 +38,7 @@ def server_arguments(
     tokens.
     """
     values = {
-        "--model": model,
+        "--model": model.absolute(),
         "--uds": socket,
         "--dtype": dtype,
         "--load-format": "safetensors",
@@ -73,7 +73,10 @@ def server_command(arguments: list[str]) -> list[str]:
 
 
 def start_server(arguments: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start the server in a process session of its own; call from the main thread (see `lifeline`)."""
+    """Start the server in a process session of its own; call from the main thread (see `lifeline`).
+
+    It works in the private directory that its `environment` names for temporary files.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "distillctl.teacher.server", str(os.getpid()), *arguments],
@@ -81,6 +84,7 @@ def start_server(arguments: list[str], environment: dict[str, str], log: Path) -
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
+            cwd=environment["TMPDIR"],
             start_new_session=True,
         )
 

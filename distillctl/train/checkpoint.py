@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 
 from distillctl import checkpoints
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
+from distillctl.isolation import NOWHERE, child_environment
 from distillctl.teacher.dropout import saved_as_given
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -167,8 +169,9 @@ def _scan(state: Path, ranks: Ranks) -> None:
 def _convert(state: Path, universal: Path) -> None:
     """DeepSpeed's own converter to the form that any number of ranks can load."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    command += ["--input_folder", str(state), "--output_folder", str(universal)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--input_folder", str(state.absolute()), "--output_folder", str(universal.absolute())]
+    environment = child_environment(os.environ, NOWHERE)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=NOWHERE)
     if done.returncode:
         raise RunFailed(
             f"{state} could not be converted for another number of ranks: {done.stderr.splitlines()[-1:]}",

@@ -26,6 +26,9 @@ class TrainJob:
     """One attempt at a run, as written to `logs/attempt_N/job.json`."""
 
     run_dir: str
+    working_directory: str
+    """Where the command was typed: relative paths of the configuration are seen from there, and the task
+    reward runs there."""
     attempt: int
     student: str
     """Local model directory."""
@@ -42,10 +45,19 @@ class TrainJob:
     checkpoint: str | None
     """Checkpoint directory to resume from."""
     parent_pid: int
+    gpus: dict[str, str]
+    """The run's GPUs: number among the visible ones to identifier; empty on a CPU."""
     universal: bool = False
     """That checkpoint is of another number of ranks."""
     preflight_only: bool = False
     """Put everything together, measure what can be measured before the first step, and end."""
+
+    @property
+    def run_name(self) -> str:
+        """The run directory as seen from where the command was typed."""
+        path = Path(self.run_dir)
+        below = path.is_relative_to(self.working_directory)
+        return str(path.relative_to(self.working_directory) if below else path)
 
     def save(self, path: Path) -> None:
         """Write the file whose path is the rank's argument."""

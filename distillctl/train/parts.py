@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from distillctl.train.job import TeacherJob, TrainJob
 from distillctl.train.reward import load_reward, rewards
 
 Warn = Callable[[str], None]
+_FILES = ("train_files", "val_files")
+
+
+def located(config: Config, folder: Path) -> Config:
+    """`config` with the paths of its data files as seen from `folder`."""
+    files = {key: [str(folder / file) for file in getattr(config.data, key)] for key in _FILES}
+    return config.model_copy(update={"data": config.data.model_copy(update=files)})
 
 
 def train_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
@@ -107,9 +115,17 @@ def load_teacher(
     )
 
 
-def reward_function(config: Config, tokenizer: Any) -> Callable[[list[Rollout]], np.ndarray] | None:
-    """The task reward of `reward.path`, or None without one."""
+def reward_function(
+    config: Config, tokenizer: Any, folder: Path
+) -> Callable[[list[Rollout]], np.ndarray] | None:
+    """The task reward of `reward.path`, or None without one. Its code runs in the directory `folder`."""
     if config.reward.path is None:
         return None
-    function = load_reward(config.reward.path, config.reward.name)
-    return lambda rollouts: rewards(rollouts, tokenizer, function)
+    with chdir(folder):
+        function = load_reward(config.reward.path, config.reward.name)
+
+    def score(rollouts: list[Rollout]) -> np.ndarray:
+        with chdir(folder):
+            return rewards(rollouts, tokenizer, function)
+
+    return score

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distillctl.errors import EnvironmentUnfit
 from distillctl.rollout import wire
 from distillctl.samples import Prompt, Rollout
 
@@ -25,16 +26,46 @@ TIMEOUT = timedelta(hours=6)
 """Longest wait of a collective; must outlast a rollout phase. The launcher stops ranks that lose a peer."""
 
 
+def require_cuda(rank: int) -> None:
+    """Raise EnvironmentUnfit, with what torch says, unless it can use the GPU of this rank."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it without types
+    except (RuntimeError, AssertionError) as error:  # the driver's refusal; a build of torch without CUDA
+        raise EnvironmentUnfit(
+            f"torch {torch.__version__} cannot use the GPU of rank {rank}: {str(error).splitlines()[0]}",
+            "install a build of torch for this driver (nvidia-smi names its CUDA version), or set "
+            "train.device=cpu",
+        ) from None
+    if rank >= torch.cuda.device_count():
+        raise EnvironmentUnfit(
+            f"torch sees {torch.cuda.device_count()} GPUs, which is too few for rank {rank} "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})",
+            "check with nvidia-smi -L that all of them are usable, or set train.world_size",
+        )
+
+
+def _ask_torch_for_memory(accelerator: Any) -> None:
+    """Have DeepSpeed ask torch how much of a GPU is free, as ZeRO 1 and 2 do.
+
+    It asks NVML by number, which it reads from CUDA_VISIBLE_DEVICES with `int` (0.19.8,
+    `CUDA_Accelerator._get_nvml_gpu_id`): that fails on UUIDs, and NVML has no such memory of a MIG slice.
+    """
+    accelerator.available_memory = lambda device_index=None: torch.cuda.mem_get_info(device_index)[0]
+
+
 class Ranks:
     """This process's place among the ranks. Construct once, on every rank together."""
 
     def __init__(self, rank: int, world_size: int, device: str, rendezvous: Path) -> None:
+        if device == "cuda":
+            require_cuda(rank)
         import deepspeed
 
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cuda", rank) if device == "cuda" else torch.device("cpu")
         if device == "cuda":
             torch.cuda.set_device(self.device)
+            _ask_torch_for_memory(deepspeed.get_accelerator())
         # DeepSpeed would compile this op on a CPU at the first start, for 40 s; only its inference uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # DeepSpeed uses old names of these; torch says so at every call, which would fill the rank's log.

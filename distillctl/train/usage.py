@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -11,13 +12,27 @@ from distillctl.train.ranks import Ranks
 from distillctl.usage import gpu_metrics, own_bytes
 
 
-def usage_metrics(ranks: Ranks, engine: RolloutEngine) -> dict[str, float]:
-    """`memory/…` and `gpu/…` metrics; collective."""
-    mine = torch.zeros(ranks.world_size, dtype=torch.float64)
-    mine[ranks.rank] = own_bytes(os.getpid())
-    largest = float(ranks.sum(mine).max())
-    return {
-        "memory/trainer_bytes": largest,
-        "memory/engine_bytes": float(engine.memory_bytes()),
-        **gpu_metrics(),
-    }
+class Usage:
+    """`memory/…` and `gpu/…` metrics."""
+
+    def __init__(self, gpus: Mapping[str, str], warn: Callable[[int, str], None]) -> None:
+        """`gpus`: the run's, number to identifier. `warn(step, message)` is told once what is left out."""
+        self._gpus, self._warn = gpus, warn
+        self._told: set[str] = set()
+
+    def metrics(self, step: int, ranks: Ranks, engine: RolloutEngine) -> dict[str, float]:
+        """Those of now, after `step`. Collective."""
+
+        def tell(message: str) -> None:
+            if message not in self._told:
+                self._told.add(message)
+                self._warn(step, message)
+
+        mine = torch.zeros(ranks.world_size, dtype=torch.float64)
+        mine[ranks.rank] = own_bytes(os.getpid())
+        largest = float(ranks.sum(mine).max())
+        return {
+            "memory/trainer_bytes": largest,
+            "memory/engine_bytes": float(engine.memory_bytes()),
+            **gpu_metrics(self._gpus, tell),
+        }

@@ -24,6 +24,7 @@ import torch
 from distillctl import memory
 from distillctl.checkpoints import step_dir
 from distillctl.config import Config
+from distillctl.config.gpu_only import on_cpu
 from distillctl.data.prompts import PromptStream
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
 from distillctl.evaluate.evaluation import grade_rollouts
@@ -46,7 +47,7 @@ from distillctl.train.ranks import Ranks
 from distillctl.train.rehearsal import rehearse_save
 from distillctl.train.sample_file import sample_event, write_samples
 from distillctl.train.student import Student
-from distillctl.train.usage import usage_metrics
+from distillctl.train.usage import Usage
 from distillctl.train.validation import Validation
 
 CANARY_TOKENS = 64
@@ -59,7 +60,8 @@ class Rank:
     def __init__(self, job: TrainJob, rank: int) -> None:
         self.job = job
         self.run = RunDir(Path(job.run_dir))
-        self.config: Config = load_config(self.run.config_path)
+        config = parts.located(load_config(self.run.config_path), Path(job.working_directory))
+        self.config: Config = on_cpu(config) if job.device == "cpu" else config
         self.events = EventLog(self.run.events_path, job.attempt) if rank == 0 else None
         self.stop_signal = 0
         self.ranks = Ranks(rank, job.world_size, job.device, Path(job.scratch) / "rendezvous")
@@ -139,7 +141,7 @@ class Rank:
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
         )
         greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
-        reward = parts.reward_function(config, self.tokenizer)
+        reward = parts.reward_function(config, self.tokenizer, Path(job.working_directory))
         self.trainer = Trainer(
             config,
             self.ranks,
@@ -176,17 +178,18 @@ class Rank:
             signal.signal(signum, self._request_stop)
         config = self.config
         self.emit(
-            "start", self.first_step - 1, run=str(self.run.path), steps=self.num_steps,
+            "start", self.first_step - 1, run=self.job.run_name, steps=self.num_steps,
             student=config.student.model, teacher=config.teacher.model, device=self.job.device,
             world_size=self.ranks.world_size, num_threads=torch.get_num_threads(),
         )  # fmt: skip
         if self.first_step == 1:
             self._evaluate(0)
+        usage = Usage(self.job.gpus, self.warn_at)
         for step in range(self.first_step, self.num_steps + 1):
             result = self.trainer.train_step(step, look=self._is_sample_step(step))
             if result is None:
                 return self._stop(step - 1)
-            result.metrics.update(usage_metrics(self.ranks, self.trainer.engine))
+            result.metrics.update(usage.metrics(step, self.ranks, self.trainer.engine))
             self._report(step, result)
             self._guard(step, result.metrics)
             last = step == self.num_steps

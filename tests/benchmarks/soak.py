@@ -57,7 +57,7 @@ class Run:
         """Pids by kind of victim."""
         found = {"launcher": self.launcher.pid}
         for kind, module in (("rank", "train[.]worker"), ("rollout worker", "rollout[.]worker")):
-            pattern = f"distillctl[.]{module} {self.path.name}/logs"
+            pattern = f"distillctl[.]{module} {self.path}/logs"
             pids = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
             if pids:
                 found[kind] = int(pids[0])

@@ -682,9 +682,17 @@ def test_a_served_teacher_needs_a_position_more_than_the_sequences(path):
             resolve(config_of(data=lengths, teacher=server))
 
 
-def test_a_teacher_cannot_be_offloaded_from_a_cpu():
-    with pytest.raises(ConfigError, match=r"teachers\.math\.offload=cpu needs a GPU"):
-        resolve(config_of(teachers={"math": {"model": MODEL, "offload": "cpu"}}))
+def test_an_offloaded_teacher_is_an_ordinary_one_on_a_cpu():
+    plan = resolve(config_of(teachers={"math": {"model": MODEL, "offload": "cpu"}}))
+    assert plan.config.teachers["math"].offload == "none"
+
+
+def test_the_path_of_a_servers_socket_is_absolute_for_processes_that_work_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    urls = ["unix:t.sock", "unix:/run/t.sock", "http://h:1/unix:x"]
+    plan = resolve(config_of(teacher={"url": urls}))
+    expected = [f"unix:{tmp_path}/t.sock", "unix:/run/t.sock", "http://h:1/unix:x"]
+    assert plan.teachers["default"].endpoints == expected
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,35 @@ NOT_ALWAYS = {"val/acc", "val/kl", "gpu/used_bytes", "gpu/utilization", "reward/
 LOUD = {"FORCE_COLOR": "1", "GITHUB_ACTIONS": "1", "TTY_COMPATIBLE": "1", "CLICOLOR_FORCE": "1"}
 
 
+# What a folder may hold that somebody sent; whatever takes it in ends at once.
+PLANTED = ["torch.py", "vllm.py", "deepspeed.py", "numpy.py", "sitecustomize.py", "distillctl/__init__.py"]
+PLANTED_LIBRARIES = ["librt.so.1", "libiomp5.so", "libgomp.so.1"]
+
+
+def plant(folder):
+    for name in PLANTED:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("raise SystemExit('code of the working directory was run')")
+    for name in PLANTED_LIBRARIES:
+        (folder / name).write_text("no library")
+
+
+def temporary(cwd):
+    """Where commands that run in `cwd` keep temporary files."""
+    return cwd.with_name("temporary")
+
+
 def distillctl(*arguments, cwd, check=True):
-    """Run a command; nothing that any of them prints into a pipe may hold an escape code."""
-    command = [sys.executable, "-m", "distillctl", *map(str, arguments)]
+    """Run a command; nothing that any of them prints into a pipe may hold an escape code.
+
+    As the script does it: `python -m` alone would look for modules in `cwd`.
+    """
+    command = [sys.executable, "-P", "-m", "distillctl", *map(str, arguments)]
+    temporary(cwd).mkdir(exist_ok=True)
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, **LOUD}
-    )
+        command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False,
+        env={**os.environ, **LOUD, "TMPDIR": str(temporary(cwd))},
+    )  # fmt: skip
     assert "\x1b" not in done.stdout + done.stderr
     if check:
         assert done.returncode == 0, done.stderr[-4000:]
@@ -58,13 +81,16 @@ def distillctl(*arguments, cwd, check=True):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("work")
+    """Every run of this module is started in a folder with planted code."""
+    path = tmp_path_factory.mktemp("work") / "here"
+    path.mkdir()
+    plant(path)
     distillctl("prep", "arith", cwd=path)
     return path
 
 
-def train(folder, name, *overrides):
-    return distillctl("train", "--preset", PRESET, "--run-dir", name, *SMALL, *overrides, cwd=folder)
+def train(folder, name, *overrides, preset=PRESET):
+    return distillctl("train", "--preset", preset, "--run-dir", name, *SMALL, *overrides, cwd=folder)
 
 
 ONE = ["eval.every=3", "samples.every=2", 'data.val_files=["val_a.parquet","val_b.parquet"]']
@@ -107,7 +133,14 @@ def served(folder):
 
 @pytest.fixture(scope="module")
 def one_step_off(folder):
-    train(folder, "ahead", "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4")
+    """By a preset for GPUs, with stand-ins for its models."""
+    train(
+        folder, "ahead", "student.model=builtin:tiny-student", "teacher.model=builtin:tiny-teacher",
+        "data.train_files=data/arith/train.parquet", "data.val_files=data/arith/test.parquet",
+        "data.max_prompt_length=160", "train.epochs=null", "optim.lr=1.5e-3", "zero.offload=optimizer",
+        "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4",
+        preset="qwen-0.5b-from-7b-gsm8k",
+    )  # fmt: skip
     return folder / "ahead"
 
 
@@ -371,9 +404,19 @@ def test_run_directory_is_complete(one_rank):
     assert (one_rank / "checkpoints/latest.json").exists()
 
 
-def test_nothing_is_left_behind(one_rank, two_ranks, served, mixed):
+def test_nothing_is_left_behind(one_rank, two_ranks, served, mixed, folder):
     assert not list(Path("/dev/shm").glob("distillctl-*"))
     assert workers() == []
+    assert not list(temporary(folder).glob("*vllm*"))
+
+
+def test_a_preset_for_gpus_runs_on_a_cpu_and_says_what_has_no_effect(one_step_off):
+    found = checks(one_step_off)["GPU settings"]
+    assert found["level"] == "ok"
+    assert found["detail"] == (
+        "without effect on a CPU: rollout.gpu_memory_utilization=0.3, rollout.enforce_eager=false, "
+        "zero.offload=optimizer"
+    )
 
 
 def test_a_finished_run_is_resumed_without_doing_anything(one_rank, folder):

@@ -81,7 +81,7 @@ class Run:
 
     def pids(self, module):
         """Of this run's processes of one of our modules."""
-        pattern = f"distillctl[.]{module} {self.name}/logs"
+        pattern = f"distillctl[.]{module} {self.folder}/{self.name}/logs"
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
         return [int(pid) for pid in found.stdout.split()]
 

@@ -1,14 +1,17 @@
-"""The prompts of a run: those that are too long are left out and counted."""
+"""The parts of a run that come from outside: prompts that are too long are left out and counted; paths."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from distillctl.errors import ConfigError
 from distillctl.machine import model_path
 from distillctl.presets import load_preset
-from distillctl.train.parts import train_prompts, val_prompts
+from distillctl.samples import Prompt, Rollout
+from distillctl.train.parts import located, reward_function, train_prompts, val_prompts
 
 SHORT, LONG = {"prompt": "What is 1 + 1?"}, {"prompt": "How many apples has Tom? " * 30}
 
@@ -52,3 +55,39 @@ def test_prompts_of_several_files_have_ids_of_their_own(tmp_path, tokenizer):
     settings.data.val_files.append(str(other))
     found = val_prompts(settings, tokenizer, pytest.fail)
     assert [prompt.prompt_id for prompt in found] == ["data/0", "data/1", "data/0#1"]
+
+
+# Ranks do not work in the directory where the command was typed.
+
+
+def test_data_files_are_seen_from_where_the_command_was_typed():
+    overrides = ['data.train_files=["a.jsonl","/data/b.jsonl"]', "data.val_files=val/c.jsonl"]
+    found = located(load_preset("tiny-from-small-arith", overrides), Path("/home/me")).data
+    assert found.train_files == ["/home/me/a.jsonl", "/data/b.jsonl"]
+    assert found.val_files == ["/home/me/val/c.jsonl"]
+
+
+REWARD = """
+from pathlib import Path
+
+LENGTH = len(Path("table.txt").read_text())
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    with open("log.txt", "a") as log:
+        log.write("scored ")
+    return LENGTH
+"""
+
+
+def test_the_reward_finds_and_writes_files_where_the_command_was_typed(tmp_path, tokenizer, monkeypatch):
+    typed, elsewhere = tmp_path / "typed", tmp_path / "elsewhere"
+    typed.mkdir()
+    elsewhere.mkdir()
+    (typed / "reward.py").write_text(REWARD)
+    (typed / "table.txt").write_text("12345")
+    monkeypatch.chdir(elsewhere)
+    settings = load_preset("tiny-from-small-arith", ["reward.path=reward.py", "rollout.n=2"])
+    score = reward_function(settings, tokenizer, typed)
+    answer = Rollout(Prompt("train/0", [5], "q", "1"), 0, np.array([5], np.int32), np.zeros(1), "stop", 0)
+    assert score([answer]).tolist() == [5.0]
+    assert (typed / "log.txt").read_text() == "scored "
+    assert Path.cwd() == elsewhere
