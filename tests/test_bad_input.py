@@ -84,6 +84,10 @@ OVERRIDES = {
     "evaluations without data": ("eval.every=5 data.val_files=[]", "eval.every needs data.val_files"),
     "offload without shards": ("zero.stage=0 zero.offload=optimizer", "zero.offload needs"),
     "two kinds of teacher": ('teacher.serve=true teacher.url="http://x"', "not both"),
+    "a temperature that vLLM raises": (
+        "rollout.temperature=0.005",
+        "rollout.temperature (command line): 0.005 would be sampled at 0.01, vLLM's lowest temperature",
+    ),
     "whole distribution of a server": ("teacher.serve=true", "loss.kind=reverse_kl needs"),
     "a reward for a group of one": ("reward.path=r.py rollout.n=1", "reward.path needs rollout.n"),
     "a GPU too many": ("train.device=cuda", "train.device is cuda"),
@@ -103,6 +107,14 @@ def test_bad_overrides(refused, monkeypatch, case):
     good = ["train.device=cpu", "eval.every=0", "data.train_files=good.jsonl", "data.train_batch_size=2"]
     code = 3 if case in ENVIRONMENT else 2
     assert words in refused("train", "--preset", PRESET, *good, *overrides.split(), code=code)[0]
+
+
+@pytest.mark.parametrize("temperature", ["0.005", "inf"])
+def test_eval_refuses_a_temperature_that_would_not_be_sampled_at(refused, temperature):
+    options = ["--checkpoint", "builtin:tiny-student", "--data", "good.jsonl", "--temperature", temperature]
+    message, fix = refused("eval", *options)
+    assert message == f"--temperature {temperature} would not be what vLLM samples at"
+    assert "or at least 0.01" in fix
 
 
 def test_an_override_below_what_is_no_section(refused, folder):

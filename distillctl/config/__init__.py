@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distillctl.config.guards import GuardsConfig
 from distillctl.config.loss import LossConfig, RewardConfig
@@ -22,9 +22,9 @@ from distillctl.config.models import (
 from distillctl.config.section import Fraction, OneOrMore, Section
 
 __all__ = [
-    "DEFAULT_TEACHER", "CheckpointConfig", "Config", "DataConfig", "EvalConfig", "GuardsConfig", "LossConfig",
-    "OptimConfig", "RewardConfig", "RolloutConfig", "RoutedTeacher", "SamplesConfig", "StudentConfig",
-    "TeacherConfig", "TrainConfig", "ZeroConfig", "teacher_section",
+    "DEFAULT_TEACHER", "MIN_TEMPERATURE", "CheckpointConfig", "Config", "DataConfig", "EvalConfig",
+    "GuardsConfig", "LossConfig", "OptimConfig", "RewardConfig", "RolloutConfig", "RoutedTeacher",
+    "SamplesConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "ZeroConfig", "teacher_section",
 ]  # fmt: skip
 
 
@@ -47,13 +47,18 @@ class DataConfig(Section):
     """Column that chooses between several `teachers`."""
 
 
+MIN_TEMPERATURE = 0.01
+"""vLLM silently samples at this temperature where a lower one is asked for (0 alone is greedy)."""
+
+
 class RolloutConfig(Section):
     """How the student's answers are sampled, and the vLLM engine that does it."""
 
     n: int = Field(default=1, ge=1)
     """Answers per prompt."""
     temperature: float = Field(default=1.0, gt=0.0, le=10.0)
-    """Sampling temperature; 1.0 samples from the distribution that is trained."""
+    """Sampling temperature, at least 0.01, vLLM's lowest; 1.0 samples from the distribution that is
+    trained."""
     top_p: Fraction = 1.0
     """Nucleus sampling; below 1.0 the samples are no longer the student's own distribution."""
     max_num_seqs: int = Field(default=256, ge=1)
@@ -70,6 +75,13 @@ class RolloutConfig(Section):
     timeout_s: float = Field(default=300.0, gt=0.0)
     """Longest silence of the engine in seconds, after which it counts as hung; it reports as it decodes."""
 
+    @field_validator("temperature")
+    @classmethod
+    def _is_sampled_at(cls, value: float) -> float:
+        if value < MIN_TEMPERATURE:
+            raise ValueError(f"{value:g} would be sampled at {MIN_TEMPERATURE}, vLLM's lowest temperature")
+        return value
+
 
 class OptimConfig(Section):
     """AdamW and its schedule."""
@@ -81,7 +93,7 @@ class OptimConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What follows the warm-up; `linear` and `cosine` fall to zero after the last step."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay."""
+    """Decoupled weight decay, of matrices (embeddings too); biases and the weights of norms do not decay."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
         0.9,
         0.999,

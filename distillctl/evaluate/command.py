@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from distillctl.config import MIN_TEMPERATURE
 from distillctl.errors import CheckFailed, ConfigError
 from distillctl.evaluate import outputs, requirements
 from distillctl.evaluate.cache import Cache, Response, open_cache
@@ -31,9 +32,6 @@ from distillctl.run import resolve_checkpoint
 from distillctl.samples import Prompt, Rollout
 from distillctl.teacher.loadable import Suspect, require_loadable
 from distillctl.train.reward import RewardFunction
-
-LOWEST_TEMPERATURE = 0.01
-"""What vLLM raises a lower one to (`_MAX_TEMP` of its sampling_params)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +135,11 @@ def _require_sense(settings: EvalSettings) -> None:
     if settings.num_samples > 1 and settings.temperature == 0.0:
         message = f"--n {settings.num_samples} at temperature 0 gives the same answer every time"
         raise ConfigError(message, "add e.g. --temperature 0.7")
-    if not math.isfinite(settings.temperature):
-        raise ConfigError(f"--temperature {settings.temperature} is no number", "0 is greedy, 1 samples")
-    if 0 < settings.temperature < LOWEST_TEMPERATURE:
-        message = f"--temperature {settings.temperature}: vLLM samples at {LOWEST_TEMPERATURE} or above"
-        raise ConfigError(message, "0 is greedy")
+    if settings.temperature and not MIN_TEMPERATURE <= settings.temperature < math.inf:
+        raise ConfigError(
+            f"--temperature {settings.temperature:g} would not be what vLLM samples at",
+            f"give 0, which is greedy, or at least {MIN_TEMPERATURE}, which vLLM takes lower ones for",
+        )
     if settings.cache_dir is not None and not settings.keep:
         raise ConfigError("--no-cache and --cache-dir exclude each other", "give one of them")
 

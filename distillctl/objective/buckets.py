@@ -15,9 +15,6 @@ from torch import Tensor
 
 from distillctl.objective.divergence import LOG_FLOOR
 
-_LARGEST_LISTED = -1e-7
-"""Bound on the log of the listed mass: rounding can lift a sum of float32 probabilities to 1 or above."""
-
 
 def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
     """Log-probabilities [C, B] of the listed tokens and of the rest, which is summed, not subtracted."""
@@ -29,13 +26,30 @@ def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
 
 
 def with_tail(logp_CK: Tensor, ids_CK: Tensor, vocab_size: int) -> Tensor:
-    """Log-probabilities [C, B] where only the listed ones are known: the tail is what they leave of 1."""
+    """Log-probabilities [C, B] where only the listed ones are known: the tail is what they leave of 1.
+
+    What they leave is computed in float64. Where it is less than the rounding of the listed values can make
+    of nothing, it is taken for the largest tail that the dtype hides: a server's softmax in float32 gives
+    the log-probability 0 to a token that has all but 6e-8.
+    """
     missing_CK = ids_CK < 0
     listed_CK = logp_CK.masked_fill(missing_CK, -torch.inf)
-    mass_C1 = listed_CK.logsumexp(-1, keepdim=True).clamp(max=_LARGEST_LISTED)
     lists_all_C1 = (~missing_CK).sum(-1, keepdim=True) == vocab_size
-    tail_C1 = torch.log(-torch.expm1(mass_C1)).masked_fill(lists_all_C1, -torch.inf)
+    tail_C1 = _complement(listed_CK).log().to(logp_CK.dtype).masked_fill(lists_all_C1, -torch.inf)
     return torch.cat([listed_CK, tail_C1], -1).clamp_(min=LOG_FLOOR)
+
+
+def _complement(logp_CK: Tensor) -> Tensor:
+    """float64 [C, 1]: 1 - sum of exp(logp), and half the dtype's epsilon where that is within rounding of 0.
+
+    Rounding moves a log-probability by at most half the epsilon times its size, and so its probability p by
+    that times p |log p|.
+    """
+    half_epsilon = torch.finfo(logp_CK.dtype).eps / 2
+    wide_CK = logp_CK.double()
+    left_C1 = -torch.expm1(wide_CK.logsumexp(-1, keepdim=True))
+    rounding_C1 = half_epsilon * torch.special.entr(wide_CK.exp()).abs().sum(-1, keepdim=True)
+    return left_C1.where(left_C1 > rounding_C1, half_epsilon)
 
 
 def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor) -> Tensor:

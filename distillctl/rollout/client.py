@@ -64,6 +64,8 @@ class RolloutClient:
         """Of the worker, which leads the process group of its engine."""
         self._process = os.pidfd_open(self.pid)
         self.version = 0
+        self._lost: EngineLost | None = None
+        """Why no answer is waited for any more: a late one would be taken for that to the next request."""
 
     def generate(
         self,
@@ -79,9 +81,9 @@ class RolloutClient:
 
         `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
         the distribution that is sampled from; 0 leaves it None, and None leaves the log-probabilities 0 too,
-        which the engine then need not compute. `progress` is told about once a second how
-        many answers are finished. Raises `EngineLost` when the worker is gone
-        or silent, `RunFailed` when it answers with other weights than the last pushed.
+        which the engine then need not compute. `progress` is told about once a second how many answers are
+        finished. Raises `EngineLost` when the worker is gone or silent, and at every request after that;
+        `RunFailed` when it answers with other weights than the last pushed.
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
         flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
@@ -134,6 +136,8 @@ class RolloutClient:
         arrays: wire.Arrays,
         progress: Callable[[int], None] = lambda num_finished: None,
     ) -> wire.Arrays:
+        if self._lost is not None:
+            raise self._lost
         request = header["request"]
         hint = "its log is rollout.log in the attempt's log folder"
         try:
@@ -144,10 +148,12 @@ class RolloutClient:
                 reply, got = wire.receive(self._sock)
         except TimeoutError:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
-            raise EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s") from None
+            self._lost = EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s")
+            raise self._lost from None
         except (OSError, ValueError, KeyError) as error:  # the latter two for an answer that is no message
             message = f"the rollout engine stopped answering during {request!r} ({error})"
-            raise EngineLost(message, hint) from error
+            self._lost = EngineLost(message, hint)
+            raise self._lost from error
         if reply["version"] != self.version:
             raise RunFailed(
                 f"the rollout engine has weights of version {reply['version']}, not {self.version}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from distillctl.errors import ConfigError
 from distillctl.machine import require_quantization
 from distillctl.samples import MicroBatch, Scored
+from distillctl.teacher.buffers import restore_buffers
 from distillctl.teacher.compat import require_plain_head
 from distillctl.teacher.dropout import switch_off, without_rates
 from distillctl.teacher.loadable import faults, require_whole
@@ -135,6 +136,7 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
     )
     if holder is not None:
         unset_hf_deepspeed_config()
+        restore_buffers(model, dtype)
     require_whole(faults(model, info), path)
     switch_off(model, given)
     if getattr(model.get_output_embeddings(), "bias", None) is not None:

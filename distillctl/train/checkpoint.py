@@ -91,13 +91,32 @@ def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any
         if ranks.is_main:
             _convert(path / _TAG, folder / tag)
         ranks.barrier()
-    loaded, state = student.engine.load_checkpoint(str(folder), tag=tag)
+    try:
+        loaded, state = student.engine.load_checkpoint(str(folder), tag=tag)
+    except ValueError as error:  # torch's optimizer on a state with other groups of parameters than it has
+        raise RunFailed(
+            f"{path} is of another optimizer: {error}",
+            "the state of AdamW depends on whether optim.weight_decay is 0; start anew in another --run-dir",
+        ) from error
     if loaded is None:
         raise RunFailed(f"{folder / tag} could not be loaded", "start anew with --resume never")
     ranks.barrier()
     if student.universal and ranks.is_main:
         shutil.rmtree(folder)
     return int(state["step"]), dict(state["run"])
+
+
+def kept_best(folder: Path, saved: list[Any] | None, ranks: Ranks) -> Best | None:
+    """The best checkpoint that a loaded one knew of (`[step, acc]`), None where it is not there.
+
+    Marks it anew: a kill may have come between the save of the best one and its mark.
+    """
+    if saved is None or saved[0] not in checkpoints.steps(folder):
+        return None
+    best = Best(*saved)
+    if ranks.is_main:
+        checkpoints.mark_best(folder, best.step, best.acc)
+    return best
 
 
 @contextmanager

@@ -19,10 +19,11 @@ from distillctl.errors import EngineLost
 from distillctl.rollout.client import RolloutClient
 from distillctl.rollout.process import READY_TIMEOUT_S
 from distillctl.samples import Rollout
+from distillctl.train.agreement import Scores, require_agreement
 from distillctl.train.job import TrainJob
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
-from distillctl.train.weights import WeightWriter, largest_gap
+from distillctl.train.weights import WeightWriter
 from distillctl.usage import group_bytes
 
 Answer = TypeVar("Answer")
@@ -51,6 +52,10 @@ class RolloutEngine:
         self._version = 0
         self._ahead: Callable[[RolloutClient], Rollouts] | None = None
         self._answer: Future[Rollouts] | None = None
+        self._agreed: Scores | None = None
+        """Of the canary, when this engine's last moved; on rank 0."""
+        self._first_nats: float | None = None
+        """How far engine and trainer lay apart at first: what this model's rounding makes."""
         self._client = self._connect()
         ranks.barrier()
 
@@ -93,28 +98,39 @@ class RolloutEngine:
         while True:
             push = partial(RolloutClient.push, files=self._writer.write(), version=version)
             _, lost = self._try(push)
-            if not lost and (gap := self._prove()) is not None:
+            if not lost and (gap := self._prove(pushed=True)) is not None:
                 return gap
 
     def prove(self) -> float:
         """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree.
 
-        Returns the largest difference in nats (0 on the other ranks).
+        For an engine that has loaded the student's own files. Returns how far they lie apart, in nats (0 on
+        the other ranks).
         """
-        gap = self._prove()
+        gap = self._prove(pushed=False)
         return self.push(self._version) if gap is None else gap
 
     def memory_bytes(self) -> int:
         """Memory of the engine's processes; 0 but on rank 0."""
         return 0 if self._client is None else group_bytes(self._client.pid)
 
-    def _prove(self) -> float | None:
+    def _prove(self, *, pushed: bool) -> float | None:
         """None when the engine was lost."""
         ours = self._student.logprobs(self._canary_ids)
         theirs, lost = self._try(lambda client: client.score(self._canary_ids))
         if lost:
             return None
-        return 0.0 if theirs is None else largest_gap(ours, theirs, self._student.dtype, self._version)
+        if theirs is None:
+            return 0.0
+        scores, dtype = Scores(ours, theirs), self._student.dtype
+        nats = require_agreement(
+            scores, self._agreed, dtype, self._version, pushed=pushed, first_nats=self._first_nats
+        )
+        if self._first_nats is None:
+            self._first_nats = nats
+        if scores.engine_moved(self._agreed):  # else what small steps move ours by adds up
+            self._agreed = scores
+        return nats
 
     def _try(self, request: Callable[[RolloutClient], Answer]) -> tuple[Answer | None, bool]:
         """The answer (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
@@ -129,6 +145,7 @@ class RolloutEngine:
                 message = f"{error.message}; going on with a fresh engine and the current weights"
                 self._warn(self._version, message)
                 self._client.kill()
+                self._agreed = None
                 self._client = self._connect()
         return answer, bool(self._ranks.share_flag(lost))
 

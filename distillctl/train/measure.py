@@ -26,6 +26,7 @@ from distillctl.samples import MicroBatch, Prompt, Rollout
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
 from distillctl.teacher.served import ServedTeacher
+from distillctl.train.agreement import gap
 from distillctl.train.batch import collate, tokens
 from distillctl.train.student import Student
 
@@ -40,8 +41,6 @@ _CHUNK = 64
 """Tokens whose logits exist at the same time."""
 WORKSPACE_BYTES = 1 << 30
 """What a copy of a model needs to score the prompts, besides its weights."""
-SERVED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Largest |difference| in nats between a served and a local teacher on one token, as for weight pushes."""
 
 
 def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
@@ -181,14 +180,13 @@ def served_agrees(
     assert isinstance(answer.teacher, TopK)
     logp_N = _target_logp(path, dtype, batch)
     _free()
-    gap = float((logp_N - answer.teacher.target_logp_N).abs().max())
-    if not gap <= SERVED_TOLERANCE[dtype]:
+    found = gap(logp_N, answer.teacher.target_logp_N, dtype)
+    if not found.is_rounding:
         raise RunFailed(
-            f"{name}: server and local model differ by {gap:.2e} nats on the same tokens "
-            f"(allowed: {SERVED_TOLERANCE[dtype]:.0e})",
+            f"{name}: server and local model differ by {found} on the same tokens",
             "the server has other weights, or another precision, than teacher.model and teacher.dtype",
         )
-    return Check("served teacher", "ok", f"{name}: agrees with the local model to {gap:.1e} nats")
+    return Check("served teacher", "ok", f"{name}: agrees with the local model to {found.nats:.1e} nats")
 
 
 def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:

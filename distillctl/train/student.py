@@ -63,10 +63,12 @@ class Student:
         schedule = lr_schedule(config.optim, num_steps)
         self.engine, *_ = deepspeed.initialize(
             model=self.model,
-            model_parameters=[p for p in self.model.parameters() if p.requires_grad],
+            model_parameters=parameter_groups(self.model, config.optim.weight_decay),
             config=settings,
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
         )
+        if config.zero.stage == 0 and dtype == torch.bfloat16:
+            _undo_first_step(self.engine.optimizer)
 
     def forward_backward(
         self,
@@ -165,6 +167,36 @@ def _forward(
 def _head_forward(self: Any, hidden_NH: Tensor, compute: Any = logits, *inputs: Any) -> Any:
     """Replaces the head's forward: logits, or what else is computed from hidden states and head."""
     return compute(hidden_NH, self.weight, *inputs)
+
+
+def parameter_groups(model: Any, weight_decay: float) -> list[Any]:
+    """What the optimizer is given: all parameters, or with weight decay two groups of them.
+
+    Matrices decay, embeddings and head among them; vectors, which are biases and the weights of norms, do
+    not. That is the choice of transformers' Trainer (`get_decay_parameter_names`).
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not weight_decay:
+        return trained
+    decay: list[Any] = []
+    keep: list[Any] = []
+    for parameter in trained:
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # of a shard: that of the whole
+        (decay if len(shape) > 1 else keep).append(parameter)
+    return [{"params": decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """DeepSpeed's optimizer of bfloat16 without ZeRO makes its state by a step on gradients of zero.
+
+    That step counts in AdamW's bias correction, so that the first real one would be 0.735 of the learning
+    rate (for betas 0.9 and 0.95), and the float32 weights decay in it. What is cleared comes again at the
+    first real step.
+    """
+    optimizer.optimizer.state.clear()
+    for wide_group, group in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
+        for wide, parameter in zip(wide_group, group, strict=True):
+            wide.data.copy_(parameter.data)
 
 
 def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:

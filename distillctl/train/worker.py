@@ -126,7 +126,7 @@ class Rank:
             with self.phase("loading checkpoint"):
                 first, state = checkpoint.load(Path(job.checkpoint), student, self.ranks)
                 self.guards.load_state(state["guards"])
-                self.best = checkpoint.Best(*state["best"]) if state.get("best") else None
+                self.best = checkpoint.kept_best(self.run.checkpoints, state["best"], self.ranks)
         self.checks += rehearse_save(self.run.checkpoints, student, self.tokenizer, self.ranks)
         with self.phase("waiting for the rollout engine"):
             canary = train[0].token_ids[:CANARY_TOKENS]
@@ -194,9 +194,9 @@ class Rank:
             self._guard(step, result.metrics)
             last = step == self.num_steps
             better = self._evaluate(step, last=last)
-            due = better or (config.checkpoint.every and step % config.checkpoint.every == 0)
+            due = better is not None or (config.checkpoint.every and step % config.checkpoint.every == 0)
             if last or (due and not self.guards.violated):
-                self._save(step)
+                self._save(step, better)
             self._status(step)
             if not last and self.should_stop():
                 return self._stop(step)
@@ -236,11 +236,11 @@ class Rank:
                     f"{violation.hint}; the last good checkpoint is of step {self.saved_step}",
                 )
 
-    def _evaluate(self, step: int, *, last: bool = False) -> bool:
-        """Evaluate where it is due; whether a checkpoint is to be kept as the best one."""
+    def _evaluate(self, step: int, *, last: bool = False) -> checkpoint.Best | None:
+        """Evaluate where it is due; the result where it is better than that of the best checkpoint."""
         every = self.config.eval.every
         if not every or (step % every and not last):
-            return False
+            return None
         fields = self.validation.run(step, self.run.eval_dir)
         acc = math.nan
         if fields is not None:  # on rank 0
@@ -248,18 +248,16 @@ class Rank:
             acc = fields["metrics"]["val/acc"]
         acc = float(self.ranks.sum(torch.tensor(acc if self.ranks.is_main else 0.0, dtype=torch.float64)))
         if not self.config.checkpoint.best or step == 0 or not acc > (self.best.acc if self.best else -1.0):
-            return False
-        self.best = checkpoint.Best(step, acc)
-        return True
+            return None
+        return checkpoint.Best(step, acc)
 
-    def _save(self, step: int) -> None:
-        folder, student = self.run.checkpoints, self.trainer.student
-        best = None if self.best is None else [self.best.step, self.best.acc]
-        state, keep = {"guards": self.guards.state(), "best": best}, self.config.checkpoint.keep
-        path = checkpoint.save(
-            folder, step, student, self.tokenizer, self.ranks, state, keep=keep, best=self.best
-        )
-        self.saved_step = step
+    def _save(self, step: int, better: checkpoint.Best | None = None) -> None:
+        """Write a checkpoint; with `better` it becomes the best one, and the best before it may go."""
+        folder, student, best = self.run.checkpoints, self.trainer.student, better or self.best
+        state = {"guards": self.guards.state(), "best": None if best is None else [best.step, best.acc]}
+        keep = self.config.checkpoint.keep
+        path = checkpoint.save(folder, step, student, self.tokenizer, self.ranks, state, keep=keep, best=best)
+        self.saved_step, self.best = step, best
         self.emit("checkpoint", step, path=str(path.relative_to(self.run.path)))
 
     def _status(self, step: int) -> None:

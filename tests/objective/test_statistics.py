@@ -143,8 +143,8 @@ def test_longer_lists_bound_the_exact_divergences_more_tightly(make_case, ours, 
         got = ours(case, served, kind="sampled").stats
         known_NV = torch.zeros(5, V).scatter_(-1, served.ids_NK, 1.0)
         known_NV.scatter_(-1, case.tokens.target_ids_N[:, None], 1.0)
-        # A list that leaves less than 1e-7 of the teacher's mass is read as leaving 1e-7 (float32 rounding).
-        told_N = (teacher.probs * (known_NV == 0)).sum(-1) > 2e-7
+        # What a list leaves is the difference of two numbers near 1: below this it is mostly their rounding.
+        told_N = (teacher.probs * (known_NV == 0)).sum(-1) > 1e-10
         for name, expected_N in exact.items():
             assert (got[name] <= expected_N + 1e-6)[told_N].all(), (name, num_topk)
             assert (got[name] >= below[name] - 1e-6)[told_N].all(), (name, num_topk)

@@ -1,6 +1,7 @@
 """Top-k objectives: divergences of K + 1 buckets and the student's own list, against dense constructions."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ DIVERGENCES = [
 ]
 EVERY_DIVERGENCE = pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
 V = 11
-SMALLEST_TAIL = 1e-7
-"""What a list leaves is not taken for less: rounding of float32 hides it (`buckets.py`)."""
+SMALLEST_TAIL = 1e-10
+"""Of lists in float64: the reference's own subtraction is good to 1e-6 of it."""
 
 
 def merged(probs_NV, ids_NK):
@@ -208,6 +209,43 @@ def test_any_list_gives_the_merged_divergence(
     assume(bool((1 - listed_N > SMALLEST_TAIL).all()))
     got = ours(case, case.served(ids_NK), **fields_of(kind, beta, len(listed)))
     assert_same(got, dense(case, ids_NK, kind, beta), 1e-5)
+
+
+@pytest.fixture(scope="session")
+def logits_with_tail():
+    """Logits [1, V] of a distribution that leaves `tail` to all but its first three tokens."""
+
+    def make(tail):
+        p_V = torch.full((1, V), tail / (V - 3), dtype=torch.float64)
+        p_V[0, 1:3] = 1e-4
+        p_V[0, 0] = 1.0 - 2e-4 - tail
+        return p_V.log()
+
+    return make
+
+
+@EVERY_DIVERGENCE
+@pytest.mark.parametrize("tail", [1e-5, 2e-9])
+def test_a_list_in_float32_tells_of_a_tail_that_float32_cannot_add_up(
+    logit_case, logits_with_tail, ours, dense, assert_same, divergence, beta, tail
+):
+    student_NV = torch.randn(1, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    case = logit_case(student_NV, logits_with_tail(tail))
+    ids_NK = torch.tensor([[0, 1, 2]])
+    told = case.served(ids_NK)
+    rounded = TopK(told.target_logp_N.float(), ids_NK, told.logp_NK.float())
+    got = ours(case.to(torch.float32), rounded, **fields_of(divergence, beta, 3))
+    assert_same(got, dense(case, ids_NK, divergence, beta), 1e-3)
+
+
+def test_a_tail_that_the_servers_float32_hides_is_half_its_epsilon(logit_case, ours):
+    """The server's softmax gave its first token all: what the student has elsewhere costs log 2^-24."""
+    logits_NV = torch.zeros(1, 4)
+    case = logit_case(logits_NV, logits_NV)
+    told = TopK(torch.zeros(1), torch.tensor([[0]]), torch.zeros(1, 1))
+    got = ours(case, told, **fields_of("reverse_kl", 0.5, 1))
+    expected = 0.25 * math.log(0.25) + 0.75 * (math.log(0.75) - math.log(2**-24))
+    assert got.loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 @EVERY_DIVERGENCE

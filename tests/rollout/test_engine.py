@@ -18,7 +18,7 @@ from distillctl.memory import scratch_directory
 from distillctl.rollout.client import RolloutClient, Sampling, request_names, sample_seed
 from distillctl.rollout.process import engine_settings, start_engine
 from distillctl.samples import Prompt
-from distillctl.train.weights import largest_gap
+from distillctl.train.agreement import Scores, require_agreement
 
 EOS = [2]
 SAMPLING = Sampling(1.0, 1.0, 24, EOS)
@@ -172,11 +172,13 @@ def test_pushed_weights_are_used_including_the_tied_head(client, worker, prompts
 def test_the_canary_finds_weights_that_the_engine_does_not_have(client, prompts, reference):
     ids = prompts[0].token_ids
     theirs = client.score(ids)
-    assert largest_gap(ours(reference, ids), theirs, torch.float32, 6) < 1e-4
+    agreed = Scores(ours(reference, ids), theirs)
+    assert require_agreement(agreed, None, torch.float32, 6, pushed=True) < 1e-4
     with torch.no_grad():
         reference.lm_head.weight.mul_(1.05)
-    with pytest.raises(RunFailed, match=r"step 6 .*disagree on the canary"):
-        largest_gap(ours(reference, ids), theirs, torch.float32, 6)
+    with pytest.raises(RunFailed, match=r"step 6 were pushed, engine and trainer differ by") as refused:
+        require_agreement(Scores(ours(reference, ids), theirs), agreed, torch.float32, 6, pushed=True)
+    assert refused.value.hint.startswith("the engine did not take the weights;")
     with torch.no_grad():
         reference.lm_head.weight.div_(1.05)
 
@@ -216,6 +218,56 @@ def test_seeds_are_different_for_every_request():
     }
     assert len(seeds) == 3 * 5 * 20 * 3
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.fixture(scope="module")
+def bfloat16_client(worker, student):
+    """An engine in bfloat16."""
+    folder = worker[1] / "bfloat16"
+    folder.mkdir(mode=0o700)
+    settings = engine_settings(
+        student, dtype="bfloat16", socket=folder / "rollout.sock", max_model_len=256, max_num_seqs=16
+    )
+    process = start_engine(settings, folder / "engine.json", folder / "rollout.log")
+    connected = RolloutClient(folder / "rollout.sock", 120)
+    yield connected
+    connected.kill()
+    process.wait()
+
+
+def test_in_bfloat16_the_canary_lets_rounding_pass_and_finds_weights_that_did_not_arrive(
+    bfloat16_client, worker, student, prompts
+):
+    """The head and a matrix stay behind after a large step, and everything after a very small one."""
+    from transformers import AutoModelForCausalLM
+
+    client, folder, bfloat16 = bfloat16_client, worker[1] / "bfloat16", torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=bfloat16)
+    files = {name: tensor.to(bfloat16) for name, tensor in load_file(student / "model.safetensors").items()}
+    ids = max(prompts, key=lambda prompt: len(prompt.token_ids)).token_ids
+
+    def scores():
+        return Scores(ours(model, ids), client.score(ids))
+
+    def prove(found, before=None):
+        return require_agreement(found, before, bfloat16, 1, pushed=True, first_nats=0.03)
+
+    agreed = scores()
+    assert 1e-4 < prove(agreed) < 0.1
+    generator = torch.Generator().manual_seed(0)
+    for size, stale in ((1e-5, None), (1e-5, ""), (0.3, "embed_tokens"), (0.3, "layers.2.mlp.down_proj")):
+        noise = {n: t.float().std() * torch.randn(t.shape, generator=generator) for n, t in files.items()}
+        moved = {name: (t.float() + size * noise[name]).to(bfloat16) for name, t in files.items()}
+        model.load_state_dict(moved, strict=False)
+        if stale is None:
+            push(client, moved, folder, 1)
+            prove(scores(), agreed)
+            push(client, files, folder, 1)
+            continue
+        push(client, {n: files[n] if stale in n else t for n, t in moved.items()}, folder, 1)
+        with pytest.raises(RunFailed, match="the weights of step 1 were pushed") as refused:
+            prove(scores(), agreed)
+        assert refused.value.hint.startswith("the engine did not take the weights;")
 
 
 @pytest.fixture(scope="module")

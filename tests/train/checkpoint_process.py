@@ -6,6 +6,7 @@ saved and loaded without an engine.
     python checkpoint_process.py OUT nan        step 2 of 3 has a NaN on the last rank; in every stage
     python checkpoint_process.py OUT fill       two checkpoints, the second on a disk that is full
 
+`save` and `load` take overrides of the configuration after that.
 Rank 0 writes what it found to OUT/NAME.json and OUT/NAME.safetensors (NAME is the command where not given,
 for `nan` nan_STAGE).
 """
@@ -41,13 +42,13 @@ from distillctl.train.weights import gathered
 class Case:
     """The parts of a training step."""
 
-    def __init__(self, out, ranks, *, stage=3, universal=False):
+    def __init__(self, out, ranks, *overrides, stage=3, universal=False):
         self.out, self.ranks = out, ranks
         self.folder = out / "checkpoints"
         self.teacher = LocalTeacher(
             str(model_path("builtin:tiny-teacher", "")), torch.float32, self.ranks.device
         )
-        config = load_preset("tiny-from-small-arith", [f"zero.stage={stage}"])
+        config = load_preset("tiny-from-small-arith", [f"zero.stage={stage}", *overrides])
         self.student = Student(str(given(out)), torch.float32, config, 10, universal=universal)
 
     def step(self, seed, *, poison=False):
@@ -150,8 +151,8 @@ def digest(tensors):
     return joined.hexdigest()
 
 
-def save(out, ranks):
-    case = Case(out, ranks)
+def save(out, ranks, *overrides):
+    case = Case(out, ranks, *overrides)
     rehearsed = rehearse(case, ranks) if ranks.world_size == 1 else None
     case.step(0)
     case.step(5, poison=True)
@@ -162,10 +163,10 @@ def save(out, ranks):
     case.report("save", found, tensors)
 
 
-def load(out, ranks, name):
+def load(out, ranks, name, *overrides):
     path, _ = checkpoints.newest_good(out / "checkpoints")
     written_by = checkpoints.read_manifest(path)["world_size"]
-    case = Case(out, ranks, universal=written_by != ranks.world_size)
+    case = Case(out, ranks, *overrides, universal=written_by != ranks.world_size)
     step, state = checkpoint.load(path, case.student, case.ranks)
     tensors = {**case.weights(), **case.moments()}
     after = case.step(1)

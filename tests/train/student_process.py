@@ -2,12 +2,14 @@
 
     python student_process.py OUT STAGE:MICRO_BATCH_TOKENS:CHUNK:KIND:AGGREGATE[:OPTION] ...
 
-or `self-test` instead of settings, once per rank (RANK, WORLD_SIZE). Rank 0 writes OUT/<index>.safetensors
-(the weights after two steps, and under `grad.` the gradient of the first) and OUT/losses.json (one list per
-setting). Options: `untied`, the student is OUT/untied, as `save_untied` leaves it; `checkpointed`, its
-activations are; `looked`, what is seen of the first rollouts of the first step is written under `look.`.
+or `self-test` or `precision` instead of settings, once per rank (RANK, WORLD_SIZE). Rank 0 writes
+OUT/<index>.safetensors (the weights after two steps, and under `grad.` the gradient of the first) and
+OUT/losses.json (one list per setting). Options: `untied`, the student is OUT/untied, as `save_untied` leaves
+it; `checkpointed`, its activations are; `looked`, what is seen of the first rollouts of the first step is
+written under `look.`.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -37,6 +39,7 @@ from distillctl.train.weights import gathered
 
 LR, BETAS, CLIP, VOCAB_SIZE, NUM_STEPS, ENTROPY = 1e-3, (0.9, 0.95), 1.0, 465, 2, 0.1
 NUM_LOOKED = 5
+DECAY_LR, WEIGHT_DECAY = 0.05, 4.0
 
 
 def make_rollouts(seed):
@@ -144,12 +147,67 @@ def spoilt(out):
         yield path
 
 
+def first_update(student, batch, teacher, inputs, objective):
+    """The weights after one step."""
+    with teacher.head() as head:
+        (scored,) = teacher.score([batch])
+        student.forward_backward(batch, Dense(scored.teacher, head), inputs, objective, last=True)
+    student.step()
+    return {name: t.float().clone() for bucket in gathered(student.model) for name, t in bucket.items()}
+
+
+def precision(out):
+    """Of every stage and dtype the weights after one step with weight decay, as OUT/DTYPE_STAGE.safetensors;
+    of bfloat16 the buffers too, and the KL from itself at each of 1,024 tokens by whom the teacher is."""
+    path = str(model_path("builtin:tiny-student", ""))
+    settings = {"optim.lr": DECAY_LR, "optim.weight_decay": WEIGHT_DECAY, "optim.betas": list(BETAS),
+                "optim.warmup_steps": 0, "optim.clip_grad": 1e9}  # fmt: skip
+    cpu, bfloat16 = torch.device("cpu"), torch.bfloat16
+    ids = np.random.default_rng(0).integers(5, 400, 1024).astype(np.int32)
+    long = Rollout(Prompt("train/0", [5], "", None), 0, ids, np.zeros(1024, np.float32), "stop", 0)
+    batch, objective = collate([long], [0], cpu), Objective(VOCAB_SIZE, "reverse_kl", chunk_size=256)
+    inputs = tokens(batch, [1.0], None)  # large gradients, beside which AdamW's epsilon is nothing
+    teachers = {
+        "copy": LocalTeacher(path, bfloat16, cpu),
+        "sharded": LocalTeacher(path, bfloat16, cpu, shard=True),
+    }
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        teachers["int8"] = LocalTeacher(path, bfloat16, cpu, quantization="int8")
+    other = LocalTeacher(str(model_path("builtin:tiny-teacher", "")), torch.float32, cpu)
+    other_bfloat16 = LocalTeacher(str(model_path("builtin:tiny-teacher", "")), bfloat16, cpu)
+    found = {f"teacher.{name}.{n}": b.clone() for name, teacher in teachers.items()
+             for n, b in teacher._backbone.named_buffers()}  # fmt: skip
+    for stage in range(4):
+        config = load_preset(
+            "tiny-from-small-arith", [f"{k}={v}" for k, v in {**settings, "zero.stage": stage}.items()]
+        )
+        student = Student(path, bfloat16, config, 10)
+        found |= {f"student.{stage}.{name}": b.clone() for name, b in student.model.named_buffers()}
+        for name in ("copy", "sharded"):
+            (scored,) = teachers[name].score([batch])
+            with teachers[name].head() as head:
+                stats = student.statistics(batch, Dense(scored.teacher, head), inputs, objective)
+            found[f"kl.{stage}.{name}"] = stats["kl/reverse"].clone()
+        save_file(
+            first_update(student, batch, other_bfloat16, inputs, objective),
+            out / f"bfloat16_{stage}.safetensors",
+        )
+        student = Student(path, torch.float32, config, 10)
+        save_file(
+            first_update(student, batch, other, inputs, objective), out / f"float32_{stage}.safetensors"
+        )
+    save_file({name: value.contiguous() for name, value in found.items()}, out / "found.safetensors")
+
+
 def main():
     out = Path(sys.argv[1])
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", out / "rendezvous")
     losses = []
     if sys.argv[2:] == ["self-test"]:
         (out / "losses.json").write_text(json.dumps(self_tests(out)))
+        return
+    if sys.argv[2:] == ["precision"]:
+        precision(out)
         return
     for index, setting in enumerate(sys.argv[2:]):
         stage, tokens, chunk, kind, aggregate, *options = setting.split(":")

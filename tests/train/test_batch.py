@@ -1,5 +1,6 @@
 """The micro-batch plan and the tensors made from it."""
 
+import itertools
 import math
 
 import numpy as np
@@ -57,6 +58,36 @@ def test_plan_needs_a_filler_only_with_fewer_samples_than_ranks():
     assert plan([5, 4, 3], 100, 2) == [[[0]], [[1, 2]]]
     assert plan([5], 100, 2) == [[[0]], [[]]]
     assert plan([5, 5, 5], 5, 2) == [[[0], [2]], [[1], []]]
+
+
+def test_plan_gives_samples_that_are_longer_than_a_micro_batch_one_each():
+    shares = plan([30_000] * 128, 16_384, 8)
+    assert [len(share) for share in shares] == [16] * 8
+    assert all(len(batch) == 1 for share in shares for batch in share)
+
+
+def fewest_batches(lengths, budget, num_ranks):
+    """Micro-batches of the first multiple of the ranks that the longest-first rule fills within the budget,
+    tried from the bottom."""
+    for num_batches in itertools.count(num_ranks, num_ranks):
+        batches = [[] for _ in range(num_batches)]
+        for length in sorted(lengths, reverse=True):
+            min(batches, key=sum).append(length)
+        if all(sum(batch) <= budget or len(batch) == 1 for batch in batches):
+            return num_batches
+    raise AssertionError
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=25),
+    budget=st.integers(1, 80),
+    num_ranks=st.integers(1, 5),
+)
+def test_plan_makes_no_more_micro_batches_and_fillers_than_are_needed(lengths, budget, num_ranks):
+    batches = [batch for share in plan(lengths, budget, num_ranks) for batch in share]
+    assert len(batches) == fewest_batches(lengths, budget, num_ranks)
+    assert sum(not batch for batch in batches) < num_ranks
+    assert len(batches) <= num_ranks * math.ceil(len(lengths) / num_ranks)
 
 
 def test_plan_puts_the_longest_first_where_there_is_most_room():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from distillctl import checkpoints
 
 SCRIPT = Path(__file__).with_name("checkpoint_process.py")
+DECAY = "optim.weight_decay=0.1"
 
 
 def found_in(out, name):
@@ -29,9 +30,9 @@ def one(tmp_path_factory, run_ranks):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, run_ranks):
-    """A checkpoint of two ranks."""
+    """A checkpoint of two ranks, whose optimizer has the two groups that weight decay makes."""
     out = tmp_path_factory.mktemp("two")
-    run_ranks(SCRIPT, out, "save", world_size=2)
+    run_ranks(SCRIPT, out, "save", DECAY, world_size=2)
     return out, *found_in(out, "save")
 
 
@@ -66,13 +67,17 @@ def test_a_loaded_state_goes_on_bit_for_bit(one, tmp_path, run_ranks):
     assert found["digest"] == saved["digest"]
 
 
-@pytest.mark.parametrize(("fixture", "world_size"), [("two", 1), ("one", 2)], ids=["2 to 1", "1 to 2"])
+@pytest.mark.parametrize(
+    ("fixture", "world_size", "overrides"),
+    [("two", 1, [DECAY]), ("one", 2, [])],
+    ids=["2 to 1", "1 to 2"],
+)
 def test_another_number_of_ranks_loads_the_same_weights_and_moments(
-    request, tmp_path, run_ranks, fixture, world_size
+    request, tmp_path, run_ranks, fixture, world_size, overrides
 ):
     out, saved, tensors = request.getfixturevalue(fixture)
     here = copy(out, tmp_path)
-    run_ranks(SCRIPT, here, "load", "elastic", world_size=world_size)
+    run_ranks(SCRIPT, here, "load", "elastic", *overrides, world_size=world_size)
     found, loaded = found_in(here, "elastic")
     assert_equal(loaded, tensors)
     assert found["state"] == {"guards": {"step": 1}}

@@ -268,3 +268,57 @@ def test_what_a_server_lists_bounds_the_entropy_from_below(num_topk):
 
 def test_a_sampled_token_alone_says_nothing_of_another_teacher():
     assert measure._least_entropy(listed([[0.2] + [0.8 / 99] * 99] * 3, 0), 100) == 0.0
+
+
+# What bfloat16 must not change.
+
+
+@pytest.fixture(scope="module")
+def precision(tmp_path_factory, run_ranks):
+    """Where one rank left buffers, KLs from itself and weights after one step, in every stage."""
+    out = tmp_path_factory.mktemp("precision")
+    run_ranks(SCRIPT, out, "precision")
+    return out
+
+
+def test_buffers_are_those_of_plain_transformers_in_every_stage_and_teacher(precision):
+    from transformers import AutoModelForCausalLM
+
+    path = model_path("builtin:tiny-student", "")
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    expected = {name.removeprefix("model."): value for name, value in plain.named_buffers()}
+    found = load_file(precision / "found.safetensors")
+    holders = [
+        "teacher.copy",
+        "teacher.sharded",
+        "teacher.int8",
+        *(f"student.{stage}.model" for stage in range(4)),
+    ]
+    assert "rotary_emb.inv_freq" in expected
+    for holder in holders:
+        for name, value in expected.items():
+            assert torch.equal(found[f"{holder}.{name}"], value), (holder, name)
+
+
+@pytest.mark.parametrize("teacher", ["copy", "sharded"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_student_in_bfloat16_has_no_kl_from_itself_at_any_of_1024_positions(precision, stage, teacher):
+    kl_N = load_file(precision / "found.safetensors")[f"kl.{stage}.{teacher}"]
+    assert len(kl_N) == 1024
+    assert kl_N.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_first_update_is_the_learning_rate_and_decay_spares_vectors(precision, stage, dtype):
+    """AdamW's first step by its definition, w (1 - lr * decay) -+ lr, to the rounding of the weights."""
+    from transformers import AutoModelForCausalLM
+
+    lr, decay, precise = script().DECAY_LR, script().WEIGHT_DECAY, getattr(torch, dtype)
+    before = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", ""), dtype=precise)
+    after = load_file(precision / f"{dtype}_{stage}.safetensors")
+    for name, weight in before.named_parameters():
+        kept = weight.detach().float() * (1.0 - lr * (decay if weight.dim() > 1 else 0.0))
+        off = ((after[name] - kept).abs() - lr).abs()
+        rounding = after[name].abs() * torch.finfo(precise).eps + 1e-3 * lr
+        assert (off <= rounding).float().mean() > 0.99, name
