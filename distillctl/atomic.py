@@ -15,9 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import from_json  # refuses a nesting that json would read and then not write
+
+from distillctl.errors import ConfigError
+from distillctl.files import read_text
 from distillctl.json_values import finite
 
 _PARTIAL = re.compile(r"\.distillctl-[0-9a-f]{16}\.tmp")
+MAX_BYTES = 16 << 20
+"""Of a file that `read_object` reads: those of a run have a few hundred bytes."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -71,9 +77,9 @@ def sweep(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; empty when there is none, or it is unreadable or no object."""
+    """What a JSON file holds; empty when there is none, or it is unreadable, no object or not a file."""
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        value = from_json(read_text(path, MAX_BYTES).encode())
+    except (ConfigError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -12,7 +12,6 @@ stays, under `step_N`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -26,18 +25,20 @@ import distillctl
 from distillctl import atomic
 from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError
+from distillctl.files import read_json
 
 FORMAT = 1
 """Of the manifest; another one is not read."""
 MANIFEST = "manifest.json"
 _TMP = ".tmp-"
-_STEP = re.compile(r"step_(\d{6,})")
-_OWN_TMP = re.compile(r"\.tmp-(?:step_\d{6,}|universal)")
+_STEP = re.compile(r"step_([0-9]{6,18})")
+_OWN_TMP = re.compile(r"\.tmp-(?:step_[0-9]{6,18}|universal)")
 """What is put together here, and holds nothing else."""
-_OLD_TMP = re.compile(r"\.tmp-(?P<how>dropped|replaced)-(?P<home>step_\d{6,})")
+_OLD_TMP = re.compile(r"\.tmp-(?P<how>dropped|replaced)-(?P<home>step_[0-9]{6,18})")
 """A checkpoint on its way out."""
 OWN_FOLDER = re.compile(f"{_STEP.pattern}|{_OWN_TMP.pattern}|{_OLD_TMP.pattern}")
 """Every folder that is made beside the pointers."""
+_HINT = "it is damaged: choose or restore another checkpoint"
 
 Sealed = dict[str, dict[str, Any]]
 """`{"sha256", "size_bytes"}` by path inside the checkpoint."""
@@ -224,15 +225,22 @@ def find_damage(path: Path) -> str:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the checkpoint at `path`; raises ConfigError when it has none that can be used."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT:
-            raise ConfigError(f"{MANIFEST} has format {manifest['format']}, this version reads {FORMAT}")
-        for entry in manifest["files"].values():
-            int(entry["size_bytes"]), str(entry["sha256"])
-        int(manifest["world_size"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{MANIFEST} cannot be used ({type(error).__name__}: {error})") from None
-    assert isinstance(manifest, dict)
+        manifest = read_json(path / MANIFEST, hint=_HINT)
+    except ConfigError as error:
+        raise ConfigError(f"{MANIFEST} cannot be used ({error.message})", _HINT) from None
+    if manifest.get("format") != FORMAT:
+        raise ConfigError(
+            f"{MANIFEST} has format {manifest.get('format')!r}, this version reads {FORMAT}", _HINT
+        )
+    files, world_size = manifest.get("files"), manifest.get("world_size")
+    if not isinstance(files, dict) or type(world_size) is not int or world_size < 1:
+        raise ConfigError(f"{MANIFEST} cannot be used: files or world_size is missing or wrong", _HINT)
+    for name, entry in files.items():
+        known = isinstance(entry, dict) and type(entry.get("size_bytes")) is int
+        if not known or not isinstance(entry.get("sha256"), str) or ".." in Path("/", name).parts[1:]:
+            raise ConfigError(f"{MANIFEST} cannot be used: its entry of {name!r} is wrong", _HINT)
+        if Path(name).is_absolute() or "\0" in name:
+            raise ConfigError(f"{MANIFEST} cannot be used: {name!r} is no file of the checkpoint", _HINT)
     return manifest
 
 

@@ -14,9 +14,11 @@ from distillctl.isolation import child_environment, without_launchers
 from distillctl.plan import Plan, file_name
 from distillctl.rollout.process import engine_environment, start_engine
 from distillctl.rollout.worker import EngineSettings
+from distillctl.teacher.logins import logins_environment
 from distillctl.teacher.server import start_server
 
 LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 1 << 16
 
 
 @dataclass(slots=True)
@@ -29,7 +31,9 @@ class Child:
 
     def tail(self) -> str:
         """Last lines of its log."""
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(f"  {line}" for line in lines)
 
 
@@ -60,7 +64,7 @@ def start_rank(plan: Plan, rank: int, job: Path, scratch: Path) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=child_environment(environment, scratch),
+            env=child_environment({**environment, **logins_environment(plan.config)}, scratch),
             cwd=scratch,
             start_new_session=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,18 @@ from distillctl.terminal import output_look
 inspect_app = App(help="Look at presets, configurations, runs and data.")
 
 
+def _show(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
+    """`finish` a command that reads what may be anybody's, in at most half of the memory that is free."""
+
+    def bounded() -> tuple[Any, str]:
+        from distillctl.memory_limit import limited, readable_bytes
+
+        with limited("inspect", readable_bytes()):
+            return command()
+
+    finish(bounded, as_json)
+
+
 @inspect_app.command("presets", epilog="Example: distillctl inspect presets")
 def inspect_presets(as_json: JsonFlag = False) -> None:
     """Names and purposes of all presets."""
@@ -25,7 +38,7 @@ def inspect_presets(as_json: JsonFlag = False) -> None:
         rows = show.show_presets()
         return rows, show.render_presets(rows)
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("config", epilog="Example: distillctl inspect config NAME > mine.yaml")
@@ -41,7 +54,7 @@ def inspect_config(
         found = show.show_config(name)
         return found, show.render_config(found)
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("schema", epilog="Example: distillctl inspect schema > schema.json")
@@ -54,7 +67,7 @@ def inspect_schema(as_json: JsonFlag = False) -> None:
         schema = show.show_schema()
         return schema, json.dumps(schema, indent=1)
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("runs", epilog="Example: distillctl inspect runs runs/")
@@ -70,7 +83,7 @@ def inspect_runs(
         rows = runs.show_runs(folder)
         return rows, runs.render_runs(rows)
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("run", epilog="Example: distillctl inspect run runs/NAME/0001 --follow")
@@ -102,7 +115,7 @@ def inspect_run(
         found = runs.show_run(run)
         return found, runs.render_run(found)
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("samples", epilog="Example: distillctl inspect samples runs/NAME/0001 --wrong --worst 5")
@@ -133,7 +146,7 @@ def inspect_samples(
             found, columns, color=color, details=prompt_id is not None, token=token
         )
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("compare", epilog="Example: distillctl inspect compare runs/NAME/0001 runs/NAME/0002")
@@ -149,7 +162,7 @@ def inspect_compare(
         found = compare.show_compare(runs)
         return found, compare.render_compare(found)
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("report", epilog="Example: distillctl inspect report runs/NAME/0001")
@@ -172,7 +185,7 @@ def inspect_report(
         found = write_report(runs, None if output is None else file_in(output, FILE_NAME))
         return found, found["report"]
 
-    finish(command, as_json)
+    _show(command, as_json)
 
 
 @inspect_app.command("data", epilog="Example: distillctl inspect data data/arith/train.parquet")
@@ -187,4 +200,4 @@ def inspect_data(
         found = show.show_data(file)
         return found, show.render_data(found)
 
-    finish(command, as_json)
+    _show(command, as_json)

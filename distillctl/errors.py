@@ -7,17 +7,21 @@ To add one: subclass the branch whose exit code fits, and the standard exception
 
 from collections.abc import Mapping
 
+from distillctl.redact import without_logins
+
 
 class DistillError(Exception):
-    """Base of all errors raised on purpose. `kind` names it in JSON output, `exit_code` in the shell."""
+    """Base of all errors raised on purpose. `kind` names it in JSON output, `exit_code` in the shell.
+
+    Passwords of addresses are masked in what it says.
+    """
 
     kind = "failed"
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = without_logins(message), without_logins(hint)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type["DistillError"], tuple[str, str]]:
         """Keep `hint` when the error crosses a process boundary."""

@@ -6,17 +6,21 @@ A named pipe blocks whoever opens it and /dev/zero never ends, so the kind of a 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from distillctl.errors import ConfigError
 
-_MAX_JSON_BYTES = 256 << 20
-"""Of a model's JSON file; the largest tokenizer.json known has 33 MB."""
+MAX_JSON_BYTES = 64 << 20
+"""Of a model's JSON file."""
+MAX_TOKENIZER_BYTES = 256 << 20
+"""Of a tokenizer.json; the largest known has 33 MB."""
+_SAVE_AGAIN = "save the model again with save_pretrained, or download it again"
 _KINDS = {
     stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
@@ -26,6 +30,27 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or what a link leads to, for reading; raises OSError for anything else.
+
+    Neither a pipe without a writer nor a device makes it wait.
+    """
+    _refuse_special(path, os.stat(path))  # before it is opened, which some devices take for an order
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _refuse_special(path, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def _refuse_special(path: Path, found: os.stat_result) -> None:
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'not a regular file')}", str(path))
 
 
 def require_file(path: Path, missing_hint: str = "") -> int:
@@ -39,8 +64,10 @@ def require_file(path: Path, missing_hint: str = "") -> int:
         raise ConfigError(f"{path}: no such file", missing_hint or "check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise _unreadable(path, error) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{path}: cannot be read: it is {kind(found.st_mode)}", "name a regular file")
+    try:
+        _refuse_special(path, found)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "name a regular file") from None
     return found.st_size
 
 
@@ -80,15 +107,19 @@ def _require_regular(path: Path, mode: int) -> None:
 def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:
     """A UTF-8 file of at most `max_bytes`; raises ConfigError for any other."""
     size = require_file(path, missing_hint)
-    if size > max_bytes:
-        raise ConfigError(
-            f"{path}: is too large: {size / 2**20:.1f} MiB, at most {max_bytes / 2**20:g} MiB are read",
-            "check that it is the file you mean",
-        )
+    data = b""
     try:
-        data = path.read_bytes()
+        if size <= max_bytes:
+            with open_regular(path) as file:
+                data = file.read(max_bytes + 1)  # a file may grow, and those of /proc have no size
     except OSError as error:
         raise _unreadable(path, error) from None
+    if max(size, len(data)) > max_bytes:
+        raise ConfigError(
+            f"{path}: is too large: {max(size, len(data)) / 2**20:.1f} MiB, at most {max_bytes / 2**20:g} "
+            "MiB are read",
+            "check that it is the file you mean",
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,10 +127,9 @@ def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:
         raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from None
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """One of a model's JSON files; raises ConfigError when it is missing or no JSON object."""
-    hint = "save the model again with save_pretrained, or download it again"
-    text = read_text(file, _MAX_JSON_BYTES, hint)
+def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES, hint: str = _SAVE_AGAIN) -> dict[str, Any]:
+    """A JSON file, by default one of a model; raises ConfigError when it is missing or no JSON object."""
+    text = read_text(file, max_bytes, hint)
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distillctl.redact import without_logins
+
 
 def finite(value: Any) -> Any:
-    """`value` for JSON: numpy scalars as Python's, NaN and infinities as None, paths as text."""
-    if value is None or isinstance(value, str | bool | int):
+    """`value` for JSON: numpy scalars as Python's, NaN and infinities as None, paths as text; passwords of
+    addresses masked."""
+    if isinstance(value, str):
+        return without_logins(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)

@@ -173,7 +173,8 @@ class _Attempt:
             self.asked_to_stop = True
             step = read_status(self.run_dir.status_path).get("step", 0)
             self.events.emit("stop", step, signal=signals.first, state="asked")
-            self.ranks[0].process.send_signal(signals.first)
+            for rank in self.ranks:  # each may be waiting for a teacher's server
+                rank.process.send_signal(signals.first)
 
     def _stopped(self, how: str) -> Stopped:
         latest = checkpoints.latest(self.run_dir.checkpoints)

@@ -60,7 +60,7 @@ def is_lock(path: Path) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process, this one included, holds `path` now."""
+    """Whether some process, this one included, holds `path` now; never where it is no regular file."""
     try:
         descriptor = open_own(path)
     except (ConfigError, FileNotFoundError):  # what is no regular file is no lock

@@ -15,7 +15,7 @@ from typing import Any
 
 from distillctl import atomic, checkpoints, lock
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.events import parse_event
+from distillctl.event_form import parse_event
 from distillctl.files import kind, read_head
 from distillctl.presets import load_config
 from distillctl.run import STATES, RunDir

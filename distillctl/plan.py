@@ -18,6 +18,7 @@ from distillctl.machine import cpu_runtime, cpus, model_path, model_shape, num_g
 from distillctl.rollout.process import engine_settings, kv_cache_bytes
 from distillctl.rollout.worker import EngineSettings
 from distillctl.rope import switch_length
+from distillctl.teacher.logins import found_logins
 from distillctl.teacher.server import MAX_NUM_SEQS, server_arguments
 from distillctl.train.job import TeacherJob
 
@@ -179,6 +180,7 @@ def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, downl
     if teacher.url is None:  # what a server that runs already takes is its own choice
         _check_switch(config, key, switch_length(read_json(path / "config.json")), num_generated)
     dtype = auto if teacher.dtype == "auto" else teacher.dtype
+    found_logins(name, teacher)
     return TeacherJob(
         model=str(path.absolute()), dtype=dtype, endpoints=list(map(_located, teacher.url or []))
     )

@@ -23,6 +23,7 @@ from distillctl.teacher.compat import (
     stop_token_ids,
     tokenizer_vocab,
 )
+from distillctl.teacher.logins import API_KEY, unsent_keys
 from distillctl.tokenizer_files import chat_template, token_text, tokenizer_config
 
 _MAX_SHOWN = 5
@@ -75,6 +76,9 @@ def static_checks(config: Config, student: Path, teachers: Mapping[str, Path]) -
         if not isinstance(ours, Check):
             checks += [*_vocabulary_checks(ours, theirs), _eos_check(ours, theirs)]
             checks.append(_template_check(ours, theirs))
+    for url in unsent_keys(config):
+        detail = f"{url} gets the user and password in it; the API key in {API_KEY} is not sent to it"
+        checks.append(Check("teacher login", "warn", detail, "leave one of the two out"))
     checks += [_objective_check(config), _sampling_check(config)]
     return [*checks, *_staleness_checks(config)]
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from distillctl.config import Config, RoutedTeacher
 from distillctl.errors import ConfigError
+from distillctl.redact import without_logins
 from distillctl.yaml_file import read_mapping
 
 _PACKAGED = Path(__file__).parent / "presets_data"
@@ -141,7 +142,7 @@ def _shown(value: Any) -> str:
     """A value in an error; of a list or a section only what it is, for it may be long."""
     if isinstance(value, dict | list):
         return f"a {'section' if isinstance(value, dict) else 'list'} of {len(value)}"
-    return json.dumps(value, default=str)[:80]
+    return without_logins(json.dumps(value, default=str))[:80]
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -37,6 +37,7 @@ Advance = Callable[[int], None]
 @contextmanager
 def task(label: str, total: int | None = None) -> Iterator[Advance]:
     """While the context is open, show `label` and how much of `total` is done; call the result often."""
+    label = printable(label)
     if _display == "quiet":
         yield lambda done: None
     elif is_screen(sys.stderr) if _display == "auto" else _display == "tui" and sys.stderr.isatty():

@@ -20,10 +20,12 @@ from distillctl import checkpoints, lock
 from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError, EnvironmentUnfit
 
-_STEP_DIR = re.compile(r"step_(\d{6,})")
+_STEP_DIR = re.compile(r"step_([0-9]{6,18})")
 _ATTEMPT = re.compile(r"attempt_([0-9]{1,9})")
 STATES = ("running", "done", "failed", "stopped")
 """Of a run, in status.json."""
+STATUS = {"state": str, "step": int, "steps": int, "pid": int, "attempt": int, "exit_code": int}
+"""Keys of status.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +188,10 @@ def write_status(path: Path, status: Mapping[str, Any]) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What status.json holds; empty when there is none or it is unreadable."""
-    return read_object(path)
+    """What status.json holds, without what is of a wrong type; empty when there is none to be read."""
+    found = read_object(path)
+    known = {name: value for name, value in found.items() if type(value) is STATUS.get(name)}
+    return {name: value for name, value in known.items() if not isinstance(value, int) or abs(value) < 2**63}
 
 
 @dataclass(frozen=True, slots=True)

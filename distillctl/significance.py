@@ -29,7 +29,10 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     1.0 without any such pair.
     """
     discordant, smaller = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(discordant, k) for k in range(smaller + 1))
+    tail = ways = 1  # of k = 0; each binomial coefficient comes from the one before
+    for k in range(smaller):
+        ways = ways * (discordant - k) // (k + 1)
+        tail += ways
     p_value: float = 2 * tail / 2**discordant
     return min(1.0, p_value)
 

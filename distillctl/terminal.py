@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import unicodedata
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -36,8 +37,33 @@ def output_look() -> tuple[bool, int]:
 
 
 def printable(text: str) -> str:
-    """`text` with a blank for each control character but line breaks: names and ids may come from data."""
-    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+    """`text` with everything that a terminal would obey or hide written out, as in `\\x1b[2J`.
+
+    Names, ids and messages may come from files and servers: escape and other control characters (C0, DEL,
+    C1), what turns the direction of writing, zero-width and unassigned characters, halves of surrogate pairs.
+    Line breaks and blanks of all kinds stay; a tab becomes a blank.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else _written_out(char) for char in text)
+
+
+def inline(text: object) -> str:
+    """`printable` text for the inside of a line: line breaks are written out too, as in `a\\nb`."""
+    return printable(str(text)).replace("\n", "\\n")
+
+
+def _written_out(char: str) -> str:
+    if char == "\t":
+        return " "
+    if unicodedata.category(char) == "Zs":
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class Painted(str):
+    """Text with our own colour codes between parts that were made `printable`."""
 
 
 def console(out: TextIO) -> Console:

@@ -52,4 +52,9 @@ def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
         raise ConfigError(
             f"{path / 'tokenizer_config.json'}: chat_template is no text", "save the model again"
         )
+    if template and len(template) > _MAX_TEMPLATE_BYTES:
+        raise ConfigError(
+            f"{path / 'tokenizer_config.json'}: chat_template is longer than {_MAX_TEMPLATE_BYTES >> 20} MiB",
+            "check that it is the model you mean",
+        )
     return template or None

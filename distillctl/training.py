@@ -30,6 +30,7 @@ from distillctl.machine import cpus, model_shape
 from distillctl.plan import Plan, resolve
 from distillctl.preflight import Check
 from distillctl.presets import to_yaml
+from distillctl.redact import without_logins
 from distillctl.resume import choose_checkpoint, open_run, require_resumable, write_config
 from distillctl.run import RunDir, read_status, write_status
 from distillctl.teacher.compat import plain_tokenizer, token_counter
@@ -278,7 +279,7 @@ def _write_provenance(run_dir: RunDir, config: Config) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_cpus": len(cpus()),
-        "argv": sys.argv,
+        "argv": [without_logins(argument) for argument in sys.argv],
         "packages": versions,
         "data_sha256": hashes,
     }

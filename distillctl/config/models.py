@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from distillctl.config.section import Dtype, Fraction, OneOrMore, Section
+from distillctl.redact import split_login
 
 DEFAULT_TEACHER = "default"
 """Name of `teacher` among the teachers."""
@@ -45,7 +46,9 @@ class TeacherConfig(Section):
     url: Annotated[list[str] | None, OneOrMore] = None
     """Score with running vLLM servers (`http://HOST:PORT`, in turn) instead; `teacher.model` names the model
     they serve and is still needed for its tokenizer. The environment variable DISTILLCTL_TEACHER_API_KEY is
-    their API key, where they want one."""
+    their API key, where they want one. A user and password (`http://USER:PASSWORD@HOST:PORT`) are stored
+    nowhere, `***` stands for them: a run that goes on needs the address again, or the environment variable
+    DISTILLCTL_TEACHER_LOGIN with `USER:PASSWORD`."""
     serve: bool = False
     """Start a vLLM server for the teacher and stop it with the run, instead of a copy in the ranks."""
     gpus: list[int] | None = None
@@ -54,7 +57,30 @@ class TeacherConfig(Section):
     gpu_memory_utilization: Fraction = 0.9
     """Share of those GPUs' memory that server may take. Unused on a CPU."""
     timeout_s: float = Field(default=600.0, gt=0.0)
-    """Longest wait for one answer of a served teacher, in seconds."""
+    """Longest wait for one whole answer of a served teacher, in seconds; it is asked four times at most."""
+    _logins: tuple[str | None, ...] = PrivateAttr(default=())
+
+    @property
+    def logins(self) -> tuple[str | None, ...]:
+        """`user:password` of each `url`, None where it was given none; no part of what is written down."""
+        return self._logins
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_logins_apart(
+        cls, value: Any, handler: ModelWrapValidatorHandler[TeacherConfig]
+    ) -> TeacherConfig:
+        urls = value.get("url") if isinstance(value, dict) else None
+        listed = [urls] if isinstance(urls, str) else urls
+        if not isinstance(listed, list) or not all(isinstance(url, str) for url in listed):
+            return handler(value)
+        try:
+            parts = [split_login(url) for url in listed]
+        except ValueError as error:
+            raise ValueError(f"url {error}") from None
+        made = handler({**value, "url": [url for url, _ in parts]})
+        made._logins = tuple(login for _, login in parts)
+        return made
 
     @property
     def is_served(self) -> bool:

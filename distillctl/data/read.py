@@ -22,11 +22,16 @@ from distillctl.data.columns import changes_meaning, refuse_other_media
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, require_text, too_long
 from distillctl.errors import ConfigError
-from distillctl.files import require_file
+from distillctl.files import open_regular, require_file
+from distillctl.memory_limit import limited_items, readable_bytes
+from distillctl.parquet_file import opened_parquet
+from distillctl.terminal import inline
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30
 """Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
+_BATCH_ROWS = 256
+"""Rows of a parquet file that are unpacked at the same time."""
 _MAX_NESTING = 16
 _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
 # Keys under which nested `ground_truth` structs keep the answer itself, in order of preference.
@@ -97,10 +102,9 @@ def records(
     }.get(path.suffix)
     if source is None:
         raise ConfigError(f"{path}: not a data file", f"accepted: {', '.join(SUFFIXES)}")
-    require_file(path)
-    empty = True
+    size, empty = require_file(path), True
     try:
-        for where, row in source(path, () if whole else columns):
+        for where, row in limited_items(source(path, () if whole else columns), path, readable_bytes(size)):
             if not isinstance(row, dict):
                 raise bad_row(f"{where}: expected an object, got {kind_of(row)}")
             if columns[0] not in row:
@@ -179,31 +183,21 @@ def _struct(value: object, where: str, name: str) -> dict[str, Any]:
 
 
 def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if columns and columns[0] not in names:
-                raise _no_column(str(path), columns[0], names)
-            wanted = [name for name in names if not columns or name in columns or changes_meaning(name)]
-            index = 0
-            for batch in file.iter_batches(columns=wanted):
-                for row in batch.to_pylist():
-                    yield f"{path}: row {index}", row
-                    index += 1
-    except ConfigError:
-        raise
-    # Besides its own errors pyarrow raises plain ones for values that Python has none for.
-    except (pa.ArrowException, ValueError, OverflowError, KeyError, TypeError) as error:
-        hint = "it may be truncated or of another kind: write or download it again"
-        raise ConfigError(f"{path}: not a readable parquet file: {error}", hint) from error
+    with opened_parquet(path, columns) as file:
+        names = file.schema_arrow.names
+        if columns and columns[0] not in names:
+            raise _no_column(str(path), columns[0], names)
+        wanted = [name for name in names if not columns or name in columns or changes_meaning(name)]
+        index = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+            for row in batch.to_pylist():
+                yield f"{path}: row {index}", row
+                index += 1
 
 
 def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """A JSON array of rows, or JSON lines under the shorter name, which `datasets` accepts too."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(1 << 16)
     if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         yield from _line_records(path, columns)
@@ -217,7 +211,7 @@ def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any
 
 def _line_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     # Bytes are split at newlines only: str.splitlines would also cut at U+2028 inside a string.
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         lines = iter(lambda: file.readline(MAX_ROW_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
             if len(line) > MAX_ROW_BYTES:
@@ -244,7 +238,7 @@ def _parse_json(data: bytes, path: str, first_line: int) -> Any:
 
 
 def _no_column(where: str, column: str, present: object) -> ConfigError:
-    names = ", ".join(f"`{name}`" for name in present) if isinstance(present, dict | list) else ""
+    names = ", ".join(f"`{inline(name)}`" for name in present) if isinstance(present, dict | list) else ""
     hint = "`distillctl prep jsonl --prompt-field FIELD` turns other layouts into prompts"
     return ConfigError(f"{where}: no `{column}` column (it has: {names or 'none'})", hint)
 

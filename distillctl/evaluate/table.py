@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from distillctl.terminal import inline
+
 _COLUMNS = {
     "acc": "acc",
     "verl_strict": "verl-strict",
@@ -37,7 +39,7 @@ def render_report(report: dict[str, Any]) -> str:
     lines += [_difference(found) for found in report["differences"]]
     lines += [_unpaired(results[0]["model"], found) for found in report["unpaired"]]
     if report["gap_closed"] is not None:
-        lines.append(f"closes {100 * report['gap_closed']:.1f} % of the gap to {results[2]['model']}")
+        lines.append(f"closes {100 * report['gap_closed']:.1f} % of the gap to {inline(results[2]['model'])}")
     for outcome in report["requirements"]:
         verdict = "met" if outcome["met"] else "not met"
         lines.append(f"{verdict}: {outcome['expression']} ({outcome['reason']})")
@@ -48,7 +50,7 @@ def _row(name: str, values: dict[str, Any], *, several: bool) -> list[str]:
     low, high = 100 * values["acc_low"], 100 * values["acc_high"]
     interval = "-" if math.isnan(low) else f"{low:.1f} - {high:.1f}"
     shares = [_percent(values[name]) for name in _COLUMNS]
-    cells = [name, str(values["num_prompts"]), shares[0], interval, *shares[1:],
+    cells = [inline(name), str(values["num_prompts"]), shares[0], interval, *shares[1:],
              _number(values["response_length"], ".1f"),
              _number(values.get("tokens_per_s", math.nan), ",.0f")]  # fmt: skip
     cells += [_percent(values["pass_at_k"]), _percent(values["maj_at_k"])] if several else []
@@ -57,7 +59,7 @@ def _row(name: str, values: dict[str, Any], *, several: bool) -> list[str]:
 
 def _left_out(result: dict[str, Any]) -> list[str]:
     """What was not asked, or not measured, of one model."""
-    lines, name = [], result["model"]
+    lines, name = [], inline(result["model"])
     if result["num_dropped"]:
         total = result["num_dropped"] + result["num_prompts"]
         lines.append(f"{name}: {result['num_dropped']} of {total} prompts are too long and were left out")
@@ -70,7 +72,7 @@ def _left_out(result: dict[str, Any]) -> list[str]:
 
 def _difference(found: dict[str, Any]) -> str:
     return (
-        f"against {found['baseline']}: {100 * found['difference']:+.1f} points "
+        f"against {inline(found['baseline'])}: {100 * found['difference']:+.1f} points "
         f"({100 * found['low']:+.1f} to {100 * found['high']:+.1f}), p {found['p_value']:.2g}, "
         f"{found['num_gained']} gained and {found['num_lost']} lost of {found['num_prompts']}"
     )

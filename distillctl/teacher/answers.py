@@ -18,6 +18,9 @@ from distillctl.errors import RunFailed
 
 FLOOR = -1e4
 """Nats; takes the place of a log-probability of minus infinity."""
+MAX_LOGP, MAX_MASS = 1e-3, 1.01
+"""Nats, and a sum of probabilities: what rounding in half precision may put them above 0 and 1."""
+_MAX_RANK = 2**31
 
 
 class Values(NamedTuple):
@@ -36,40 +39,63 @@ def read_most_likely(
     vLLM lists the prompt's own token first, whatever its rank, and then the most likely ones: those of rank
     1 to `num_topk` are kept, in that order; ids from `vocab_size` on (rows of a padded head) become -1.
     `source` names the server in errors. Raises RunFailed for an answer about other tokens, for one that vLLM
-    would not give, and for a log-probability of NaN.
+    would not give, and for log-probabilities that are none.
     """
     try:
         positions = from_json(answer)["choices"][0]["prompt_logprobs"]
-        if len(positions) != len(token_ids):
-            _misaligned(source, f"{len(token_ids)} tokens were sent, {len(positions)} came back")
-        names = list(map(str, token_ids))
-        for place in range(1, len(names)):
-            if names[place] not in positions[place]:
-                _misaligned(source, f"token {names[place]} at position {place} is not in the answer")
-        rows = positions[start:]
-        target = [row[name]["logprob"] for row, name in zip(rows, names[start:], strict=True)]
-        return Values(
-            _checked(np.array(target, np.float32), source), *_ranked(rows, num_topk, vocab_size, source)
-        )
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(source, error) from None
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise _unreadable(source, "no choices[0].prompt_logprobs in it") from None
+    if not isinstance(positions, list) or not all(isinstance(row, dict) for row in positions[1:]):
+        raise _unreadable(source, "prompt_logprobs is no list of objects")
+    if len(positions) != len(token_ids):
+        _misaligned(source, f"{len(token_ids)} tokens were sent, {len(positions)} came back")
+    names = list(map(str, token_ids))
+    for place in range(1, len(names)):
+        if names[place] not in positions[place]:
+            _misaligned(source, f"the token at position {place} is not in the answer")
+    rows = positions[start:]
+    ids_TK, logp_TK = _ranked(rows, num_topk, vocab_size, source)  # looks at every entry
+    target = [row[name]["logprob"] for row, name in zip(rows, names[start:], strict=True)]
+    return Values(_checked(np.array(target, np.float32), source), ids_TK, logp_TK)
 
 
 def _ranked(
-    rows: list[dict[str, dict[str, Any]]], num_topk: int, vocab_size: int, source: str
+    rows: list[dict[str, Any]], num_topk: int, vocab_size: int, source: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """ids [T, K] and log-probabilities [T, K] by rank. Flat arrays: T times K entries are many."""
-    entries = list(chain.from_iterable(map(dict.values, rows)))
-    ids_E = np.fromiter(map(int, chain.from_iterable(rows)), np.int64, len(entries))
-    logp_E = np.fromiter(map(itemgetter("logprob"), entries), np.float32, len(entries))
-    rank_E = np.fromiter(map(itemgetter("rank"), entries), np.int64, len(entries))
+    most = max(map(len, rows), default=0)
+    if most > num_topk + 1:
+        raise _unreadable(
+            source, f"{most} tokens at one position, {num_topk} and the prompt's were asked for"
+        )
+    names, entries = list(chain.from_iterable(rows)), list(chain.from_iterable(map(dict.values, rows)))
+    # Canonical decimals: two spellings of an id would be one token listed twice.
+    if not all(name.isdecimal() and name.isascii() and len(name) < 10 for name in names) or any(
+        name[0] == "0" and name != "0" for name in names
+    ):
+        raise _unreadable(source, "a listed token is no id")
+    try:
+        values = list(map(itemgetter("logprob"), entries))
+        ranks = list(map(itemgetter("rank"), entries))
+    except (KeyError, TypeError):
+        raise _unreadable(source, "an entry has no logprob or no rank") from None
+    if not set(map(type, values)) <= {int, float} or not set(map(type, ranks)) <= {int}:
+        raise _unreadable(source, "a logprob or a rank is no number")
+    if any(abs(rank) > _MAX_RANK for rank in ranks) or any(
+        abs(v) > _MAX_RANK for v in values if type(v) is int
+    ):
+        raise _unreadable(source, "a logprob or a rank is out of range")
+    ids_E, rank_E = np.fromiter(map(int, names), np.int64, len(names)), np.array(ranks, np.int64)
+    logp_E = np.array(values, np.float64)
     row_E = np.repeat(np.arange(len(rows)), np.fromiter(map(len, rows), np.int64, len(rows)))
     kept_E = (rank_E >= 1) & (rank_E <= num_topk)
     ids_TK = np.full((len(rows), num_topk), -1, np.int64)
     logp_TK = np.full((len(rows), num_topk), FLOOR, np.float32)
+    logp_E = _checked(logp_E, source)
     place = row_E[kept_E], rank_E[kept_E] - 1
     ids_TK[place] = ids_E[kept_E]
-    logp_TK[place] = _checked(logp_E[kept_E], source)
+    logp_TK[place] = logp_E[kept_E]
+    _require_mass(logp_TK, source)
     ids_TK[ids_TK >= vocab_size] = -1
     return ids_TK, logp_TK
 
@@ -79,28 +105,63 @@ def read_asked(answer: bytes, token_ids: list[int], start: int, asked_TK: np.nda
 
     Raises RunFailed as `read_most_likely` does.
     """
+    expected = (len(token_ids) - start, 1 + asked_TK.shape[1])
     try:
         told = from_json(answer)
-        if told["prompt_token_ids"] != token_ids:
-            _misaligned(source, "the tokens it scored are not those that were sent")
-        scores = np.load(io.BytesIO(base64.b64decode(told["prompt_token_id_logprobs"])), allow_pickle=False)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(source, error) from None
-    expected = (len(token_ids) - start, 1 + asked_TK.shape[1])
-    if scores.shape != expected:
-        _misaligned(source, f"its scores have the shape {scores.shape}, not {expected}")
-    scores = _checked(scores.astype(np.float32), source)
-    return Values(scores[:, 0], asked_TK, scores[:, 1:])
+        sent_back, scores = told["prompt_token_ids"], told["prompt_token_id_logprobs"]
+        data = io.BytesIO(base64.b64decode(scores, validate=True))
+    except (KeyError, TypeError, ValueError):
+        raise _unreadable(source, "no prompt_token_ids and prompt_token_id_logprobs in it") from None
+    if sent_back != token_ids:
+        _misaligned(source, "the tokens it scored are not those that were sent")
+    values = _checked(_array(data, expected, source), source)
+    _require_mass(np.where(asked_TK < 0, np.float32(FLOOR), values[:, 1:]), source)
+    return Values(values[:, 0], asked_TK, values[:, 1:])
+
+
+def _array(data: io.BytesIO, expected: tuple[int, int], source: str) -> np.ndarray:
+    """The numbers of a .npy file of that shape; its header is checked before memory is allocated for it."""
+    formats: Any = np.lib.format  # without types
+    try:
+        version = formats.read_magic(data)
+        readers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
+        shape, is_fortran, dtype = readers[version](data)
+    except (KeyError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise _unreadable(source, "prompt_token_id_logprobs is no array") from None
+    if shape != expected:
+        _misaligned(source, f"its scores have the shape {shape}, not {expected}")
+    content = data.read()
+    if dtype.kind != "f" or dtype.itemsize > 8 or len(content) != dtype.itemsize * expected[0] * expected[1]:
+        raise _unreadable(source, "prompt_token_id_logprobs is no array of floating-point numbers")
+    values = np.frombuffer(content, dtype)
+    return values.reshape(expected, order="F" if is_fortran else "C")
 
 
 def _checked(logp: np.ndarray, source: str) -> np.ndarray:
+    """float32 between `FLOOR` and 0."""
     if np.isnan(logp).any():
         raise RunFailed(
             f"the teacher at {source} gave a log-probability of NaN",
             "its weights or its precision overflow: try another --dtype",
         )
-    floored: np.ndarray = np.maximum(logp, np.float32(FLOOR))
-    return floored
+    highest = logp.max(initial=FLOOR)
+    if highest > MAX_LOGP:
+        raise RunFailed(
+            f"the teacher at {source} gave a log-probability of {highest:.3g}: none is above 0",
+            "it is broken or no teacher; nothing was trained on this answer",
+        )
+    bounded: np.ndarray = np.clip(logp, FLOOR, 0.0).astype(np.float32)
+    return bounded
+
+
+def _require_mass(logp_TK: np.ndarray, source: str) -> None:
+    """Refuse listed tokens whose probabilities add up to more than 1."""
+    mass = np.exp(logp_TK.astype(np.float64)).sum(-1).max(initial=0.0)
+    if mass > MAX_MASS:
+        raise RunFailed(
+            f"the teacher at {source} lists tokens with a probability of {mass:.4g} together: it is above 1",
+            "it is broken or no teacher; nothing was trained on this answer",
+        )
 
 
 def _misaligned(source: str, what: str) -> NoReturn:
@@ -110,8 +171,9 @@ def _misaligned(source: str, what: str) -> NoReturn:
     )
 
 
-def _unreadable(source: str, error: Exception) -> RunFailed:
+def _unreadable(source: str, what: str) -> RunFailed:
+    """Says what is missing, never what is there: it may repeat the prompt."""
     return RunFailed(
-        f"{source} did not answer as a vLLM server does ({type(error).__name__}: {str(error)[:100]})",
+        f"{source} did not answer as a vLLM server does: {what}",
         "teacher.url takes the addresses of vLLM servers, http://HOST:PORT",
     )

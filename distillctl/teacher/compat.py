@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
-from distillctl.files import read_json
+from distillctl.files import MAX_TOKENIZER_BYTES, read_json
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config keys of architectures (Gemma 2, Cohere, Granite) that change logits after the head."""
@@ -47,7 +47,7 @@ def _tokenizer(path: Path) -> Any:
             "load its tokenizer once with transformers.AutoTokenizer and write it with save_pretrained",
         )
     again = "download it again, or write it with save_pretrained"
-    if "model" not in read_json(file):
+    if "model" not in read_json(file, MAX_TOKENIZER_BYTES):
         raise ConfigError(f"{file} is not a tokenizer: it has no 'model'", again)
     from tokenizers import Tokenizer
 

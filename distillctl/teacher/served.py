@@ -5,24 +5,31 @@ Dimensions: T response tokens of one sequence, N of a micro-batch, K listed toke
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from os import environ
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
 import torch
+from pydantic_core import from_json
 
 from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFailed
 from distillctl.objective.views import TopK
 from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.answers import Values, read_asked, read_most_likely
+from distillctl.teacher.exchange import Exchange, Exchanges, ScoringStopped, fetch, make_client
+from distillctl.teacher.logins import API_KEY
+from distillctl.teacher.refusals import refusal_hint
+from distillctl.teacher.refusals import server_message as _message
+from distillctl.teacher.request import Job, request
+from distillctl.terminal import inline
 
 START_TIMEOUT_S = 600.0
 """Longest start of a server that starts with the run."""
@@ -32,23 +39,14 @@ CONCURRENCY = 16
 """Requests under way per endpoint; vLLM batches them. Bounds the answers held in memory."""
 ATTEMPTS = 4
 """Of one request, one second apart at first, then two, then four; each at the next endpoint."""
-API_KEY = "DISTILLCTL_TEACHER_API_KEY"
-"""Environment variable with the key that servers want; sent to them and written nowhere."""
 _KEY_HINT = f"set the environment variable {API_KEY} to a key that the server takes (vllm serve --api-key)"
 _UNIX = "unix:"
-_HINTS = {
-    "requires the V2 model runner": "loss.kind=student_topk needs a teacher server on a GPU, where vLLM "
-    "scores chosen tokens: use loss.kind=topk or sampled",
-    "Scale-out endpoints are disabled": "loss.kind=student_topk needs a server started with "
-    "--enable-scale-out",
-    "greater than max allowed": "start it with --max-logprobs {max_logprobs} or lower loss.topk",
-    "does not exist": "the server no longer serves the model that it listed when the run began",
-    "maximum context length": "start it with a larger --max-model-len, or lower data.max_prompt_length or "
-    "data.max_response_length",
-}
-"""By a part of vLLM's message."""
-_INPUT = re.compile(r"""[\\"', ]*\binput(?:_value)?[\\"']* *[:=]|\[ *-?\d+ *(?:, *-?\d+ *){2,}""")
-"""Where a message begins to repeat a request: pydantic's `input`, or a list of more than two numbers."""
+_MAX_LIST_BYTES = 16 << 20
+"""Of a list of models."""
+_FREE_BYTES, _ENTRY_BYTES = 1 << 20, 512
+"""Of an answer about a prompt: so many, and so many for each listed token of a position; vLLM's take 80."""
+POLL_S = 0.2
+"""Longest time between two questions whether to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +54,6 @@ class _Endpoint:
     name: str
     client: httpx.Client
     model: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One sequence to score."""
-
-    number: int
-    token_ids: list[int]
-    """Up to the end of the part that is trained on."""
-    start: int
-    """Where the response begins."""
-    asked_TK: np.ndarray | None
-    """int64, -1 fills up; None asks for the most likely tokens."""
 
 
 class ServedTeacher:
@@ -84,13 +69,17 @@ class ServedTeacher:
         vocab_size: int,
         max_length: int,
         timeout_s: float,
+        logins: Sequence[str | None] = (),
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Find `model` on every endpoint, `http://HOST:PORT` or `unix:/PATH`; wait for one that is starting.
 
         `num_topk`: most likely tokens to ask for, at most `vocab_size`, the number of ids that both models
         share. `ask_ids` asks for `MicroBatch.topk_ids_NK` instead (not yet run on a GPU, which it needs).
-        `max_length`: longest sequence in tokens. `timeout_s`: longest wait for an answer. Raises ConfigError
-        for a server that does not fit, EnvironmentUnfit or RunFailed for one that does not answer.
+        `max_length`: longest sequence in tokens. `timeout_s`: longest wait for a whole answer. `logins`:
+        `user:password` of each endpoint that wants one. `should_stop` is asked while answers are waited for.
+        Raises ConfigError for a server that does not fit, EnvironmentUnfit or RunFailed for one that does not
+        answer.
         """
         self._num_topk = 0 if ask_ids else min(num_topk, vocab_size)
         self._max_logprobs = num_topk + ask_ids
@@ -98,26 +87,42 @@ class ServedTeacher:
         self._vocab_size = vocab_size
         self._num_sent = 0
         self._reading = threading.Lock()
-        self._endpoints = [_find(spec, model, max_length, timeout_s) for spec in endpoints]
+        self._timeout_s, self._should_stop = timeout_s, should_stop
+        logins = [*logins, *[None] * (len(endpoints) - len(logins))]
+        self._endpoints = [
+            _find(spec, login, model, max_length, timeout_s)
+            for spec, login in zip(endpoints, logins, strict=True)
+        ]
 
     def score(self, batches: list[MicroBatch]) -> list[Scored]:
         """The teacher's log-probabilities (`TopK`, on the batch's device) for each micro-batch, in order.
 
         Raises RunFailed when a server refuses a request, when none answers, and when an answer is not about
-        the tokens that were sent.
+        the tokens that were sent or holds what no teacher says; ScoringStopped once `should_stop` holds.
         """
-        jobs = [list(self._jobs(batch)) for batch in batches]
-        with ThreadPoolExecutor(CONCURRENCY * len(self._endpoints)) as pool:
-            values = pool.map(self._score, [job for of_batch in jobs for job in of_batch])
-            read = [[next(values) for _ in of_batch] for of_batch in jobs]
+        jobs, requests = [list(self._jobs(batch)) for batch in batches], Exchanges()
+        pool = ThreadPoolExecutor(CONCURRENCY * len(self._endpoints))
+        try:
+            asked = [[pool.submit(self._score, job, requests) for job in of_batch] for of_batch in jobs]
+            read = [[self._await(future) for future in of_batch] for of_batch in asked]
+        finally:
+            requests.end()  # of those that an error or a stop has left
+            pool.shutdown(wait=False, cancel_futures=True)
         return [Scored(batch, _topk(batch, rows)) for batch, rows in zip(batches, read, strict=True)]
+
+    def _await(self, future: Future[Values]) -> Values:
+        while not future.done():
+            if self._should_stop():
+                raise ScoringStopped
+            wait([future], timeout=POLL_S)
+        return future.result()
 
     def close(self) -> None:
         """Close the connections."""
         for endpoint in self._endpoints:
             endpoint.client.close()
 
-    def _jobs(self, batch: MicroBatch) -> Iterator[_Job]:
+    def _jobs(self, batch: MicroBatch) -> Iterator[Job]:
         asked_NK = None
         if self._ask_ids:
             assert batch.topk_ids_NK is not None
@@ -126,12 +131,12 @@ class ServedTeacher:
         row = 0
         for token_ids, (start, end) in zip(batch.sequences, batch.spans, strict=True):
             asked_TK = None if asked_NK is None else asked_NK[row : row + end - start]
-            yield _Job(self._num_sent, token_ids, start, asked_TK)
+            yield Job(self._num_sent, token_ids, start, asked_TK)
             row += end - start
             self._num_sent += 1
 
-    def _score(self, job: _Job) -> Values:
-        answer, source = self._post(job)
+    def _score(self, job: Job, requests: Exchanges) -> Values:
+        answer, source = self._post(job, requests)
         with self._reading:  # threads gain nothing here, and one parsed answer at a time is large enough
             if job.asked_TK is not None:
                 return read_asked(answer, job.token_ids, job.start, job.asked_TK, source)
@@ -139,16 +144,21 @@ class ServedTeacher:
                 answer, job.token_ids, job.start, self._num_topk, self._vocab_size, source
             )
 
-    def _post(self, job: _Job) -> tuple[bytes, str]:
+    def _post(self, job: Job, requests: Exchanges) -> tuple[bytes, str]:
         """The answer to one request, and who gave it."""
-        trouble = ""
+        trouble, max_bytes = "", _FREE_BYTES + _ENTRY_BYTES * len(job.token_ids) * (self._max_logprobs + 2)
         for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(2 ** (attempt - 1))
+            for _ in range(2 * 2 ** (attempt - 1) if attempt else 0):
+                if not requests.is_over:
+                    time.sleep(0.5)
             endpoint = self._endpoints[(job.number + attempt) % len(self._endpoints)]
-            path, body = _request(job, endpoint.model, self._num_topk)
+            path, body = request(job, endpoint.model, self._num_topk)
+            exchange = requests.begin(job.number)
             try:
-                response = endpoint.client.post(path, json=body)
+                response = fetch(
+                    endpoint.client, exchange, "POST", path, body,
+                    timeout_s=self._timeout_s, max_bytes=max_bytes,
+                )  # fmt: skip
             except httpx.TransportError as error:
                 trouble = f"{endpoint.name}: {type(error).__name__}: {error}"
                 continue
@@ -158,30 +168,12 @@ class ServedTeacher:
             if response.status_code in (401, 403):
                 raise RunFailed(trouble, _KEY_HINT)
             if response.status_code < 500 and response.status_code != 429:
-                hints = (hint for part, hint in _HINTS.items() if part in trouble)
-                raise RunFailed(trouble, next(hints, "").format(max_logprobs=self._max_logprobs))
+                raise RunFailed(trouble, refusal_hint(trouble, self._max_logprobs))
         raise RunFailed(
             f"the teacher's server did not score a sequence of {len(job.token_ids)} tokens in {ATTEMPTS} "
             f"attempts; the last: {trouble}",
             "see the server's log; a slow server needs a larger teacher.timeout_s",
         )
-
-
-def _request(job: _Job, model: str, num_topk: int) -> tuple[str, dict[str, Any]]:
-    """Path and body. A server has to generate something: one token, which is not read."""
-    if job.asked_TK is None:
-        body = {"prompt": job.token_ids, "prompt_logprobs": num_topk, "add_special_tokens": False}
-        return "/v1/completions", {"model": model, "max_tokens": 1, "temperature": 0.0, **body}
-    sampled_T1 = np.array(job.token_ids[job.start :])[:, None]
-    sampling = {
-        "max_tokens": 1,
-        "temperature": 0.0,
-        "detokenize": False,
-        "prompt_logprob_token_ids": np.concatenate([sampled_T1, job.asked_TK], axis=1).tolist(),
-        "prompt_logprob_start": job.start - 1,
-    }
-    body = {"model": model, "token_ids": job.token_ids, "return_token_ids": True}
-    return "/inference/v1/generate", {**body, "sampling_params": sampling}
 
 
 def _topk(batch: MicroBatch, rows: list[Values]) -> TopK:
@@ -191,9 +183,9 @@ def _topk(batch: MicroBatch, rows: list[Values]) -> TopK:
     return TopK(target_logp_N, ids_NK, logp_NK)
 
 
-def _find(spec: str, model: str, max_length: int, timeout_s: float) -> _Endpoint:
+def _find(spec: str, login: str | None, model: str, max_length: int, timeout_s: float) -> _Endpoint:
     """Connect to a server and choose its model."""
-    client = _client(spec, timeout_s)
+    client = _client(spec, login, timeout_s)
     try:
         return _Endpoint(spec, client, _choose(spec, _listed_models(spec, client), model, max_length))
     except DistillError:
@@ -206,7 +198,7 @@ def _choose(spec: str, listed: list[dict[str, Any]], model: str, max_length: int
     same = [m for m in listed if m["id"] == model] or [m for m in listed if m.get("root") == model]
     if not same and len(listed) != 1:
         raise ConfigError(
-            f"{spec} serves {', '.join(m['id'] for m in listed) or 'no model'}, not {model}",
+            f"{spec} serves {', '.join(inline(m['id'])[:99] for m in listed[:5]) or 'no model'}, not {model}",
             "set teacher.model to what it serves",
         )
     chosen = (same or listed)[0]
@@ -220,19 +212,23 @@ def _choose(spec: str, listed: list[dict[str, Any]], model: str, max_length: int
     return str(chosen["id"])
 
 
-def _client(spec: str, timeout_s: float) -> httpx.Client:
+def _client(spec: str, login: str | None, timeout_s: float) -> httpx.Client:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENCY)
     timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_WAIT_S))
     if spec.startswith(_UNIX):
         transport = httpx.HTTPTransport(uds=spec.removeprefix(_UNIX), limits=limits)
-        return httpx.Client(base_url="http://teacher", transport=transport, timeout=timeout)
+        return make_client(base_url="http://teacher", transport=transport, timeout=timeout)
     try:
         base = httpx.URL(spec.rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL as error:
         raise ConfigError(f"teacher.url: {spec}: {error}") from None
     if base.scheme not in ("http", "https") or not base.host:
         raise ConfigError(f"teacher.url: {spec} is not like http://HOST:PORT")
-    return httpx.Client(base_url=base, timeout=timeout, limits=limits, headers=_authorization())
+    options: dict[str, Any] = {"base_url": base, "timeout": timeout, "limits": limits}
+    if login is None:
+        return make_client(**options, headers=_authorization())
+    user, _, password = login.partition(":")
+    return make_client(**options, auth=(unquote(user), unquote(password)))
 
 
 def _authorization() -> dict[str, str]:
@@ -250,7 +246,9 @@ def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
         _wait_for_socket(spec, deadline)
     while True:
         try:
-            response = client.get("/v1/models", timeout=CONNECT_WAIT_S)
+            response = fetch(
+                client, Exchange(), "GET", "/v1/models", timeout_s=CONNECT_WAIT_S, max_bytes=_MAX_LIST_BYTES
+            )
             trouble = f"{response.status_code}: {_message(response)}"
         except httpx.TransportError as error:
             response, trouble = None, f"{type(error).__name__}: {error}"
@@ -264,14 +262,28 @@ def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
         time.sleep(0.2)
     if response.status_code in (401, 403):
         raise ConfigError(f"{spec} refuses us with {trouble}", _KEY_HINT)
-    try:
-        listed: list[dict[str, Any]] = [dict(m) for m in response.json()["data"] if "id" in m]
-    except (ValueError, KeyError, TypeError):
+    listed = _models(response.content)
+    if listed is None:
         raise ConfigError(
             f"{spec} does not list its models as a vLLM server does: GET /v1/models gave {trouble}",
             "teacher.url takes the addresses of vLLM servers, http://HOST:PORT",
-        ) from None
+        )
     return listed
+
+
+def _models(content: bytes) -> list[dict[str, Any]] | None:
+    """The models of a list as vLLM gives it; None for anything else."""
+    try:
+        listed = from_json(content)["data"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    whole = isinstance(listed, list) and all(
+        isinstance(model, dict)
+        and isinstance(model.get("id"), str)
+        and (model.get("max_model_len") is None or type(model["max_model_len"]) is int)
+        for model in listed
+    )
+    return listed if whole else None
 
 
 def _wait_for_socket(spec: str, deadline: float) -> None:
@@ -287,14 +299,3 @@ def _wait_for_socket(spec: str, deadline: float) -> None:
                         "see its log in the attempt's log folder",
                     ) from error
         time.sleep(0.1)
-
-
-def _message(response: httpx.Response) -> str:
-    """The server's own words, cut where they repeat what was sent: token ids are a prompt too."""
-    try:
-        told = response.json()
-        told = told.get("error", told)
-        text = told["message"] if isinstance(told, dict) else told
-    except (ValueError, AttributeError, KeyError):
-        text = response.text
-    return _INPUT.split(" ".join(str(text).split()), maxsplit=1)[0][:300]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,8 @@ from distillctl.data.prompts import PromptStream
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective, Teacher
 from distillctl.rollout.client import RolloutClient, Sampling
-from distillctl.samples import Rollout, Scored
+from distillctl.samples import MicroBatch, Rollout, Scored
+from distillctl.teacher.exchange import ScoringStopped
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.served import ServedTeacher
 from distillctl.train.batch import micro_batches, references, tokens, trained_length, within_vocabulary
@@ -78,9 +79,10 @@ class Trainer:
         lengths = [trained_length(rollout, self.config.loss.token_fraction) for rollout in rollouts]
         tally = Tally(rollouts, lengths, list(self.teachers))
         with timer("teacher"):
-            items = [*self._score(rollouts, lengths, advantages), *self._reference_answers(rollouts)]
-        if self.should_stop():
+            scored = self._score(rollouts, lengths, advantages)
+        if scored is None or self.should_stop():
             return None
+        items = [*scored, *self._reference_answers(rollouts)]
         table = TokenTable(rollouts[: NUM_VIEWED if look else 0], self.objective.vocab_size)
         with timer("update"):
             for item in items:
@@ -131,8 +133,8 @@ class Trainer:
 
     def _score(
         self, rollouts: list[Rollout], lengths: list[int], advantages: list[float] | None
-    ) -> list[Item]:
-        """Micro-batches of this rank, teacher by teacher, with what their teacher says."""
+    ) -> list[Item] | None:
+        """Micro-batches of this rank, teacher by teacher, with what their teacher says; None after a stop."""
         loss = self.config.loss
         divisor = loss.loss_scale_factor or self.config.data.max_response_length
         weights = token_weights(loss.aggregate, lengths, divisor)
@@ -140,10 +142,24 @@ class Trainer:
         for name, teacher in self.teachers.items():
             members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
             batches = micro_batches(rollouts, members, self.config, self.ranks, loss.token_fraction)
-            for scored in teacher.score(batches):
+            found = self.score(teacher, batches)
+            if found is None:
+                return None
+            for scored in found:
                 inputs = tokens(scored.batch, weights, advantages)
                 items.append(Item(name, scored, inputs, self.objective))
         return items
+
+    def score(self, teacher: LocalTeacher | ServedTeacher, batches: list[MicroBatch]) -> list[Scored] | None:
+        """What a teacher says of this rank's micro-batches; collective. None, on every rank, when a stop was
+        asked for while one of them waited for a server."""
+        if isinstance(teacher, LocalTeacher):
+            return teacher.score(batches)
+        scored = []
+        with suppress(ScoringStopped):
+            scored = teacher.score(batches)
+        num_stopped = self.ranks.sum(torch.tensor([len(scored) < len(batches)], dtype=torch.int64))
+        return None if int(num_stopped) else scored
 
     def _reference_answers(self, rollouts: list[Rollout]) -> list[Item]:
         """Micro-batches of the data's own answers for the cross-entropy term, which has no teacher."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -92,9 +92,15 @@ def _head_rows(model: str) -> int:
 
 
 def load_teacher(
-    job: TeacherJob, own: TeacherConfig, config: Config, device: torch.device, vocab_size: int
+    job: TeacherJob,
+    own: TeacherConfig,
+    config: Config,
+    device: torch.device,
+    vocab_size: int,
+    logins: Sequence[str | None],
+    should_stop: Callable[[], bool],
 ) -> LocalTeacher | ServedTeacher:
-    """A teacher of the run: in this process, or behind its servers."""
+    """A teacher of the run: in this process, or behind its servers, with their `logins`."""
     if job.endpoints:
         return ServedTeacher(
             job.endpoints,
@@ -104,6 +110,8 @@ def load_teacher(
             vocab_size=vocab_size,
             max_length=config.max_length,
             timeout_s=own.timeout_s,
+            logins=logins,
+            should_stop=should_stop,
         )
     return LocalTeacher(
         job.model,

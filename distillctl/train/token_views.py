@@ -94,13 +94,17 @@ class TokenTable:
 
 
 def token_views(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenView]:
-    """Views of the first `NUM_VIEWED` rollouts. Collective; trains nothing and draws no random numbers."""
+    """Views of the first `NUM_VIEWED` rollouts; none of what a teacher did not answer before a stop.
+
+    Collective; trains nothing and draws no random numbers.
+    """
     rollouts = rollouts[:NUM_VIEWED]
     table = TokenTable(rollouts, trainer.objective.vocab_size)
     for name, teacher in trainer.teachers.items():
         members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
         batches = micro_batches(rollouts, members, trainer.config, trainer.ranks, 1.0)
-        for scored in teacher.score([_listing(trainer, batch) for batch in batches]):
+        answers = trainer.score(teacher, [_listing(trainer, batch) for batch in batches])
+        for scored in answers or []:
             with trainer.teacher_view(name, scored) as view:
                 found = trainer.student.alternatives(
                     scored.batch, view, trainer.objective.vocab_size, table.count

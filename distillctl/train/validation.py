@@ -45,7 +45,8 @@ class Validation:
         kl = [None if view is None else view.kl for view in [*views, *unseen]]
         write_samples(path.with_suffix(".parquet"), found[0], kl, views, self.tokenizer)
         measured = [view.kl for view in views if view is not None]
-        mean_kl = float(np.concatenate(measured).mean()) if measured else None
+        known = np.concatenate(measured)[~np.isnan(np.concatenate(measured))] if measured else np.zeros(0)
+        mean_kl = float(known.mean()) if known.size else None  # none where a stop came first
         write_json(path, {"step": step, **asdict(result), "kl": mean_kl})
         return {"metrics": {"val/acc": result.acc, "val/kl": mean_kl}, "num": result.num_graded}
 

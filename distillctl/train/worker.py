@@ -36,6 +36,7 @@ from distillctl.rollout.client import Sampling
 from distillctl.run import RunDir, write_status
 from distillctl.teacher.compat import model_stop_token_ids
 from distillctl.teacher.local import LocalTeacher
+from distillctl.teacher.logins import logins_of
 from distillctl.teacher.served import ServedTeacher
 from distillctl.train import checkpoint, measure, parts
 from distillctl.train.engine import RolloutEngine
@@ -160,7 +161,10 @@ class Rank:
     def _teacher(self, name: str, vocab_size: int) -> LocalTeacher | ServedTeacher:
         """One teacher, with what was measured of it added to `checks`."""
         job, own = self.job.teachers[name], self.config.all_teachers[name]
-        teacher = parts.load_teacher(job, own, self.config, self.ranks.device, vocab_size)
+        logins = logins_of(name)
+        teacher = parts.load_teacher(
+            job, own, self.config, self.ranks.device, vocab_size, logins, lambda: bool(self.stop_signal)
+        )
         if not self.ranks.is_main:
             return teacher
         dtype = getattr(torch, job.dtype)

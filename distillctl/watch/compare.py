@@ -11,6 +11,7 @@ from distillctl.errors import ConfigError
 from distillctl.presets import load_config
 from distillctl.run import RunDir, open_run
 from distillctl.significance import mcnemar_exact, wilson_interval
+from distillctl.terminal import inline
 from distillctl.watch.sample_files import sample_steps, verdicts
 from distillctl.watch.series import Series, load_events
 from distillctl.watch.sparkline import sparkline
@@ -94,7 +95,7 @@ def paired(first: dict[str, bool], second: dict[str, bool]) -> dict[str, Any] | 
 def render_compare(found: dict[str, Any]) -> str:
     """`show_compare` as text; runs are A, B, …."""
     names = [chr(ord("A") + i) for i in range(len(found["runs"]))]
-    parts = ["\n".join(f"{name}  {run}" for name, run in zip(names, found["runs"], strict=True))]
+    parts = ["\n".join(f"{name}  {inline(run)}" for name, run in zip(names, found["runs"], strict=True))]
     config = [[key, *map(str, values)] for key, values in found["config"].items()]
     parts.append(table(["configuration", *names], config) if config else "the configurations are equal")
     if found["metrics"]:

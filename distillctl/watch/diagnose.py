@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from distillctl.config import Config
+from distillctl.files import open_regular
 from distillctl.watch.series import Series
 
 MIN_STEPS = 20
@@ -113,9 +114,12 @@ def _memory(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.failed:
         return
     for log in sorted(evidence.logs.glob("*.log")):
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+        try:
+            with open_regular(log) as file:
+                file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+                text = file.read(LOG_TAIL_BYTES).decode(errors="replace")
+        except OSError:
+            continue
         if any(sign in text for sign in _OUT_OF_MEMORY):
             yield Finding("out of memory", "warn", f"{log.name} says so", _memory_remedy(log.name))
 

@@ -13,6 +13,7 @@ from distillctl.files import read_head
 from distillctl.outputs import is_folder, require_output, require_writable, written
 from distillctl.progress import track
 from distillctl.run import METRICS, open_run
+from distillctl.terminal import inline
 from distillctl.watch.series import Series, load_events
 from distillctl.watch.tensorboard import TensorBoardWriter, require_tracker
 
@@ -87,7 +88,8 @@ def _are_columns(names: list[str]) -> bool:
 
 def _rows(series: Series) -> dict[int, dict[str, float | None]]:
     """The metrics, in order of their names, of each step that has any."""
-    names = sorted(series.metrics.keys() | {name for metrics in series.evals.values() for name in metrics})
+    found = series.metrics.keys() | {name for metrics in series.evals.values() for name in metrics}
+    names = sorted(found - {"step"})  # the name of the first column
     columns = {name: series.column(name) for name in series.metrics}
     indices = {step: i for i, step in enumerate(series.steps)}
     rows: dict[int, dict[str, float | None]] = {}
@@ -102,10 +104,16 @@ def _rows(series: Series) -> dict[int, dict[str, float | None]]:
 
 def _write_csv(rows: list[dict[str, float | None]], file: BinaryIO) -> None:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["step"])
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text)
+    writer.writerow(map(_csv_text, rows[0] if rows else ["step"]))
+    writer.writerows(row.values() for row in rows)
     file.write(text.getvalue().encode())
+
+
+def _csv_text(text: str) -> str:
+    """A name as a cell: on one line without control characters, and no formula for a spreadsheet, which an
+    apostrophe keeps it from (OWASP, CSV injection)."""
+    return f"'{inline(text)}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else inline(text)
 
 
 def _write_parquet(rows: list[dict[str, float | None]], file: BinaryIO) -> None:

@@ -43,7 +43,7 @@ class Follower:
         """Events that are already in `path` belong to earlier attempts."""
         self._displays = list(displays)
         self._tail = EventTail(path)
-        for event in self._tail.read():
+        for event in self._tail.new_events():
             for display in displays:
                 display.recall(event)
         self._ended = threading.Event()

@@ -35,7 +35,9 @@ def styled(content: str, style: str = "") -> Text:
 
 
 def fitted(line: Text, columns: int, look: Look) -> Text:
-    """`line`, no wider than `columns` and of characters that the terminal has."""
+    """`line`, no wider than `columns`, of characters that the terminal has and none that it would obey."""
+    if not line.plain.isprintable():  # of the same length: colours lie at positions
+        line.plain = "".join(char if char.isprintable() else " " for char in line.plain)
     if look.ascii_only:
         line.plain = line.plain.encode("ascii", "replace").decode()
     line.truncate(max(columns, 1), overflow="crop" if look.ascii_only else "ellipsis")

@@ -106,7 +106,7 @@ def _step(event: dict[str, Any], state: RunState) -> str:
 
 def _eval(event: dict[str, Any], state: RunState) -> str:
     acc = _number(event["metrics"].get("val/acc"), ".3f")  # null when no prompt has a ground truth
-    return f"eval step={event['step']} acc={acc} prompts={event['num']}"
+    return f"eval step={event['step']} acc={acc} prompts={event.get('num', '-')}"
 
 
 def _end(event: dict[str, Any], state: RunState) -> str:

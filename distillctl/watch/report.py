@@ -24,6 +24,7 @@ from distillctl.files import read_head
 from distillctl.outputs import require_output, written
 from distillctl.presets import load_config
 from distillctl.progress import task
+from distillctl.redact import without_logins
 from distillctl.run import RunDir, open_run
 from distillctl.watch.charts import RunCurves, charts
 from distillctl.watch.compare import accuracy, config_differences, flatten
@@ -97,7 +98,7 @@ def report_data(runs: Sequence[RunDir]) -> dict[str, Any]:
                 "ended": clock(state.end.get("t")),
                 "accuracy": accuracy(run, series, runs[0]),
                 "warnings": [{"step": step, "message": message} for step, message in series.warnings],
-                "provenance": read_object(run.provenance_path),
+                "provenance": _provenance(run),
                 "config": _config(run),
             }
             for run, label, (state, series) in zip(runs, labels, loaded, strict=True)
@@ -109,6 +110,12 @@ def report_data(runs: Sequence[RunDir]) -> dict[str, Any]:
         ],
         "samples": pack_samples(list(zip(labels, runs, strict=True))),
     }
+
+
+def _provenance(run: RunDir) -> dict[str, Any]:
+    """What the file holds; an older version, or another program, may have left a password in it."""
+    found: dict[str, Any] = json.loads(without_logins(json.dumps(read_object(run.provenance_path))))
+    return found
 
 
 def _labels(runs: Sequence[RunDir]) -> list[str]:

@@ -7,6 +7,7 @@ Each `show_X` returns a JSON-able object, each `render_X` its text. Raises Confi
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import checkpoints
-from distillctl.errors import ConfigError
+from distillctl.errors import ConfigError, DistillError
 from distillctl.events import EventTail
+from distillctl.files import read_json
 from distillctl.presets import load_config
-from distillctl.run import RunDir, metric_table, open_run, read_status
-from distillctl.terminal import is_screen
+from distillctl.run import STATUS, RunDir, metric_table, open_run, read_status
+from distillctl.terminal import inline, is_screen
 from distillctl.watch.diagnose import Evidence, Finding, diagnose
 from distillctl.watch.follow import POLL_S, Display
 from distillctl.watch.plain import PlainDisplay
@@ -38,6 +40,19 @@ def show_runs(folder: Path) -> list[dict[str, Any]]:
     return [_run_row(RunDir(path)) for path in sorted(found)]
 
 
+def problems(run: RunDir, series: Series) -> list[str]:
+    """What of a run's files cannot be read, so that it is missing from what is shown."""
+    found = []
+    if series.num_skipped:
+        found.append(f"{run.events_path}: {series.num_skipped} lines are no events and are left out")
+    try:
+        written = read_json(run.status_path)
+    except ConfigError as error:
+        return [*found, error.message] if os.path.lexists(run.status_path) else found
+    wrong = sorted(written.keys() & STATUS.keys() - read_status(run.status_path).keys())
+    return [*found, *(f"{run.status_path}: {name} is of a wrong type" for name in wrong)]
+
+
 def render_runs(rows: list[dict[str, Any]]) -> str:
     """A table of `show_runs`."""
     columns = ["run", "state", "step", "kl/reverse", "val/acc", "started"]
@@ -52,7 +67,8 @@ def render_runs(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return table(columns, body) if rows else "no runs"
+    told = [f"{inline(row['run'])}: {inline(row['problem'])}" for row in rows if row["problem"]]
+    return "\n".join([table(columns, body), *told]) if rows else "no runs"
 
 
 def show_run(path: Path) -> dict[str, Any]:
@@ -85,19 +101,20 @@ def show_run(path: Path) -> dict[str, Any]:
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "warnings": [message for _, message in series.warnings],
         "diagnosis": [asdict(finding) for finding in _findings(run, state, series)],
+        "problems": problems(run, series),
     }
 
 
 def render_run(found: dict[str, Any]) -> str:
     """`show_run` as text: a head, a table of metrics, the rest line by line."""
     head = [
-        f"{found['run']}  {found['state']}  step {found['step']}/{found['steps'] or '?'}"
+        f"{inline(found['run'])}  {inline(found['state'])}  step {found['step']}/{found['steps'] or '?'}"
         f"  attempt {found['attempt']}",
     ]
     if found["student"]:
-        head.append(f"student {found['student']}  teacher {found['teacher']}")
+        head.append(f"student {inline(found['student'])}  teacher {inline(found['teacher'])}")
     if found["phase"]:
-        head.append(f"now: {found['phase']}")
+        head.append(f"now: {inline(found['phase'])}")
     if found["eta_s"] is not None:
         head.append(f"remaining: {duration(found['eta_s'])}")
     metrics = [
@@ -112,10 +129,11 @@ def render_run(found: dict[str, Any]) -> str:
         parts.append("time  " + "  ".join(f"{name} {100 * share:.0f} %" for name, share in shares))
     tail = [f"eval step {row['step']}  val/acc {number(row.get('val/acc'))}" for row in found["evals"]]
     if found["checkpoint"]:
-        tail.append(f"checkpoint {found['checkpoint']}")
+        tail.append(f"checkpoint {inline(found['checkpoint'])}")
     tail += [f"warning: {one_line(message)}" for message in found["warnings"]]
+    tail += [f"not shown: {inline(problem)}" for problem in found["problems"]]
     for row in found["diagnosis"]:
-        tail.append(f"{row['level']}: {row['name']}: {row['message']}\n  try: {row['remedy']}")
+        tail.append(f"{row['level']}: {row['name']}: {inline(row['message'])}\n  try: {row['remedy']}")
     return "\n\n".join([*parts, "\n".join(tail)]).rstrip()
 
 
@@ -139,7 +157,7 @@ def follow_run(path: Path) -> None:
         while True:
             # Asked before reading: what a launcher wrote before it let go of the run is then still read.
             running = run.is_locked()
-            for event in tail.read():
+            for event in tail.new_events():
                 display.apply(event)
             display.tick()
             if not running:
@@ -160,15 +178,21 @@ def run_status(run: RunDir) -> str:
 
 
 def _run_row(run: RunDir) -> dict[str, Any]:
-    state, series = load_events(run.events_path, thin=True)
+    try:
+        state, series = load_events(run.events_path, thin=True)
+        status, problem = run_status(run), "; ".join(problems(run, series)) or None
+    except (DistillError, OSError) as error:  # one bad run must not hide the others
+        state, series = RunState(with_histories=False), Series()
+        status, problem = "unreadable", error.message if isinstance(error, DistillError) else str(error)
     return {
         "run": str(run.path),
-        "state": run_status(run),
+        "state": status,
         "step": state.step,
         "steps": state.num_steps,
         "kl/reverse": _ends(series, "kl/reverse")["last"],
         "val/acc": state.evaluation["metrics"].get("val/acc") if state.evaluation else None,
         "started": state.start.get("t"),
+        "problem": problem,
     }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from distillctl.errors import ConfigError
+from distillctl.memory_limit import limited, readable_bytes
+from distillctl.parquet_file import opened_parquet
 from distillctl.run import RunDir
-from distillctl.samples import TOKEN_TEXT
+from distillctl.samples import TOKEN_TEXT, sample_schema
 
 Sample = dict[str, Any]
 """One response, of JSON's types.
@@ -21,7 +24,13 @@ measured), `student_top`, `teacher_top` (lists of [text, probability], likeliest
 looked).
 """
 
-_STEP = re.compile(r"step_(\d{6,})\.parquet")
+_STEP = re.compile(r"step_([0-9]{6,18})\.parquet")
+_HINT = "it is damaged: choose another step"
+_EVERY_RESPONSE = ("prompt_id", "sample", "response_ids", "finish_reason", "text")
+"""Columns without nulls."""
+_PER_TOKEN = ("kl", "response_logprobs", "student_top_ids", "student_top_logprobs", "teacher_top_ids",
+              "teacher_top_logprobs")  # fmt: skip
+"""Columns with an entry for each token of the response, or null."""
 
 
 def sample_steps(folder: Path) -> dict[int, Path]:
@@ -35,8 +44,9 @@ def sample_steps(folder: Path) -> dict[int, Path]:
 def load_samples(path: Path, limit: int | None = None) -> list[Sample]:
     """All responses of a file, or the first `limit`. Raises ConfigError for what is no samples file."""
     table = _read(path)
-    texts = json.loads((table.schema.metadata or {}).get(TOKEN_TEXT.encode(), b"{}"))
-    return [_sample(row, texts) for row in table.slice(0, limit).to_pylist()]
+    texts = _token_texts(path, table.schema.metadata or {})
+    rows = table.slice(0, limit).to_pylist()
+    return [_sample(row, texts, f"{path}: row {number}") for number, row in enumerate(rows)]
 
 
 def prompt_ids(path: Path) -> set[str]:
@@ -51,17 +61,50 @@ def verdicts(path: Path) -> dict[str, bool]:
 
 
 def _read(path: Path, *columns: str) -> Any:
-    """The table of a samples file, or some of its columns."""
+    """The table of a samples file, or some of its columns; of the types of `sample_schema`, which may lack
+    some columns, and no null where each response has a value."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    schema = sample_schema()
+    with (
+        opened_parquet(path, None, "cannot be read", _HINT) as file,
+        limited(path, readable_bytes(path.stat().st_size)),
+    ):
+        there = file.schema_arrow.names
+        if "response_ids" not in there:
+            raise ConfigError(f"{path}: holds no responses", "samples are in samples/ and eval/ of a run")
+        missing = [name for name in _EVERY_RESPONSE if name not in there]
+        if missing:
+            raise _damaged(path, f"has no column {missing[0]}")
+        wanted = list(dict.fromkeys(name for name in columns or there if name in schema.names))
+        table = file.read(columns=wanted, use_threads=False)
+        for position, name in enumerate(wanted):
+            if table.column_names.count(name) != 1:
+                raise _damaged(path, f"has several columns {name}")
+            found, kind = table[name], schema.field(name).type
+            if not found.type.equals(kind):
+                try:
+                    table = table.set_column(position, name, found.cast(kind))
+                except pa.ArrowException:
+                    raise _damaged(path, f"its column {name} is of type {found.type}") from None
+            if name in _EVERY_RESPONSE and found.null_count:
+                raise _damaged(path, f"a row has no {name}")
+        return table
+
+
+def _token_texts(path: Path, metadata: dict[bytes, bytes]) -> dict[str, str]:
+    """Text by token id, from a file's metadata; a token without one is shown by its id."""
     try:
-        with pq.ParquetFile(path) as file:
-            if "response_ids" not in file.schema_arrow.names:
-                raise ConfigError(f"{path}: holds no responses", "samples are in samples/ and eval/ of a run")
-            return file.read(columns=list(columns) or None)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", "it is damaged: choose another step") from None
+        texts = from_json(metadata.get(TOKEN_TEXT.encode(), b"{}"))
+    except ValueError:
+        texts = None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise _damaged(path, f"its metadata {TOKEN_TEXT} is not the texts of its tokens")
+    return texts
+
+
+def _damaged(where: object, what: str) -> ConfigError:
+    return ConfigError(f"{where}: {what}", _HINT)
 
 
 def validation_ends(run: RunDir) -> tuple[Path, Path] | None:
@@ -70,33 +113,54 @@ def validation_ends(run: RunDir) -> tuple[Path, Path] | None:
     return (evals[0], evals[-1]) if len(evals) > 1 else None
 
 
-def _sample(row: dict[str, Any], texts: dict[str, str]) -> Sample:
-    ids, kl = row["response_ids"], row.get("kl") or [None] * len(row["response_ids"])
+def _sample(row: dict[str, Any], texts: dict[str, str], where: str) -> Sample:
+    ids = row["response_ids"]
+    for name in _PER_TOKEN:
+        values = row.get(name)
+        if values is not None and len(values) != len(ids):
+            raise _damaged(where, f"{name} has {len(values)} entries for {len(ids)} tokens")
+    kl = _finite(row.get("kl"), len(ids))
     measured = [value for value in kl if value is not None]
     return {
         "prompt_id": row["prompt_id"],
         "sample": row["sample"],
         "prompt": row.get("prompt"),
-        "ground_truth": row["ground_truth"],
-        "correct": row["correct"],
+        "ground_truth": row.get("ground_truth"),
+        "correct": row.get("correct"),
         "finish_reason": row["finish_reason"],
         "text": row["text"],
         "num_tokens": len(ids),
         "mean_kl": sum(measured) / len(measured) if measured else None,
         "pieces": [texts.get(str(i), f"<{i}>") for i in ids],
         "kl": kl,
-        "logprobs": row.get("response_logprobs") or [None] * len(ids),
-        "student_top": _top(row, "student", texts),
-        "teacher_top": _top(row, "teacher", texts),
+        "logprobs": _finite(row.get("response_logprobs"), len(ids)),
+        "student_top": _top(row, "student", texts, where),
+        "teacher_top": _top(row, "teacher", texts, where),
     }
 
 
-def _top(row: dict[str, Any], who: str, texts: dict[str, str]) -> list[list[tuple[str, float]]]:
+def _finite(values: list[float | None] | None, count: int) -> list[float | None]:
+    """`values` with None for what is not finite, or `count` times None where there are none."""
+    if values is None:
+        return [None] * count
+    return [value if value is not None and math.isfinite(value) else None for value in values]
+
+
+def _top(row: dict[str, Any], who: str, texts: dict[str, str], where: str) -> list[list[tuple[str, float]]]:
     """Alternatives of each token with their probabilities."""
     ids, logprobs = row.get(f"{who}_top_ids"), row.get(f"{who}_top_logprobs")
     if ids is None or logprobs is None:
         return []
+    if any(len(i or []) != len(logp or []) for i, logp in zip(ids, logprobs, strict=True)):
+        raise _damaged(where, f"{who}_top_ids and {who}_top_logprobs are of different lengths")
     return [
-        [(texts.get(str(i), f"<{i}>"), round(math.exp(logp), 6)) for i, logp in zip(*pair, strict=True)]
-        for pair in zip(ids, logprobs, strict=True)
+        [
+            (texts.get(str(i), f"<{i}>"), _probability(logp))
+            for i, logp in zip(i_K or [], logp_K or [], strict=True)
+        ]
+        for i_K, logp_K in zip(ids, logprobs, strict=True)
     ]
+
+
+def _probability(logp: float | None) -> float:
+    return round(math.exp(min(logp, 0.0)), 6) if logp is not None and not math.isnan(logp) else 0.0

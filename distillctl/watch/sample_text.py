@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from distillctl.terminal import Painted
 from distillctl.watch.sample_files import Sample
 from distillctl.watch.shade import legend, shaded
 from distillctl.watch.table import one_line, table
@@ -22,10 +23,10 @@ NUM_PROMPT_CHARS = 600
 
 def render_samples(
     found: dict[str, Any], columns: int, *, color: bool, details: bool, token: int | None = None
-) -> str:
+) -> Painted:
     """`show_samples` as text. Escape codes only with `color`; `details` adds the tables of tokens."""
     parts: list[RenderableType] = [
-        f"{one_line(found['run'])}  {found['file']}: "
+        f"{one_line(found['run'])}  {one_line(found['file'])}: "
         f"{len(found['samples'])} of {found['num_responses']} responses",
         legend(color=color),
     ]
@@ -100,7 +101,7 @@ def _tokens(sample: Sample, *, color: bool) -> Text:
     return shaded(sample["pieces"], sample["kl"], newline="\n", marked=not color)
 
 
-def _render(parts: list[RenderableType], columns: int, *, color: bool) -> str:
+def _render(parts: list[RenderableType], columns: int, *, color: bool) -> Painted:
     from rich.console import Console
 
     out = io.StringIO()
@@ -110,4 +111,4 @@ def _render(parts: list[RenderableType], columns: int, *, color: bool) -> str:
     )  # fmt: skip
     for part in parts:
         console.print(part)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return Painted("\n".join(line.rstrip() for line in out.getvalue().split("\n")).rstrip("\n"))

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from distillctl.events import read_events
+from distillctl.events import EventParser, read_events
 from distillctl.watch.state import RunState
 
 
@@ -28,6 +28,8 @@ class Series:
         self.warnings: list[tuple[int, str]] = []
         """Step and message, preflight warnings (step 0) among them."""
         self.num_attempts = 0
+        self.num_skipped = 0
+        """Lines of the file that were no events."""
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take in one event."""
@@ -74,8 +76,9 @@ class Series:
 def load_events(path: Path, *, thin: bool = False) -> tuple[RunState, Series]:
     """Newest state, without its histories, and all steps that the events of a file add up to; `thin` as for
     `read_events`."""
-    state, series = RunState(with_histories=False), Series()
-    for event in read_events(path, thin=thin):
+    state, series, parser = RunState(with_histories=False), Series(), EventParser()
+    for event in read_events(path, thin=thin, parser=parser):
         state.apply(event)
         series.apply(event)
+    series.num_skipped = parser.num_skipped
     return state, series

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.run import open_run
+from distillctl.terminal import inline
 from distillctl.watch.table import one_line, table
 
 NUM_SHOWN = 3
@@ -28,7 +29,12 @@ def show_presets() -> list[dict[str, str]]:
 
 def render_presets(rows: list[dict[str, str]]) -> str:
     """A table of `show_presets`."""
-    return table(["preset", "about"], [[row["name"], row["about"]] for row in rows])
+    lines = [
+        [row["name"] if number == 0 else "", line]
+        for row in rows
+        for number, line in enumerate(row["about"].split("\n"))
+    ]
+    return table(["preset", "about"], lines)
 
 
 def show_config(name: str) -> dict[str, Any]:
@@ -82,18 +88,18 @@ def render_data(found: dict[str, Any]) -> str:
     """`show_data` as text."""
     chars = found["prompt_chars"]
     lines = [
-        f"{found['file']}: {found['rows']} rows, "
+        f"{inline(found['file'])}: {found['rows']} rows, "
         f"{100 * found['ground_truth_share']:.1f} % with a ground truth, "
         f"{100 * found['reference_share']:.1f} % with a reference answer",
         f"duplicates: {found['duplicates']} rows have the prompt of an earlier row",
-        f"columns: {', '.join(found['columns'])}",
-        "sources: " + ", ".join(f"{name} ({count})" for name, count in found["data_sources"].items()),
-        "splits: " + ", ".join(f"{name} ({count})" for name, count in found["splits"].items()),
+        f"columns: {', '.join(map(inline, found['columns']))}",
+        "sources: " + ", ".join(f"{inline(name)} ({count})" for name, count in found["data_sources"].items()),
+        "splits: " + ", ".join(f"{inline(name)} ({count})" for name, count in found["splits"].items()),
         f"prompt length: mean {chars['mean']:.0f}, longest {chars['max']} characters",
     ]
     for number, row in enumerate(found["first"]):
-        lines += ["", f"row {number}, ground truth {row['ground_truth']}"]
-        lines += [f"  {m['role']}: {one_line(m['content'])}" for m in row["prompt"]]
+        lines += ["", f"row {number}, ground truth {inline(row['ground_truth'])}"]
+        lines += [f"  {inline(m['role'])}: {one_line(m['content'])}" for m in row["prompt"]]
     return "\n".join(lines)
 
 

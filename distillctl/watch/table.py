@@ -6,11 +6,11 @@ import io
 import math
 import time
 
-from distillctl.terminal import output_look, printable
+from distillctl.terminal import inline, output_look
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A table as wide as the terminal, or 160 columns in a pipe; without escape codes."""
+    """A table as wide as the terminal, or 160 columns in a pipe; a cell is one line without escape codes."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -18,9 +18,9 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
     grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(Text(inline(column)), overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(printable(cell)) for cell in row))
+        grid.add_row(*(Text(inline(cell)) for cell in row))
     out = io.StringIO()
     _, width = output_look()
     # An empty environment: FORCE_COLOR would put escape codes into a pipe (style.md, section 8, trap 1).
@@ -36,7 +36,7 @@ def number(value: float | None) -> str:
 
 def one_line(text: str) -> str:
     """`text` without line breaks and control characters, which data and models may contain."""
-    return " ".join(printable(text).split())
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def clock(t: float | None) -> str:

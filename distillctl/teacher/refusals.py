@@ -1,0 +1,46 @@
+"""What a teacher's server says when it refuses a request: without the prompt, and with what helps."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+from pydantic_core import from_json
+
+_HINTS = {
+    "requires the V2 model runner": "loss.kind=student_topk needs a teacher server on a GPU, where vLLM "
+    "scores chosen tokens: use loss.kind=topk or sampled",
+    "Scale-out endpoints are disabled": "loss.kind=student_topk needs a server started with "
+    "--enable-scale-out",
+    "greater than max allowed": "start it with --max-logprobs {max_logprobs} or lower loss.topk",
+    "does not exist": "the server no longer serves the model that it listed when the run began",
+    "maximum context length": "start it with a larger --max-model-len, or lower data.max_prompt_length or "
+    "data.max_response_length",
+}
+"""By a part of vLLM's message."""
+_INPUT = re.compile(
+    r"""[\\"', ]*\binput(?:_value)?[\\"']* *[:=]"""
+    r"""|[\[({<]? *-?\d+[\])}>]*(?:[\s,;|/:]+[\[({<]*-?\d+[\])}>]*){2,}"""
+    r"""|\b(?:token|prompt)(?:[ _]?ids?)?\W{0,4}\d+"""
+)
+"""Where a message begins to repeat a request: pydantic's `input`, more than two numbers in a row, the id of a
+token or the number of a prompt."""
+_MAX_MESSAGE = 4000
+"""Characters of a server's message that are looked at."""
+
+
+def refusal_hint(trouble: str, max_logprobs: int) -> str:
+    """What helps against a refusal in vLLM's words; empty where that is not known."""
+    hints = (hint for part, hint in _HINTS.items() if part in trouble)
+    return next(hints, "").format(max_logprobs=max_logprobs)
+
+
+def server_message(response: httpx.Response) -> str:
+    """The server's own words, cut where they repeat what was sent: token ids are a prompt too."""
+    try:
+        told = from_json(response.content)
+        told = told.get("error", told)
+        text = told["message"] if isinstance(told, dict) else told
+    except (ValueError, AttributeError, KeyError):
+        text = response.text
+    return _INPUT.split(" ".join(str(text)[:_MAX_MESSAGE].split()), maxsplit=1)[0][:300]
