@@ -4,11 +4,13 @@ import itertools
 import math
 import statistics
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distillctl.significance import (
+    _t_95,
     clustered_interval,
     mcnemar_exact,
     paired_interval,
@@ -57,19 +59,79 @@ def test_pass_at_k_counts_the_subsets_with_a_right_answer(n, c, k):
     assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_an_interval_of_prompts_is_the_standard_error_of_their_means():
-    shares = [0.0, 0.5, 1.0, 1.0]
-    error = statistics.stdev(shares) / 2
-    assert clustered_interval(shares) == pytest.approx((0.625 - 1.96 * error, 1.0), abs=1e-4)
-    differences = [0.5, -0.5, 1.0, 0.0]
-    error = statistics.stdev(differences) / 2
-    expected = (0.25 - 1.96 * error, 0.25 + 1.96 * error)
-    assert paired_interval(differences) == pytest.approx(expected, abs=1e-4)
+@pytest.mark.parametrize(
+    ("df", "quantile"), [(2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (120, 1.9799)]
+)
+def test_quantiles_of_students_table(df, quantile):
+    """Abramowitz and Stegun 1964, table 26.10."""
+    assert _t_95(df) == pytest.approx(quantile, rel=8e-3 if df == 2 else 1.2e-3 if df == 3 else 2e-4)
+
+
+def test_an_interval_is_the_t_interval_with_one_more_prompt_at_each_end():
+    shares, differences = [0.0, 0.5, 1.0, 1.0], [0.5, -0.5, 1.0, 0.0]
+    for interval, values, ends in (
+        (clustered_interval, shares, [0.0, 1.0]),
+        (paired_interval, differences, [-1.0, 1.0]),
+    ):
+        more = values + ends
+        error = 2.5706 * statistics.stdev(more) / math.sqrt(6)
+        mean = statistics.fmean(more)
+        expected = (max(ends[0], mean - error), min(ends[1], mean + error))
+        assert interval(values) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(("shares", "low", "high"), [([0.0] * 10, 0.0, 0.2775), ([1.0] * 10, 0.7225, 1.0)])
 def test_prompts_that_all_agree_leave_doubt_all_the_same(shares, low, high):
     assert clustered_interval(shares) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_few_pairs_leave_much_doubt():
+    low, high = paired_interval([1.0] * 5)
+    assert low < 0.1
+    assert high == 1.0
+    assert paired_interval([0.0] * 10)[1] > 0.2
+    assert paired_interval([1.0]) == paired_interval([]) == (-1.0, 1.0)
+
+
+RATES = (0.0, 0.002, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+
+
+@pytest.mark.parametrize("num_prompts", [5, 10, 20, 50, 200])
+def test_the_interval_of_pairs_covers_the_difference(num_prompts):
+    """Every outcome with its multinomial probability: how often the true difference lies in its interval."""
+    n = num_prompts
+    outcomes = [(gained, lost) for gained in range(n + 1) for lost in range(n + 1 - gained)]
+    ends = np.array([paired_interval([1.0] * g + [-1.0] * k + [0.0] * (n - g - k)) for g, k in outcomes])
+    gained, lost = np.array(outcomes).T
+    log_factorial = np.cumsum([0.0, *np.log(np.arange(1, n + 1))])
+    ways = log_factorial[n] - log_factorial[gained] - log_factorial[lost] - log_factorial[n - gained - lost]
+    for gain, loss in itertools.product(RATES, RATES):
+        if gain + loss > 1 or gain < loss:  # the interval is symmetric
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log([gain, loss, max(0.0, 1 - gain - loss)])
+            counts = np.array([gained, lost, n - gained - lost])
+            terms = np.where(counts == 0, 0.0, counts * logs[:, None]).sum(axis=0)
+        weights = np.exp(ways + terms)
+        covered = (ends[:, 0] <= gain - loss + 1e-9) & (gain - loss - 1e-9 <= ends[:, 1])
+        assert weights.sum() == pytest.approx(1.0)
+        assert weights[covered].sum() >= 0.937, (gain, loss)
+
+
+@pytest.mark.parametrize("num_prompts", [5, 20, 50])
+@pytest.mark.parametrize("num_samples", [2, 16])
+def test_the_interval_of_several_samples_covers_the_accuracy(num_prompts, num_samples):
+    """Simulated prompts whose chances of a right answer follow a beta distribution, or are all equal."""
+    generator = np.random.default_rng(0)
+    for mean, concentration in itertools.product((0.02, 0.05, 0.1, 0.3, 0.5), (0.05, 1.0, None)):
+        shape = (1000, num_prompts)
+        chances = np.full(shape, mean)
+        if concentration is not None:
+            chances = generator.beta(mean * concentration, (1 - mean) * concentration, shape)
+        shares = generator.binomial(num_samples, chances) / num_samples
+        ends = [clustered_interval(row) for row in shares.tolist()]
+        covered = sum(low <= mean <= high for low, high in ends) / len(ends)
+        assert covered >= 0.92, (mean, concentration)  # 0.94 less three standard errors
 
 
 @pytest.mark.parametrize("differences", [[1.0] * 5, [0.5, -0.25, 0.75, 0.0, 0.5], [1.0, -1.0]])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from distillctl.errors import ConfigError
+from distillctl.grading.choice import truth_letter
 
 ANSWER_TYPES = ("numeric", "exact", "choice", "regex", "latex")
 """What `reward_model.style` can say of a ground truth; verl's `rule` is `numeric` here."""
-_LETTER = re.compile(r"\W*[A-Za-z]\b")
 
 
 def answer_type(style: object) -> str:
@@ -19,8 +19,8 @@ def answer_type(style: object) -> str:
 def require_answer(truth: str, kind: str, where: str) -> None:
     """Raise ConfigError for a ground truth that is nothing of its answer type."""
     hint = "correct that row, or leave it out"
-    if kind == "choice" and not _LETTER.match(truth):
-        message = f"{where}: `ground_truth` of type choice must begin with its letter"
+    if kind == "choice" and truth_letter(truth) is None:
+        message = f"{where}: `ground_truth` of type choice names no letter"
         raise ConfigError(message, hint)
     if kind == "regex":
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from distillctl.data.summary import counts
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import require_text
 from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.grading.final_answer import read_truth
 from distillctl.progress import track
 
 Manifest = dict[str, Any]
@@ -198,8 +198,8 @@ def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_f
         require_text(answer, where, answer_field)
         truth = answer.strip()
         if kind == "numeric":
-            with suppress(ValueError):  # not in GSM8K's format: the whole text is the answer
-                truth = gsm8k_ground_truth(answer)
+            read = read_truth(answer)
+            truth = truth if read.value is None else read.text  # else the whole text is the answer
         require_answer(truth, kind, where)
     elif chat.answer is not None:
         truth = truth_in_turn(chat.answer, kind)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillctl.data.columns import ColumnTally
+from distillctl.grading.final_answer import read_truth
 
 Row = Mapping[str, Any]
 
@@ -14,7 +15,8 @@ Row = Mapping[str, Any]
 def counts(splits: Mapping[str, Sequence[Row]], tally: ColumnTally) -> dict[str, Any]:
     """Counts over the rows of each split, in the schema of prompt files; `tally` is that of their source.
 
-    `rows`, `rows_with_answer` (a ground truth) and `rows_with_reference` (a whole answer) per split;
+    `rows`, `rows_with_answer` (a ground truth) and `rows_with_reference` (a whole answer) per split; of
+    numeric data `rows_with_number` and `rows_with_text`, whose ground truths are numbers and are none;
     `duplicates`: rows whose prompt an earlier row has; `shared_prompts`: rows of other splits whose prompt
     the training rows have; `fields`: source rows with anything in each field that is read; `unused_columns`.
     """
@@ -30,6 +32,7 @@ def counts(splits: Mapping[str, Sequence[Row]], tally: ColumnTally) -> dict[str,
         "rows_with_reference": {
             split: _num_filled(rows, "extra_info", "answer") for split, rows in splits.items()
         },
+        **_number_counts(splits),
         "duplicates": len(everything) - len(set(everything)),
         "shared_prompts": sum(prompt in train for prompt in others),
         "fields": {name: tally.filled[name] for name in tally.used},
@@ -37,13 +40,28 @@ def counts(splits: Mapping[str, Sequence[Row]], tally: ColumnTally) -> dict[str,
     }
 
 
+def _number_counts(splits: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
+    """`rows_with_number` and `rows_with_text` of numeric rows; nothing without any."""
+    numbers: dict[str, int] = {}
+    texts: dict[str, int] = {}
+    for split, rows in splits.items():
+        rewards = [row["reward_model"] for row in rows]
+        truths = [reward["ground_truth"] for reward in rewards if reward["style"] == "rule"]
+        numbers[split] = sum(read_truth(truth).value is not None for truth in truths)
+        texts[split] = len(truths) - numbers[split]
+    found = any(numbers.values()) or any(texts.values())
+    return {"rows_with_number": numbers, "rows_with_text": texts} if found else {}
+
+
 def lines(manifest: Mapping[str, Any]) -> list[str]:
     """The rows of each split in words."""
-    return [
-        f"{split}: {num_rows:,} rows, {manifest['rows_with_answer'][split]:,} with a ground truth, "
-        f"{manifest['rows_with_reference'][split]:,} with a reference answer"
-        for split, num_rows in manifest["rows"].items()
-    ]
+    told = []
+    for split, num_rows in manifest["rows"].items():
+        told.append(
+            f"{split}: {num_rows:,} rows, {manifest['rows_with_answer'][split]:,} with a ground truth, "
+            f"{manifest['rows_with_reference'][split]:,} with a reference answer"
+        )
+    return told
 
 
 def remarks(manifest: Mapping[str, Any]) -> list[str]:
@@ -52,6 +70,13 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     for name, filled in manifest["fields"].items():
         if filled < num_rows:
             told.append(f"field `{name}`: in {filled:,} of {num_rows:,} rows")
+    for split, num_texts in manifest.get("rows_with_text", {}).items():
+        if num_texts:
+            num_truths = num_texts + manifest["rows_with_number"][split]
+            told.append(
+                f"{split}: {num_texts:,} of {num_truths:,} answers are no numbers and are compared as text; "
+                "--answer-type exact, choice, regex or latex says what they are"
+            )
     if repeated := manifest["duplicates"]:
         told.append(f"duplicates: {repeated:,} of {num_rows:,} rows have the prompt of an earlier row")
     if shared := manifest["shared_prompts"]:

@@ -17,7 +17,7 @@ class Difference:
     num_prompts: int
     difference: float
     low: float
-    """95 % interval by the normal approximation over prompts."""
+    """95 % interval over prompts (`significance.paired_interval`)."""
     high: float
     p_value: float
     """McNemar's exact test for one answer to each prompt, else a sign-flip test over prompts."""

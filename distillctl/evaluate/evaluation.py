@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from distillctl.evaluate.answer_types import grade_typed
-from distillctl.evaluate.grading import Grade, verl_flexible, verl_strict
+from distillctl.evaluate.grading import Grade, same_answer_key, verl_flexible, verl_strict
 from distillctl.evaluate.latex import compare_latex
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.samples import Prompt, Rollout
@@ -36,7 +37,7 @@ class Evaluation:
     acc: float
     acc_low: float
     """Lower end of the 95 % interval of `acc`, `acc_high` the upper: Wilson's for one answer to each prompt,
-    else by the normal approximation over prompts."""
+    else `significance.clustered_interval`."""
     acc_high: float
     verl_strict: float
     verl_flexible: float
@@ -157,13 +158,16 @@ def num_right(group: Sequence[Answer]) -> int:
 
 def majority_is_right(group: Sequence[Answer]) -> bool:
     """Whether the most frequent final answer is right; of equally frequent ones the earliest counts. Right
-    answers are one candidate however they are written; an answer without a final one has no vote."""
-    votes: dict[str | bool, int] = {}
+    answers are one candidate however they are written, and so are wrong ones of the same value; an answer
+    without a final one has no vote."""
+    votes: dict[tuple[str, Fraction | str], int] = {}
     for answer in group:
-        if answer.grade is not None and (answer.grade.normalised or answer.grade.extracted is not None):
-            key = answer.grade.normalised or str(answer.grade.extracted)
+        grade = answer.grade
+        if grade is not None and (grade.normalised or grade.extracted is not None):
+            wrong = ("wrong", same_answer_key(str(grade.extracted)))
+            key = ("right", "") if grade.normalised else wrong
             votes[key] = votes.get(key, 0) + 1
-    return bool(votes) and max(votes, key=lambda key: votes[key]) is True
+    return bool(votes) and max(votes, key=lambda key: votes[key])[0] == "right"
 
 
 def _interval(groups: Sequence[Sequence[Answer]], num_samples: int) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 math-verify limits itself by SIGALRM, which works in a process's main thread only, and sympy can hang where no
 signal reaches it: so each comparison runs in a child that can be killed. Messages are JSON lines.
+Which part of a text is its final answer is decided here: math-verify would make a set of several boxes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from threading import local
 
 from distillctl.errors import EnvironmentUnfit
+from distillctl.grading.final_answer import after_thinking, raw_phrase
 from distillctl.isolation import NOWHERE, child_environment
 from distillctl.machine import cpus
 
@@ -53,7 +56,10 @@ def compare_latex(pairs: Sequence[tuple[str, str]], timeout_s: float = TIMEOUT_S
         if not hasattr(own, "child"):
             own.child = _Child()
             children.append(own.child)
-        verdict: Verdict = own.child.compare(*pair, timeout_s)
+        response, truth = map(final_expression, pair)
+        if response is None:
+            return Verdict(False, None)
+        verdict: Verdict = own.child.compare(response, truth or pair[1], timeout_s)
         return verdict
 
     with ThreadPoolExecutor(min(len(cpus()), len(pairs)) or 1) as threads:
@@ -61,6 +67,16 @@ def compare_latex(pairs: Sequence[tuple[str, str]], timeout_s: float = TIMEOUT_S
     for child in children:
         child.kill()
     return verdicts
+
+
+def final_expression(text: str) -> str | None:
+    """The part of a response or ground truth that math-verify is to read: the marked answer in a box, else
+    all that follows the last think block; None where that is unfinished."""
+    phrase = raw_phrase(text)
+    if phrase is None:
+        return after_thinking(text)
+    is_math = not re.search(r"(?<!\\)\$|\\\(", phrase)  # else words with formulas in them
+    return f"$\\boxed{{{phrase}}}$" if is_math else phrase
 
 
 class _Child:
@@ -115,7 +131,7 @@ def main() -> None:
     for line in sys.stdin:
         response, truth = json.loads(line)
         found = parse(response)
-        same = bool(found) and verify(parse(f"${truth}$"), found)
+        same = bool(found) and verify(parse(truth if "$" in truth else f"${truth}$"), found)
         print(json.dumps([same, str(found[-1]) if found else None]), flush=True)
 
 

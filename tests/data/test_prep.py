@@ -18,6 +18,7 @@ from distillctl.data.read import read_rows
 from distillctl.data.schema import INSTRUCTION, gsm8k_ground_truth, schema
 from distillctl.data.summary import lines, remarks
 from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.evaluate.grading import grade
 
 GOOD = {"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}
 
@@ -185,6 +186,8 @@ def test_manifest_tells_what_went_in_and_came_out(tmp_path, source):
         "rows_with_reference": {"train": 3, "test": 2},
         "duplicates": 0,
         "shared_prompts": 0,
+        "rows_with_number": {"train": 3, "test": 2},
+        "rows_with_text": {"train": 0, "test": 0},
         "fields": {"question": 5, "answer": 5},
         "unused_columns": [],
         "source_sha256": digests(source, "train.jsonl", "test.jsonl"),
@@ -285,6 +288,49 @@ def test_own_row_without_answer_can_be_distilled_not_scored(tmp_path, write_line
 def test_own_answer_becomes_ground_truth(tmp_path, write_lines, answer, truth):
     path = write_lines(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": answer}])
     assert own(tmp_path, path)[0]["reward_model"]["ground_truth"] == truth
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("5+13=18\n#### $18", "18"),
+        ("####18", "18"),
+        ("The answer is 1,018.", "1018"),
+        ("x = 18", "18"),
+        ("A: 18.50", "18.50"),
+        (r"so \boxed{\frac{3}{4}}", "3/4"),
+        ("10^3", "1000"),
+        ("15 and 20", "15 and 20"),
+        ("Apollo", "Apollo"),
+    ],
+)
+def test_own_numeric_answer_is_the_number_that_it_states(tmp_path, write_lines, answer, truth):
+    (row,) = own(tmp_path, write_lines(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": answer}]))
+    assert row["reward_model"]["ground_truth"] == truth
+    assert row["extra_info"]["answer"] == answer
+    assert grade(f"#### {truth}", row["reward_model"]["ground_truth"]).normalised
+
+
+def test_own_numeric_answers_are_counted(tmp_path, write_lines):
+    answers = ["so\n#### 18", "yes", None, "no", 7]
+    rows = [{"question": "Why?", "answer": answer} for answer in answers]
+    own(tmp_path, write_lines(tmp_path / "mine.jsonl", rows))
+    manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
+    assert manifest["rows_with_number"] == {"train": 2}
+    assert manifest["rows_with_text"] == {"train": 2}
+    assert remarks(manifest)[1] == (
+        "train: 2 of 4 answers are no numbers and are compared as text; "
+        "--answer-type exact, choice, regex or latex says what they are"
+    )
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("exact", "yes"), ("choice", "B"), ("numeric", "7")])
+def test_answers_of_their_type_are_no_reason_to_warn(tmp_path, write_lines, kind, answer):
+    path = write_lines(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": answer}])
+    own(tmp_path, path, kind=kind)
+    manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
+    assert remarks(manifest) == []
+    assert ("rows_with_number" in manifest) is (kind == "numeric")
 
 
 def test_own_chat_is_kept_as_messages(tmp_path, write_lines):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distillctl.evaluate.evaluation import Answer, summarise, wilson_interval
+from distillctl.evaluate.evaluation import Answer, majority_is_right, summarise, wilson_interval
 from distillctl.evaluate.grading import grade
 from distillctl.samples import Prompt, Rollout
 
@@ -43,3 +43,23 @@ def test_shares_are_over_graded_answers_and_lengths_over_all():
     assert result.truncation_rate == pytest.approx(1 / 4)
     assert result.response_length == pytest.approx(14 / 4)
     assert result.tokens_per_s == pytest.approx(7)
+
+
+@pytest.mark.parametrize(
+    ("texts", "right"),
+    [
+        (["#### 12", "#### 12.0", "#### 4"], False),  # two of three say twelve, spelled in two ways
+        (["#### 1/2", r"\boxed{\frac{1}{2}}", "#### 0.50", "#### 4", "#### 4"], False),
+        (["#### 4", "#### 4.0", "#### 12"], True),
+        (["#### 12", "#### 13", "#### 4", "#### 4.00"], True),
+        (["no answer", "none", "#### 4"], True),
+        (["nothing", "none"], False),
+    ],
+)
+def test_a_majority_is_counted_by_value(texts, right):
+    assert majority_is_right([answer(text, "4") for text in texts]) is right
+
+
+def test_a_majority_of_texts_does_not_depend_on_case():
+    texts = [r"\boxed{Rome}", "#### rome.", "#### Paris", "#### Bern"]
+    assert not majority_is_right([answer(text, "Paris") for text in texts])

@@ -22,10 +22,16 @@ def test_expressions_are_compared_by_their_value_and_in_order():
         (r"$x^2 + 2x + 1$", "(x+1)^2"),
         (r"$\boxed{\sqrt{8}}$", r"2\sqrt{2}"),
         ("no answer", "1"),
+        (r"\boxed{3}, no: \boxed{4}", "4"),
+        (r"\boxed{3}, no: \boxed{4}", "3"),
+        (r"\boxed{3} or \boxed{4}", r"\{3, 4\}"),
+        (r"#### \frac{1}{2}", r"so \boxed{0.5}"),
+        (r"<think>\boxed{3}", "3"),
         (r"$\boxed{1,2,3}$", r"\{1,2,3\}"),
     ]
     verdicts = compare_latex(pairs)
-    assert [verdict.same for verdict in verdicts[:5]] == [True, False, True, True, False]
+    expected = [True, False, True, True, False, True, False, False, True, False, True]
+    assert [verdict.same for verdict in verdicts] == expected
     assert verdicts[4].extracted is None
     assert not any(verdict.timed_out for verdict in verdicts)
 

@@ -41,10 +41,17 @@ def test_a_paired_difference():
     # Of 2^4 outcomes of four fair coins 10 are as uneven as 3 to 1.
     uneven = [abs(2 * sum(coins) - 4) >= 2 for coins in itertools.product((0, 1), repeat=4)]
     assert found.p_value == pytest.approx(sum(uneven) / 16)
-    pairs = [0, 1, 1, 1, 0, -1]
-    error = np.std(pairs, ddof=1) / math.sqrt(6)
-    expected = (2 / 6 - 1.96 * error, 2 / 6 + 1.96 * error)
-    assert (found.low, found.high) == pytest.approx(expected, abs=1e-4)
+    pairs = [0, 1, 1, 1, 0, -1, 1, -1]  # one more gained, one more lost; Student's quantile of 7 is 2.3646
+    error = np.std(pairs, ddof=1) / math.sqrt(8)
+    expected = (2 / 8 - 2.3646 * error, 2 / 8 + 2.3646 * error)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_few_gained_prompts_leave_doubt():
+    found = difference("base", answers([True] * 5), answers([False] * 5))
+    assert found.difference == 1.0
+    assert found.low < 0.1
+    assert found.high == 1.0
 
 
 def test_several_answers_to_a_prompt_are_compared_by_their_share():
@@ -79,9 +86,9 @@ def test_pass_and_majority_over_several_answers():
     assert result.acc == pytest.approx(3 / 9)
     assert result.pass_at_k == pytest.approx(2 / 3)
     assert result.maj_at_k == pytest.approx(1 / 3)
-    shares = [2 / 3, 1 / 3, 0]
-    error = np.std(shares, ddof=1) / math.sqrt(3)
-    assert result.acc_high == pytest.approx(1 / 3 + 1.96 * error, abs=1e-4)
+    shares = [2 / 3, 1 / 3, 0, 0, 1]  # one more prompt at 0 and at 1; Student's quantile of 4 is 2.7764
+    error = np.std(shares, ddof=1) / math.sqrt(5)
+    assert result.acc_high == pytest.approx(2 / 5 + 2.7764 * error, abs=1e-3)
 
 
 def test_one_answer_makes_pass_and_majority_the_accuracy():

@@ -1,0 +1,202 @@
+r"""The letter that a text chooses, as a person reads it: `(B)`, `**B) Paris**`, `option b is correct`.
+
+The article "a" and the pronoun "I" are no letters, `A and B` chooses none, and `not A but C` is C.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from distillctl.grading.final_answer import (
+    MAX_PHRASE,
+    MAX_STATEMENTS,
+    after_thinking,
+    bold_phrases,
+    marked_phrase,
+)
+from distillctl.grading.plain import plain
+
+_OPEN, _CLOSE = r"[(\[{<\"']{0,4}", r"[)\]}>\"']{0,4}"
+_LETTER = rf"(?P<open>{_OPEN})(?<!\w)(?<!\w')(?P<letter>[A-Za-z])(?!\w|'\w)(?P<close>{_CLOSE})"
+_NOUN = r"(?:answer|option|choice|letter|alternative|solution|response|selection)"
+_IS = (
+    r"(?:(?<![A-Za-z])(?:is|are|was|be|would be|should be|must be|has to be|will be|seems to be|ist|lautet|es"
+    r"|est|é|è|adalah|là)(?![A-Za-z])|应?[该該]?[是为為]|는|은|[:=→]|->|-)"
+)
+_FILLER = re.compile(
+    r"(?:(?:the|my|our|correct|right|best|final|most|likely|either|both|between|clearly|definitely|probably"
+    rf"|indeed|therefore|thus|simply|only|just|none other than|und|{_NOUN}|{_IS})(?![A-Za-z])[\s,:]*"
+    r"|[\s*_$:.#>-]+)*",
+    re.IGNORECASE,
+)
+_AT_START = re.compile(_LETTER)
+_NEGATED = re.compile(rf"(?:not|isn't|neither)\s+(?:{_NOUN}\s+)?{_LETTER}", re.IGNORECASE)
+_INSTEAD = re.compile(r"(?:\bbut|\brather|\binstead|\bit'?s|\bit is|\bis)(?:\s+(?:rather|instead))?\s+", re.I)
+_ALSO = re.compile(
+    rf"\s*(?:,|/|&|\+|and/or|and|or|und|oder|et|ou|y|o|和|或)(?:\s*(?:and|or))?\s*(?:{_NOUN}\s+)?"
+    rf"{_LETTER}(?!\s+(?:is|was)\b)"
+)
+_REASONS = frozenset({
+    "because", "since", "as", "is", "was", "and", "or", "but", "not", "for", "due", "which", "that", "with",
+    "here", "by", "rather", "means",
+})  # fmt: skip
+"""Words that follow a letter and no article."""
+
+_NAMES = (
+    rf"{_NOUN}|ans\.?|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|ответ|jawaban|đáp án"
+    r"|答案|选项|选择|選擇|正解|答え|정답|答"
+)
+_SAYS = re.compile(
+    rf"(?:(?<![A-Za-z])(?:{_NAMES})(?:s?\s+(?:to|for|of)\s[^.:\n]{{1,80}}?)?(?:\s+(?:here|choice|option))?"
+    r"(?:\s*\([^()\n]{2,30}\))?"
+    rf"\s*{_IS}[\s:]*|应?[选選][择擇]?\s*|(?<![A-Za-z])answer\s+(?=[(\[]?[A-Z]\b))",
+    re.IGNORECASE,
+)
+_CHOOSES = re.compile(
+    r"(?:\b(?:choose|chose|choosing|pick|picking|select|go(?:ing)? (?:with|for)|went with|vote for|opt for"
+    r"|say|guess|conclude|it'?s|it is|it must be|must be|leaves(?: us)?(?: only)?(?: with)?|so|thus|therefore"
+    r"|hence)"
+    rf"|(?:⇒|∴))[\s,:]+(?:that\s+)?(?:it'?s\s+|it is\s+)?(?:the\s+)?(?:{_NOUN}\s*(?:is\s+)?)?"
+    rf"(?={_OPEN}[A-Za-z](?![\w']))",
+    re.IGNORECASE,
+)
+_IS_RIGHT = re.compile(
+    rf"{_LETTER}(?:[).:]?\s[^.\n]{{1,60}}?)??[\s,]*\b(?:is|must be|seems|looks|remains|holds|works)\b"
+    r"(?P<how>(?:\s+(?:clearly|indeed|therefore|thus|the|only|most|single|one|that is))*"
+    r"\s*(?:correct|right|best|true|answer|appropriate|accurate|likely|it\b|choice|option)?)",
+)
+_NAMED = re.compile(
+    rf"\b(?:option|choice|alternative|letter)\s+{_LETTER}(?!\s+(?:is|was|and|or|can)\b)", re.I
+)
+_ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=\s*$))", re.MULTILINE)
+_LISTED = re.compile(rf"^\s*(?:[-*>]\s*)?{_OPEN}([A-Z])[).:\]]", re.MULTILINE)
+
+
+class _Several(Exception):
+    """A phrase names more than one letter as its answer."""
+
+
+def chosen_letter(text: str) -> str | None:
+    """The letter that a response chooses, upper case; None where it chooses none, or several.
+
+    It is that of the marked answer (`final_answer.marked_phrase`), else of the last statement such as `the
+    answer is B`, `I choose B`, `B is correct`, else of the last bold words, else the letter that a response
+    of one line begins with, else the last that stands alone.
+    """
+    rest = after_thinking(text)
+    if rest is None:
+        return None
+    words = plain("".join(map(_uncircled, rest)))
+    try:
+        marked = _of_phrase((marked_phrase(words, answer_is=False) or "")[:MAX_PHRASE])
+        return marked or _said(words) or _shown(rest, words)
+    except _Several:
+        return None
+
+
+def truth_letter(truth: str) -> str | None:
+    """The letter of a ground truth: the one that it begins with, `B` or `(B) Paris`, else read like a
+    response."""
+    match = re.match(r"\W*([A-Za-z])\b(?![\w'])", plain("".join(map(_uncircled, truth))))
+    return match[1].upper() if match else chosen_letter(truth)
+
+
+def _said(words: str) -> str | None:
+    """The letter of the last statement that names one."""
+    for match in reversed(list(_SAYS.finditer(words))[-MAX_STATEMENTS:]):
+        letter = _of_phrase(_line(words, match.end()))
+        if letter:
+            return letter
+    said: list[tuple[int, str]] = []
+    for match in list(_CHOOSES.finditer(words))[-MAX_STATEMENTS:]:
+        phrase = _line(words, match.end())
+        letter = _of_phrase(phrase, cased=True)
+        if letter and not _ruled_out(phrase):
+            said.append((match.end(), letter))
+    for match in _IS_RIGHT.finditer(words):
+        if match["how"].strip() and _is_letter(match, words, cased=False):
+            said.append((match.start("letter"), match["letter"].upper()))
+    if said:
+        return max(said)[1]
+    named = [match["letter"].upper() for match in _NAMED.finditer(words)]
+    return named[-1] if named else None
+
+
+def _shown(rest: str, words: str) -> str | None:
+    """The letter of the last bold words, of the only line that begins with one, or the last one alone."""
+    for phrase in bold_phrases(rest):
+        match = _AT_START.match(phrase.strip())
+        if match and _is_letter(match, phrase.strip(), cased=True):
+            return _of_phrase(phrase[:MAX_PHRASE])
+    lines = [line for line in words.splitlines() if line.strip()]
+    if len(lines) == 1:
+        letter = _of_phrase(lines[0][:MAX_PHRASE])
+        if letter:
+            return letter
+    listed = _LISTED.findall(words)
+    if len(listed) == 1 and _LISTED.match(words):
+        return str(listed[0])
+    alone = [
+        match
+        for match in _ALONE.finditer(words)
+        if not re.search(r"\bnot\s*$", words[max(0, match.start() - 10) : match.start()])
+    ]
+    return next(letter for letter in alone[-1].groups() if letter) if alone else None
+
+
+def _of_phrase(phrase: str, *, cased: bool = False) -> str | None:
+    """The letter that a phrase begins with, after words such as `option`. Raises _Several."""
+    at = _start(phrase)
+    denied = _NEGATED.match(phrase, at)
+    if denied:
+        instead = _INSTEAD.search(phrase, denied.end())
+        return _of_phrase(phrase[instead.end() :], cased=cased) if instead else None
+    match = _AT_START.match(phrase, at)
+    if match is None or not _is_letter(match, phrase, cased=cased):
+        return None
+    also = _ALSO.match(phrase, match.end())
+    if also and also["letter"].upper() != match["letter"].upper() and _is_letter(also, phrase, cased=True):
+        raise _Several
+    return match["letter"].upper()
+
+
+def _line(words: str, start: int) -> str:
+    """The rest of a line, or the next one where nothing is left of it."""
+    return words[start : start + MAX_PHRASE].lstrip().split("\n", 1)[0]
+
+
+def _start(phrase: str) -> int:
+    match = _FILLER.match(phrase)
+    return match.end() if match else 0
+
+
+def _is_letter(match: re.Match[str], text: str, *, cased: bool) -> bool:
+    """Whether a lone letter is no article and no pronoun; `cased`: small ones count in brackets only."""
+    letter, bracketed = match["letter"], bool(match["open"] or match["close"])
+    if match.start("letter") and (text[match.start("letter") - 1].isalnum()):
+        return False
+    if bracketed:
+        return True
+    if cased and letter.islower():
+        return False
+    following = re.match(r"\s+([\w']+)", text[match.end() :])
+    if following is None or letter not in "aAI":
+        return letter != "I" or following is None
+    word = following[1]
+    return word.lower() in _REASONS if letter != "A" else word.lower() in _REASONS or word[0].isupper()
+
+
+def _ruled_out(phrase: str) -> bool:
+    return bool(
+        re.match(rf"{_OPEN}[A-Za-z]{_CLOSE}\s+(?:is|was|are|can)\s+(?:not|wrong|incorrect|false|out)", phrase)
+    )
+
+
+def _uncircled(char: str) -> str:
+    """A letter of a circle or of full width as an ASCII letter."""
+    name = unicodedata.name(char, "") if not char.isascii() else ""
+    if "LATIN" in name and any(word in name for word in ("CIRCLED", "PARENTHESIZED", "FULLWIDTH", "SQUARED")):
+        plain_char = unicodedata.normalize("NFKC", char)
+        return plain_char.strip("()") if len(plain_char) == 3 else plain_char
+    return char

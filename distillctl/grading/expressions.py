@@ -1,0 +1,264 @@
+"""Arithmetic in plain text, evaluated exactly: tokens, and the value of a stretch of them.
+
+Numbers, brackets, + - * / ^, fractions, mixed numbers, square roots of squares and factorials have a value;
+a letter, another command or a list has none. There is no `eval`: numbers are fractions, never floats, and a
+result of more than `MAX_BITS` bits is no value, so that 9^9^9 takes no time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_DIGITS = 1000
+"""Of one number; Python reads integers of at most 4300 digits."""
+MAX_BITS = 20_000
+"""Of the numerator and the denominator of a result."""
+MAX_DEPTH = 30
+"""Of brackets in brackets, and of powers of powers."""
+MAX_TOKENS = 1000
+"""Of one expression."""
+MAX_FACTORIAL = 1000
+
+CURRENCY = "$€£¥₹₩₽¢"
+_GROUPS = r"\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d|,\d)|\d{1,3}(?:[ '\u2019\u2009]\d{3}){1,9}(?![\d'\u2019])"
+_TOKENS = {
+    "number": rf"(?:(?<![\d.,])(?:{_GROUPS})|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![\w.]))?|(?<![\w.])\.\d+",
+    "root": r"\\sqrt|√|(?<![A-Za-z])sqrt(?![A-Za-z])",
+    "fraction": r"\\frac",
+    "power": r"\*\*|\^",
+    "times": r"[*\u00d7\u22c5\u00b7\u2219\u2217]|\\(?:times|cdot|ast)(?![A-Za-z])",
+    "over": r"[/\u00f7]|\\(?:div|over)(?![A-Za-z])",
+    "relation": r"[<>]=?|(?<!\d)!=|[\u2264\u2265\u2260\u00b1\u2208]"
+    r"|\\(?:leq?|geq?|neq?|lt|gt|pm|in)(?![A-Za-z])",
+    "equals": r"[=\u2248\u2243\u2245\u2261~\u2192\u21d2]+>?|->|:="
+    r"|\\(?:approx|equiv|simeq|cong|sim|to|implies|Rightarrow|rightarrow)(?![A-Za-z])",
+    "sign": r"[-+]",
+    "percent": r"%|[°º‰]",
+    "open": r"\\\{|[(\[{]",
+    "close": r"\\\}|[)\]}]",
+    "currency": rf"[{CURRENCY}]",
+    "bang": r"!",
+    "comma": r",",
+    "index": r"_",
+    "colon": r":",
+    "command": r"\\[A-Za-z]+",
+    "word": r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?",
+    "line": r"\n",
+    "other": r"\S",
+}
+_TOKEN = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _TOKENS.items()))
+_FUNCTIONS = frozenset({"pi", "π", "log", "ln", "sin", "cos", "tan", "exp", "mod", "choose"})
+_VARIABLES = re.compile(r"[xyz]{1,3}|ab|π\w*")
+_UNITS = frozenset("mgshlLVWCFJ")  # as in 5m, 10s, 3L
+CJK = "\u2e80"
+"""First of the scripts that put no blank between a number and a word."""
+_CLOSES = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of a plain text."""
+
+    kind: str
+    """One of the keys of `_TOKENS`; `letter` for a word that is a variable or a function."""
+    text: str
+    start: int
+    end: int
+
+
+def tokens(text: str) -> list[Token]:
+    """All pieces of a plain text but its blanks."""
+    found = [Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in _TOKEN.finditer(text)]
+    return [_in_context(found, i) for i in range(len(found))]
+
+
+def glued(found: Sequence[Token], i: int) -> bool:
+    """Whether token `i` follows the one before it without a blank."""
+    return i > 0 and found[i - 1].end == found[i].start
+
+
+def _in_context(found: list[Token], i: int) -> Token:
+    """Token `i`, a word as what it is between its neighbours: `times` in 3 x 5, a `letter` in 3x."""
+    token = found[i]
+    if token.kind != "word":
+        return token
+    before = found[i - 1].kind if i else ""
+    after = found[i + 1].kind if i + 1 < len(found) else ""
+    kind = token.kind
+    if token.text in ("x", "X") and before in ("number", "close") and after in ("number", "open", "currency"):
+        kind = "times"
+    elif token.text in _FUNCTIONS or (_is_variable(found, i, before, after)):
+        kind = "letter"
+    return Token(kind, token.text, token.start, token.end)
+
+
+def _is_variable(found: list[Token], i: int, before: str, after: str) -> bool:
+    word, operators = found[i].text, ("power", "times", "over", "equals", "sign", "index", "relation")
+    if before in ("number", "close") and glued(found, i):  # 3x, but neither 3kg nor 5m
+        return bool(_VARIABLES.fullmatch(word)) or (len(word) == 1 and word not in _UNITS and word < CJK)
+    if len(word) > 1:
+        return False
+    if before == "number":  # 3 x + 5, but neither 12 m nor 42 m^2
+        return (
+            word not in _UNITS
+            and word < CJK
+            and (after in ("", "line", "close", "currency") or after in operators)
+        )
+    called = after == "open" and glued(found, i + 1)  # f(3)
+    return called or before in operators or after in operators or (before == "open" and after == "close")
+
+
+def evaluate(found: Sequence[Token]) -> Fraction | None:
+    """The value of an expression that these tokens are, all of them; None when they are none."""
+    if not found or len(found) > MAX_TOKENS:
+        return None
+    reader = _Reader([token for token in found if token.kind != "currency"])
+    try:
+        value = reader.sum(0)
+    except (_NoValue, ZeroDivisionError):
+        return None
+    return value if reader.kind() in ("", "percent") and reader.at_last() else None
+
+
+class _NoValue(Exception):
+    """These tokens are no arithmetic, or too much of it."""
+
+
+class _Reader:
+    """Reads an expression by recursive descent; each method consumes what it returns the value of."""
+
+    def __init__(self, found: list[Token]) -> None:
+        self._found = found
+        self._at = 0
+
+    def kind(self, ahead: int = 0) -> str:
+        at = self._at + ahead
+        return self._found[at].kind if at < len(self._found) else ""
+
+    def at_last(self) -> bool:
+        return self._at >= len(self._found) - 1
+
+    def _take(self) -> Token:
+        self._at += 1
+        return self._found[self._at - 1]
+
+    def sum(self, depth: int) -> Fraction:
+        value = self._product(depth)
+        while self.kind() == "sign":
+            minus = self._take().text == "-"
+            term = self._product(depth)
+            value = _small(value - term if minus else value + term)
+        return value
+
+    def _product(self, depth: int) -> Fraction:
+        negative = False
+        while self.kind() == "sign":
+            negative ^= self._take().text == "-"
+        value = self._power(depth)
+        while self.kind() in ("times", "over", "open", "root", "fraction"):
+            divide = self.kind() == "over"
+            if self.kind() in ("times", "over"):
+                self._take()
+            negative ^= self._minus()
+            factor = self._power(depth)
+            value = _small(value / factor if divide else value * factor)
+        return -value if negative else value
+
+    def _minus(self) -> bool:
+        return self.kind() == "sign" and self._take().text == "-"
+
+    def _power(self, depth: int) -> Fraction:
+        base = self._operand(depth)
+        while self.kind() == "bang":
+            self._take()
+            if base.denominator != 1 or not 0 <= base <= MAX_FACTORIAL:
+                raise _NoValue
+            base = _small(Fraction(math.factorial(int(base))))
+        if self.kind() != "power":
+            return base
+        self._take()
+        if depth >= MAX_DEPTH:
+            raise _NoValue
+        negative = self._minus()
+        exponent = self._power(depth + 1)
+        return _raise(base, -exponent if negative else exponent)
+
+    def _operand(self, depth: int) -> Fraction:
+        if depth >= MAX_DEPTH:
+            raise _NoValue
+        kind = self.kind()
+        if kind == "number":
+            return self._number(depth)
+        if kind == "open":
+            return self._bracket(depth)
+        if kind == "root":
+            self._take()
+            return _root(self._operand(depth + 1))
+        if kind == "fraction":
+            self._take()
+            return self._bracket(depth) / self._bracket(depth)
+        raise _NoValue
+
+    def _bracket(self, depth: int) -> Fraction:
+        if self.kind() != "open":
+            raise _NoValue
+        opened = self._take().text
+        value = self.sum(depth + 1)
+        if self.kind() != "close" or self._take().text != _CLOSES[opened]:
+            raise _NoValue
+        return value
+
+    def _number(self, depth: int) -> Fraction:
+        value = _known(number_value(self._take().text))
+        if value.denominator == 1 and self.kind() == "fraction":
+            return value + self._operand(depth + 1)  # 3 1/2 in LaTeX
+        if value.denominator == 1 and [self.kind(i) for i in range(3)] == ["number", "over", "number"]:
+            top, _, bottom = (self._take().text for _ in range(3))
+            return value + _known(number_value(top)) / _known(number_value(bottom))  # 3 1/2
+        return value
+
+
+def number_value(text: str) -> Fraction | None:
+    """The value of one `number` token; None for absurdly many digits."""
+    if len(text) > MAX_DIGITS:
+        return None
+    return Fraction(re.sub(r"[,' \u2019\u2009]", "", text))
+
+
+def _known(value: Fraction | None) -> Fraction:
+    if value is None:
+        raise _NoValue
+    return value
+
+
+def _small(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise _NoValue
+    return value
+
+
+def _raise(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1:
+        if exponent == Fraction(1, 2):
+            return _root(base)
+        raise _NoValue
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if abs(base) != 1 and base != 0 and bits * abs(exponent) > MAX_BITS:
+        raise _NoValue
+    if abs(exponent) > 2**64:
+        exponent = Fraction(2 + int(exponent) % 2) * (1 if exponent > 0 else -1)  # of 0, 1 and -1
+    return Fraction(base ** int(exponent))
+
+
+def _root(value: Fraction) -> Fraction:
+    """The square root of the square of a fraction."""
+    if value < 0:
+        raise _NoValue
+    root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))
+    if root * root != value:
+        raise _NoValue
+    return root

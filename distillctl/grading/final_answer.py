@@ -1,0 +1,165 @@
+r"""Where a text states its final answer.
+
+Only what follows the last closed think block counts; in an unfinished one nothing does. There the answer is
+the last `\boxed{}`, else what follows the last `####` that is no heading, else the last `answer is` or
+`answer:`, else the last bold number, else the last number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from distillctl.grading.plain import plain
+from distillctl.grading.reading import (
+    Reading,
+    begins_with_number,
+    has_number,
+    last_number,
+    parse_number,
+    phrase_number,
+)
+
+MAX_PHRASE = 500
+"""Characters of a statement that are read: untrained students repeat themselves for thousands of tokens."""
+MAX_STATEMENTS = 20
+"""Statements that are tried, from the last."""
+_THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_HASHES = re.compile(r"####+(.*)")
+_ENUMERATION = re.compile(r"\d[.):]\s+[^\W\d]")  # `#### 1. Add the costs` is a heading
+_IS = r"(?:\s*(?:is|are|was|would be|will be|should be|equals|=|:|→|为|是)(?!\w)\s*:?|\s*:|[为是])"
+_LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?answer(?:{_IS})?\s*(?=\S)", re.IGNORECASE)
+_ANSWER = re.compile(
+    rf"(?:\banswer(?:\s+to\s[^.:\n]{{1,80}}?)?|答案){_IS}[ \t]*|\bfinal answer[ \t]*(?=\n)", re.IGNORECASE
+)
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*|<(?:b|strong)>([^<>\n]+)</(?:b|strong)>")
+_BRACE = re.compile(r"(\\(?:f?boxed|fbox)\s*)?\{|\}")
+
+
+def after_thinking(text: str) -> str | None:
+    """What follows the last closed think block, all of a text without one; None where one is unfinished."""
+    tags = list(_THINK.finditer(text))
+    if not tags:
+        return text
+    return text[tags[-1].end() :] if tags[-1][1] else None
+
+
+def read_answer(text: str) -> Reading | None:
+    """The final answer of a response, read as a number; None when it states none."""
+    rest = after_thinking(text)
+    if rest is None:
+        return None
+    words = plain(rest)
+    phrase = next(_marked(words, numeric=True), None)
+    if phrase is None:
+        phrase = next(filter(_is_bold_answer, bold_phrases(rest)), None)
+    if phrase is not None:
+        return phrase_number(phrase)
+    number = last_number(words)
+    if number is not None:
+        return number
+    return next((Reading(phrase, None) for phrase in _hashes(words, numeric=False)), None)
+
+
+def read_truth(text: str) -> Reading:
+    """A ground truth, read like a response; a single line without a mark is the answer itself."""
+    rest = after_thinking(text) or text
+    words = strip(plain(rest))
+    if "\n" not in words and next(_marked(words, numeric=True), None) is None:
+        return phrase_number(words)
+    return read_answer(rest) or Reading(words, None)
+
+
+def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:
+    r"""What a response states in its last `\boxed{}`, else after its last `####`, else (`answer_is`) after
+    its last `answer is`; None without any."""
+    rest = after_thinking(text)
+    return None if rest is None else next(_marked(plain(rest), numeric=False, answer_is=answer_is), None)
+
+
+def raw_phrase(text: str) -> str | None:
+    """`marked_phrase` as it stands, with its LaTeX."""
+    rest = after_thinking(text)
+    return None if rest is None else next(_marked(rest, numeric=False), None)
+
+
+def bold_phrases(text: str) -> Iterator[str]:
+    """The bold words of a text, plain, the last first."""
+    for match in reversed(list(_BOLD.finditer(text))):
+        yield plain(match[1] or match[2])
+
+
+def fold(phrase: str) -> str:
+    """A text answer for comparison: case, spacing and surrounding punctuation do not matter."""
+    return " ".join(strip(phrase).casefold().split()).strip(" ()")
+
+
+def strip(phrase: str) -> str:
+    r"""An answer phrase without the punctuation and markup around it, and out of its `\boxed{}`."""
+    phrase = phrase.strip(" \t\r\n*_:\"'")
+    boxed = last_boxed(phrase)
+    if boxed:
+        return boxed
+    phrase = phrase.rstrip(".,;!").strip()
+    if phrase.endswith("$") and phrase.startswith("$"):  # $42$ is LaTeX
+        phrase = phrase.strip("$")
+    return phrase.strip()
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{}` whose braces close and that is not blank."""
+    opened: list[re.Match[str]] = []
+    start, phrase = -1, None
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace)
+        elif opened:
+            opening = opened.pop()
+            content = text[opening.end() : brace.start()]
+            if opening[1] and opening.start() > start and content.strip():
+                start, phrase = opening.start(), strip(content)
+    return phrase
+
+
+def _marked(words: str, *, numeric: bool, answer_is: bool = True) -> Iterator[str]:
+    """Phrases of a plain text that are marked as the answer, best first; `numeric`: it is a number."""
+    boxed = last_boxed(words)
+    if boxed:
+        yield boxed
+    yield from _hashes(words, numeric=numeric)
+    said = list(_ANSWER.finditer(words)) if answer_is else []
+    for match in reversed(said[-MAX_STATEMENTS:]):
+        phrase = strip(_line(words[match.end() : match.end() + MAX_PHRASE]))
+        if phrase and (not numeric or has_number(phrase)):
+            yield phrase
+
+
+def _hashes(words: str, *, numeric: bool) -> Iterator[str]:
+    found = [(strip(match[1]), match.end()) for match in _HASHES.finditer(words)]
+    for phrase, end in reversed([(phrase, end) for phrase, end in found if phrase]):
+        if not numeric or _is_answer(phrase, is_last=not words[end:].strip()):
+            yield _LEAD_IN.sub("", phrase, count=1)
+
+
+def _is_answer(phrase: str, is_last: bool) -> bool:
+    """Whether the rest of a `####` line is an answer; a markdown heading looks the same."""
+    lead = _LEAD_IN.match(phrase)
+    if lead and has_number(phrase[lead.end() :]):
+        return True
+    return is_last or (begins_with_number(phrase) and not _ENUMERATION.match(phrase))
+
+
+def _is_bold_answer(phrase: str) -> bool:
+    """Whether bold words are a number, or `x = ` or `Total: ` and a number."""
+    _, mark, right = phrase.rpartition("=")
+    label, colon, rest = phrase.partition(":")
+    if mark and begins_with_number(phrase):
+        return parse_number(right) is not None
+    if colon and rest.strip() and not has_number(label):
+        return parse_number(rest) is not None
+    return parse_number(phrase) is not None and not _ENUMERATION.match(phrase)
+
+
+def _line(text: str) -> str:
+    """The first line that is not blank."""
+    return next((line for line in text.split("\n", 4)[:4] if strip(line)), "")
