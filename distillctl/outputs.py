@@ -44,8 +44,15 @@ def require_output(path: Path, option: str, what: str, is_ours: Callable[[Path],
                 f"{option} {path}: is there and is not {what}",
                 "name another file, or move this one elsewhere",
             )
-        path = path.parent
-    require_writable(path, option=option)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a loop of links
+        raise EnvironmentUnfit(
+            f"{option} {path}: cannot be written: {error.strerror}", "name a file"
+        ) from None
+    require_writable(path.parent, option=option)
 
 
 @contextmanager

@@ -214,10 +214,10 @@ def test_a_template_that_does_not_render(refused, folder, command, case):
 
 
 def test_a_role_that_the_template_refuses_is_found_in_any_row(refused, folder):
-    template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
     (folder / "model" / "chat_template.jinja").write_text(template + "{% endfor %}")
-    tool = {"prompt": [{"role": "tool", "content": "x"}, {"role": "user", "content": "y"}]}
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [ROW] * 50 + [tool]))
+    system = {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]}
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [ROW] * 50 + [system]))
     assert refused(*train_with("student.model"))[0].startswith("data/50: the chat template")
 
 
@@ -309,4 +309,5 @@ BAD_EVAL = {
 @pytest.mark.parametrize("case", BAD_EVAL)
 def test_bad_evaluations(refused, case):
     arguments, words = BAD_EVAL[case]
-    assert words in refused(*EVAL, *arguments)[0]
+    others = EVAL if "--max-tokens" not in arguments else EVAL[: EVAL.index("--max-tokens")]
+    assert words in refused(*others, *arguments)[0]

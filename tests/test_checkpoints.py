@@ -140,7 +140,7 @@ def test_a_manifest_that_lists_files_outside_removes_none(tmp_path):
     (path / "manifest.json").write_text(json.dumps(manifest))
     for step in (2, 3):
         save(tmp_path, step)
-    assert names(tmp_path) == ["latest.json", "precious", "step_000002", "step_000003"]
+    assert names(tmp_path) == ["latest.json", "precious", "step_000001", "step_000002", "step_000003"]
 
 
 def test_only_what_is_named_and_made_like_ours_is_swept(tmp_path):

@@ -262,7 +262,7 @@ def test_prep_names_what_it_does_not_use_without_control_characters(distillctl, 
     (tmp_path / "my.jsonl").write_text(json.dumps({"question": "1+1?", "answer": 2, "no\x1b[31mte": "x"}))
     code, _, err = distillctl("prep", "jsonl", "--source", "my.jsonl", *flags)
     assert code == 0
-    assert err.splitlines()[-1] == "columns with text that are not used: `no [31mte`"
+    assert err.splitlines()[-1] == "columns with text that are not used: `no\\x1b[31mte`"
 
 
 def test_prep_does_not_overwrite_unasked(distillctl):

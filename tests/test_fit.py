@@ -226,14 +226,7 @@ def test_what_killed_runs_left_in_shared_memory_does_not_count(mounted, monkeypa
 
 def test_an_evaluation_needs_shared_memory_too(folder, distillctl, monkeypatch):
     monkeypatch.setattr(memory, "ROOT", folder / "shm")
-    arguments = [
-        "--checkpoint",
-        "builtin:tiny-student",
-        "--data",
-        "data/arith/test.parquet",
-        "--max-tokens",
-        64,
-    ]
+    arguments = ["--checkpoint", "builtin:tiny-student", "--data", "data/arith/test.parquet"]
     code, _, err = distillctl("eval", *arguments, "--max-tokens", 64)
     assert code == 3
     assert err.startswith(f"error: {folder / 'shm'} is missing")

@@ -323,7 +323,7 @@ def test_an_evaluation_on_the_cpu_says_why(monkeypatch, driver, distillctl):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     _, _, err = distillctl("eval", "--checkpoint", "builtin:tiny-student", "--data", "gone.parquet")
-    assert err.startswith("warning: an NVIDIA driver is here, but its GPUs are not found: the package nvidia")
+    assert err.startswith("note: an NVIDIA driver is here, but its GPUs are not found: the package nvidia")
 
 
 def test_a_cpu_run_on_a_machine_with_gpus_uses_none(nvml):

@@ -33,7 +33,7 @@ def test_inside_a_line_line_breaks_are_written_out_too():
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    row = {"prompt": [{"role": "user", "content": EVIL}, {"role": EVIL, "content": "x"}], "data_source": EVIL,
+    row = {"prompt": [{"role": "user", "content": EVIL}], "data_source": EVIL,
            "reward_model": {"ground_truth": EVIL + "\nmore", "style": "exact"},
            "extra_info": {"split": EVIL + "\nerror: "}, f"{EVIL}\nrow": 1}  # fmt: skip
     pq.write_table(pa.Table.from_pylist([row]), "x.parquet")
@@ -51,7 +51,6 @@ def test_data(data, distillctl):
     assert f"splits: {SHOWN}\\nerror:  (1)" in out
     assert f"{SHOWN}\\nrow" in out
     assert f"ground truth {SHOWN}\\nmore" in out
-    assert f"  {SHOWN}: x" in out
 
 
 def test_json_is_escaped(data, distillctl):
@@ -60,6 +59,15 @@ def test_json_is_escaped(data, distillctl):
     assert is_clean(out)
     assert out.isascii()
     assert EVIL in json.loads(out)["data_sources"]
+
+
+def test_an_error_that_names_a_role(tmp_path, monkeypatch, distillctl):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"prompt": [[{"role": EVIL, "content": "x"}]]}), "x.parquet")
+    code, _, err = distillctl("inspect", "data", "x.parquet")
+    assert code == 2
+    assert is_clean(err)
+    assert SHOWN in err
 
 
 def test_an_error_that_names_columns(tmp_path, monkeypatch, distillctl):

@@ -257,5 +257,7 @@ def test_a_run_of_the_first_version_is_gone_on_with(tmp_path):
     write_status(run.status_path, {"state": "failed", "attempt": 1, "pid": 4711, "step": 3, "steps": 9})
     assert holds_run(run)
     run.status_path.write_text("")
-    run.events_path.write_text(json.dumps({"t": 1.5, "attempt": 1, "step": 0, "kind": "check"}) + "\n")
+    run.events_path.write_text(
+        json.dumps({"t": 1.5, "attempt": 1, "step": 0, "kind": "stop", "signal": 2}) + "\n"
+    )
     assert holds_run(run)

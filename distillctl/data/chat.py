@@ -108,5 +108,6 @@ def _part(part: Any, where: str, label: str) -> str:
     refuse_other_media(part, f"{where}: `{label}`")
     text = part.get("text")
     if not isinstance(text, str):
-        raise bad_row(f"{where}: `{label}.text` must be text, got {kind_of(text)}")
+        found = kind_of(text)
+        raise bad_row(f"{where}: `{label}.text` must be text, got {found}")
     return text

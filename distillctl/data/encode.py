@@ -115,7 +115,8 @@ class ChatEncoder:
     def _ids(self, rendered: str, marks: dict[str, str]) -> list[int]:
         if marks and self._special is not None:
             return self._special.encode(rendered, marks)
-        return [int(token) for token in self._tokenizer(rendered, add_special_tokens=False)["input_ids"]]
+        encoded = self._tokenizer(rendered, add_special_tokens=False, verbose=False)
+        return [int(token) for token in encoded["input_ids"]]
 
     def _rendered(self, row: PromptRow, messages: list[Message], *, answered: bool = False) -> str:
         from jinja2 import TemplateError

@@ -107,12 +107,13 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
         for label, one in zip(named, resolved, strict=True)
     ]
     teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
-    _require_loadable(targets, teacher)
     data = eval_data(resolved[0].run, settings.data, settings.limit, limits=settings.max_tokens is None)
     teachers = None if teacher is None else [kl_teacher(target.path, teacher) for target in targets]
+    questions = all_questions(targets, data, settings.max_tokens)
+    _require_loadable(targets, teacher)
     return _Prepared(
         data=data,
-        questions=all_questions(targets, data, settings.max_tokens),
+        questions=questions,
         teachers=teachers,
         work=Task(settings.num_samples, settings.temperature, device),
         wanted=wanted,

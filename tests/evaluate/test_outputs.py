@@ -35,10 +35,10 @@ def test_files_go_into_folders_that_do_not_exist(tmp_path):
     ("junit", "out", "words"),
     [
         ("file/j.xml", None, "file cannot be made: "),
-        ("pipe", None, "pipe: is there and is no file"),
+        ("pipe", None, "--junit pipe: is a named pipe, which is not written to"),
         (None, "file", "file: is not a directory"),
         (None, "file/x", "file/x cannot be made: "),
-        (None, "taken", "taken/eval.json: is there and is no file"),
+        (None, "taken", "taken/eval.json: is a directory, which is not written to"),
         ("o/eval.json", "o", "--out writes that file"),
     ],
 )
@@ -54,5 +54,5 @@ def test_what_cannot_be_written_is_refused(tmp_path, junit, out, words):
 def test_a_disk_that_refuses_at_the_end_is_named(tmp_path):
     made = prepare("out/j.xml", None)
     (tmp_path / "out").write_text("in the way since")
-    with pytest.raises(EnvironmentUnfit, match=r"out/j\.xml cannot be written: File exists"):
+    with pytest.raises(EnvironmentUnfit, match=r"--junit out/j\.xml: cannot be written: File exists"):
         made.write_junit("name", [], {})

@@ -246,8 +246,8 @@ def test_a_scorer_that_is_not_there_is_named_by_its_option(tmp_path):
     ("options", "words"),
     [
         (["--n", 2], "--n 2 at temperature 0 gives the same answer"),
-        (["--temperature", "inf"], "--temperature inf is no number"),
-        (["--temperature", "0.001"], "vLLM samples at 0.01 or above"),
+        (["--temperature", "inf"], "--temperature inf would not be what vLLM samples at"),
+        (["--temperature", "0.001"], "--temperature 0.001 would not be what vLLM samples at"),
         (["--no-cache", "--cache-dir", "c"], "--no-cache and --cache-dir exclude each other"),
     ],
 )

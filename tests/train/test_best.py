@@ -19,12 +19,13 @@ def train(tmp_path, monkeypatch):
     """Trains one step for each of `accs`, which an evaluation gives after it, and keeps one checkpoint of
     every `every` steps besides the best; in the steps `collapsed` a guard is violated. Returns the folder."""
 
-    def export(folder, student, tokenizer, ranks):
+    def export(folder, student, tokenizer, state, ranks):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
 
-    monkeypatch.setattr(checkpoint, "_export", export)
-    monkeypatch.setattr(worker, "usage_metrics", lambda *_: {})
+    monkeypatch.setattr(checkpoint, "export", export)
+    monkeypatch.setattr(checkpoint, "gathered_state", lambda student, ranks: {})
+    monkeypatch.setattr(worker, "Usage", lambda *_: SimpleNamespace(metrics=lambda *_: {}))
     monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
     student = SimpleNamespace(engine=SimpleNamespace(save_checkpoint=lambda folder, **_: None))
 
@@ -49,7 +50,7 @@ def train(tmp_path, monkeypatch):
             run=lambda step, folder: {"metrics": {"val/acc": accs[step - 1] if step else 0.0}}
         )
         rank.guards, rank.best, rank.tokenizer = Guards(rank.config.guards), None, None
-        rank.job, rank.events, rank.stop_signal = SimpleNamespace(device="cpu"), None, 0
+        rank.job, rank.events, rank.stop_signal = SimpleNamespace(device="cpu", gpus={}, run_name=""), None, 0
         rank.first_step, rank.saved_step, rank.num_steps = 1, 0, len(accs)
         rank._report = rank._status = lambda *_: None
         rank.train()
