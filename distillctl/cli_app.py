@@ -29,8 +29,12 @@ class App(typer.Typer):
 
 class _Command(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # private
-        """Raise a usage error that names the repeated options; else parse as the base class does."""
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        """Raise a usage error that names options that are repeated or empty; else parse as the base class
+        does."""
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        empty = ["/".join(one.opts) for one in given if one.name is not None and values.get(one.name) == ""]
+        if empty and not ctx.resilient_parsing:
+            ctx.fail(f"{', '.join(empty)}: is empty")
         repeated = [
             "/".join(one.opts)
             for one, count in Counter(given).items()

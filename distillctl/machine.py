@@ -131,6 +131,8 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     model are fetched (without network, what the cache has of them), and a directory need not have more.
     Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
     """
+    if not spec:
+        raise ConfigError(f"{key} is empty", "name a model directory or a hub id")
     if spec.startswith(BUILTIN):
         name = spec.removeprefix(BUILTIN)
         if name not in builtin_models():

@@ -62,8 +62,11 @@ def holds_run(run: RunDir) -> bool:
         load_config(run.config_path)
     except ConfigError as error:
         raise _foreign(run.path, f"its config.yaml cannot be used: {error.message}") from None
-    if not (_has_status(run.status_path) or _has_events(run.events_path)):
+    has_events = _has_events(run.events_path)
+    if not (has_events or _has_status(run.status_path)):
         raise _foreign(run.path, "it has neither events.jsonl nor status.json of a run")
+    if not has_events and _head(run.events_path).strip():
+        raise _foreign(run.path, "its events.jsonl holds no events of a run")
     return True
 
 
@@ -128,7 +131,7 @@ def _has_status(path: Path) -> bool:
         value = json.loads(_head(path))
     except ValueError:
         return False
-    return isinstance(value, dict) and value.get("state") in STATES
+    return isinstance(value, dict) and value.get("state") in STATES and type(value.get("attempt")) is int
 
 
 def _has_events(path: Path) -> bool:

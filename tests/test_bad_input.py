@@ -69,6 +69,7 @@ OVERRIDES = {
     "unknown section": ("teachers.law=3", "'teachers.law'"),
     "no value": ("optim.lr", "'optim.lr'"),
     "no key": ("=3", "'=3'"),
+    "a flag for a number": ("optim.lr=true", "optim.lr (command line): is true, which is not a value"),
     "wrong type": ("train.steps=many", "train.steps (command line)"),
     "fraction of a step": ("train.steps=1.5", "train.steps (command line)"),
     "NaN": ("optim.lr=NaN", "optim.lr (command line): Input should be a finite number"),

@@ -298,3 +298,9 @@ def test_a_reader_that_stops_early_is_no_error_with_a_traceback(tmp_path):
     shell = f"{sys.executable} -m distillctl inspect schema | head -1"
     done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
+
+
+def test_an_option_without_a_value_is_refused(distillctl):
+    code, out, err = distillctl("prep", "arith", "--out", "")
+    assert (code, out) == (2, "")
+    assert "--out: is empty" in err

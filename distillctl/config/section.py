@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -23,6 +23,14 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is no number, though Python takes it for 1."""
+        if isinstance(value, bool) and not _takes_flags(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"is {str(value).lower()}, which is not a value of this key")
+        return value
+
     @field_validator("*")
     @classmethod
     def _can_be_written_down(cls, value: Any) -> Any:
@@ -33,3 +41,7 @@ class Section(BaseModel):
             if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
                 raise ValueError("is not valid Unicode")
         return value
+
+
+def _takes_flags(annotation: Any) -> bool:
+    return annotation is bool or any(map(_takes_flags, get_args(annotation)))

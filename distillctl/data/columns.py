@@ -43,8 +43,8 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
 
 def require_whole_prompt(row: Mapping[str, Any], where: str, prompt_field: str, answer_field: str) -> None:
     """Raise ConfigError where the text of `prompt_field` is only a part of the prompt."""
-    others = [name for name in _PARTS if name not in (prompt_field, answer_field)]
-    filled = [name for name in others if is_filled(row.get(name))]
+    others = [name for name in row if name.lower() in _PARTS and name not in (prompt_field, answer_field)]
+    filled = [name for name in others if is_filled(row[name])]
     if filled and isinstance(row[prompt_field], str):
         raise bad_row(
             f"{where}: `{prompt_field}` is only a part of the prompt: {_listed(filled)} would be left out",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,15 @@ def _own_files(source: Path) -> dict[str, list[Path]]:
     if source.is_file():
         return {"train": [source]}
     _check_source(source)
-    named = ((split, source / f"{split}{suffix}") for split in _SPLITS for suffix in SUFFIXES[::-1])
-    files = {split: [path] for split, path in named if path.is_file()}
+    named = [(split, source / f"{split}{suffix}") for split in _SPLITS for suffix in SUFFIXES]
+    files: dict[str, list[Path]] = {}
+    for split, path in named:
+        if path.is_file():
+            files.setdefault(split, []).append(path)
+    for split, paths in files.items():
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise ConfigError(f"{source}: has several files of {split}: {names}", "leave one of them there")
     if "train" not in files:
         hint = "--source takes one file, or a directory with train.jsonl (and test.jsonl)"
         raise ConfigError(f"{source}: no train.jsonl, train.json or train.parquet", hint)
@@ -191,7 +199,7 @@ def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_f
     require_whole_prompt(fields, where, prompt_field, answer_field)
     chat = read_chat(fields[prompt_field], where, prompt_field)
     value = fields.get(answer_field)
-    if isinstance(value, bool | dict | list):
+    if isinstance(value, bool) or not isinstance(value, str | Number | None):
         raise ConfigError(f"{where}: `{answer_field}` must be text, a number or null")
     answer, truth = answer_text(value), None
     if answer is not None:

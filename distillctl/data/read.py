@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -33,6 +34,8 @@ MAX_JSON_BYTES = 1 << 30
 _BATCH_ROWS = 256
 """Rows of a parquet file that are unpacked at the same time."""
 _MAX_NESTING = 16
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that is half of a pair; both halves together are one character."""
 _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
 # Keys under which nested `ground_truth` structs keep the answer itself, in order of preference.
 _NESTED_KEYS = ("ground_truth", "target", "value")
@@ -188,11 +191,26 @@ def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
         if columns and columns[0] not in names:
             raise _no_column(str(path), columns[0], names)
         wanted = [name for name in names if not columns or name in columns or changes_meaning(name)]
+        if len(set(wanted)) < len(wanted):
+            twice = next(name for name in wanted if wanted.count(name) > 1)
+            raise ConfigError(f"{path}: has two columns `{inline(twice)}`", "rename or drop one of them")
         index = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
             for row in batch.to_pylist():
-                yield f"{path}: row {index}", row
+                yield f"{path}: row {index}", _with_short_floats(row, batch.schema)
                 index += 1
+
+
+def _with_short_floats(row: dict[str, Any], schema: Any) -> dict[str, Any]:
+    """Values of float32 and float16 columns as somebody wrote them: 0.1, not 0.10000000149011612."""
+    import numpy as np
+
+    narrow = {"float": np.float32, "halffloat": np.float16}
+    for column in schema:
+        kind, value = narrow.get(str(column.type)), row[column.name]
+        if kind is not None and value is not None:
+            row[column.name] = float(str(kind(value)))
+    return row
 
 
 def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -225,7 +243,16 @@ def _line_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any
 def _parse_json(data: bytes, path: str, first_line: int) -> Any:
     """The value of a JSON text that begins at `first_line` of a file."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise bad_row(
+            f"{path}:{first_line}: holds half of a surrogate pair, which is not valid Unicode"
+        ) from None
+    except _Repeated as error:
+        raise bad_row(f"{path}:{first_line}: `{inline(error.key)}` comes twice in one object") from None
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
         raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
@@ -235,6 +262,21 @@ def _parse_json(data: bytes, path: str, first_line: int) -> Any:
         raise ConfigError(f"{path}:{line}: not JSON: {error.msg}", hint) from error
     except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
         raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error
+
+
+class _Repeated(Exception):
+    """A key that an object has twice, of which a parser keeps the last alone."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Repeated(next(key for key in keys if keys.count(key) > 1))
+    return found
 
 
 def _no_column(where: str, column: str, present: object) -> ConfigError:

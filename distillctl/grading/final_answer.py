@@ -32,6 +32,8 @@ _LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?answer(?:{_IS})?\s*(?=\S)", re.
 _ANSWER = re.compile(
     rf"(?:\banswer(?:\s+to\s[^.:\n]{{1,80}}?)?|答案){_IS}[ \t]*|\bfinal answer[ \t]*(?=\n)", re.IGNORECASE
 )
+_SENTENCES = re.compile(r"[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}/\d{1,2}/\d{4}")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|<(?:b|strong)>([^<>\n]+)</(?:b|strong)>")
 _BRACE = re.compile(r"(\\(?:f?boxed|fbox)\s*)?\{|\}")
 
@@ -62,11 +64,12 @@ def read_answer(text: str) -> Reading | None:
 
 
 def read_truth(text: str) -> Reading:
-    """A ground truth, read like a response; a single line without a mark is the answer itself."""
+    """A ground truth, read like a response; a single sentence without a mark is the answer itself."""
     rest = after_thinking(text) or text
     words = strip(plain(rest))
-    if "\n" not in words and next(_marked(words, numeric=True), None) is None:
-        return phrase_number(words)
+    is_phrase = "\n" not in words and not _SENTENCES.search(words)
+    if is_phrase and next(_marked(words, numeric=True), None) is None:
+        return Reading(words, None) if _DATE.fullmatch(words) else phrase_number(words)
     return read_answer(rest) or Reading(words, None)
 
 

@@ -25,15 +25,18 @@ from distillctl.train.ranks import Ranks
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:
     """Samples of each micro-batch of each rank: `plan(...)[rank][i]`, as many for every rank.
 
-    As few micro-batches as hold at most `micro_batch_tokens` tokens each (a longer sample stands alone), and
-    those of nearly equal size, so that ranks seldom wait for each other: from the longest sample on, each
-    goes to the emptiest (longest processing time first; Graham 1969, doi:10.1137/0117039). An empty list is a
-    filler: a rank gets one where samples that stand alone are no multiple of the ranks.
+    Each has at most `micro_batch_tokens` tokens (a longer sample stands alone), and all are of nearly equal
+    size, so that ranks seldom wait for each other: from the longest sample on, each goes to the emptiest
+    (longest processing time first; Graham 1969, doi:10.1137/0117039). There are as few as hold the samples in
+    that order. An empty list is a filler: a rank gets one where samples that stand alone are no multiple of
+    the ranks.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     # A sample that is longer than a micro-batch fills one, not several.
     num_tokens = sum(min(length, micro_batch_tokens) for length in lengths)
-    num_batches = num_ranks * math.ceil(num_tokens / (micro_batch_tokens * num_ranks))
+    num_large = sum(2 * length > micro_batch_tokens for length in lengths)  # no two of them go together
+    num_needed = max(math.ceil(num_tokens / micro_batch_tokens), num_large)
+    num_batches = num_ranks * math.ceil(num_needed / num_ranks)
     while True:
         batches: list[list[int]] = [[] for _ in range(num_batches)]
         emptiest = [(0, i) for i in range(num_batches)]

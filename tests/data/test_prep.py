@@ -716,3 +716,17 @@ def test_an_answer_that_is_nothing_of_its_type_is_refused_with_its_line(tmp_path
     with pytest.raises(ConfigError, match=r"mine.jsonl:2: `ground_truth`"):
         prep_jsonl(tmp_path / "out", source, "question", "answer", None, False, kind)
     assert not (tmp_path / "out").exists()
+
+
+def test_several_files_of_one_split_are_refused(tmp_path, write_lines):
+    write_lines(tmp_path / "src" / "train.jsonl", [GOOD])
+    (tmp_path / "src" / "train.json").write_text(json.dumps([GOOD]))
+    with pytest.raises(ConfigError, match=r"several files of train: train\.jsonl, train\.json"):
+        own(tmp_path, tmp_path / "src")
+
+
+def test_an_answer_that_is_a_date_is_refused(tmp_path):
+    table = pa.table({"question": ["When?"], "answer": pa.array([1], pa.date32())})
+    pq.write_table(table, tmp_path / "mine.parquet")
+    with pytest.raises(ConfigError, match="`answer` must be text, a number or null"):
+        own(tmp_path, tmp_path / "mine.parquet")

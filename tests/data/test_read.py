@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillctl.data.prep import prep_gsm8k
-from distillctl.data.read import PromptRow, answer_text, read_rows
+from distillctl.data.read import PromptRow, answer_text, read_rows, records
 from distillctl.errors import ConfigError
 
 CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
@@ -392,3 +392,35 @@ def test_file_without_rows_is_refused(tmp_path):
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "train.parquet")
     with pytest.raises(ConfigError, match="holds no rows"):
         read_rows(tmp_path / "train.parquet")
+
+
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for row in ('{"prompt": "a", "extra_info": {"split": "\\ud800"}}', '{"prompt": "a", "b\\uDFFF": 1}'):
+        path.write_text(row + "\n")
+        with pytest.raises(ConfigError, match=r"x\.jsonl:1: holds half of a surrogate pair"):
+            read_rows(path)
+    path.write_text('{"prompt": "\\ud83d\\ude00"}\n')
+    assert read_rows(path)[0].question == "\N{GRINNING FACE}"
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n')
+    with pytest.raises(ConfigError, match=r"x\.jsonl:2: `prompt` comes twice"):
+        read_rows(path)
+
+
+def test_a_column_that_comes_twice_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ConfigError, match="two columns `prompt`"):
+        read_rows(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
+def test_an_answer_of_any_width_is_the_number_that_was_written(tmp_path, width):
+    values = np.array([0.1, 12.0], width.to_pandas_dtype())
+    pq.write_table(pa.table({"q": ["a", "b"], "answer": pa.array(values, width)}), tmp_path / "x.parquet")
+    found = [answer_text(row["answer"]) for _, row in records(tmp_path / "x.parquet", ("q", "answer"))]
+    assert found == ["0.1", "12"]

@@ -4,7 +4,7 @@ import pytest
 
 from distillctl.evaluate.answer_types import grade_typed
 from distillctl.evaluate.grading import normalised
-from distillctl.grading.final_answer import after_thinking, marked_phrase
+from distillctl.grading.final_answer import after_thinking, marked_phrase, read_truth
 
 MARKS = [r"\boxed{1}", "#### 2", "The answer is 3.", "**4** in all", "then 5"]
 
@@ -57,3 +57,17 @@ def test_a_thought_is_no_answer(kind, answer, truth):
 def test_a_marked_phrase_may_be_words():
     assert marked_phrase("The answer is: Paris.\nIt has 20 districts.") == "Paris"
     assert marked_phrase("Paris") is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "number"),
+    [
+        ("He has 3 apples. He buys 4 more. He has 7 apples.", 7),
+        ("First 3, then 4. So 7.", 7),
+        ("She sold 48/2 = 24 clips in May. Altogether 72.", 72),
+        ("3 dollars.", 3),
+        ("2020-01-05", None),
+    ],
+)
+def test_a_truth_of_several_sentences_on_one_line_is_read_like_a_response(truth, number):
+    assert read_truth(truth).value == number
