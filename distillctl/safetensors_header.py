@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from distillctl.errors import ConfigError
 from distillctl.files import require_file
@@ -25,6 +25,10 @@ _BITS = {
     "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 """Of one value of each dtype that the format knows."""
+_MAX_DIMENSIONS, _MAX_COUNT = 64, 2**63 - 1
+"""Of one tensor, and of its sizes and places: what torch can hold."""
+_MAX_NAME = 1000
+"""Characters of a tensor's name; those of models have about a hundred."""
 
 
 def read_header(file: Path, key: str) -> dict[str, Any]:
@@ -38,7 +42,11 @@ def read_header(file: Path, key: str) -> dict[str, Any]:
     if not header:
         raise _corrupt(file, key, "it holds no tensors")
     for name, entry in header.items():
-        if wrong := _fault(entry):
+        if len(name) > _MAX_NAME:
+            raise _corrupt(file, key, f"its header has a name of {len(name)} characters")
+        if not _is_text(name):
+            raise _corrupt(file, key, f"its header has the name {name[:80]!r}, which is no text")
+        if wrong := _fault(entry, size):
             raise _corrupt(file, key, f"its header has {wrong} for {name[:80]!r}")
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -88,26 +96,34 @@ def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]
     return found
 
 
-def _fault(entry: object) -> str:
-    """What is wrong with a tensor's entry by itself, or an empty string."""
+def _fault(entry: object, size: int) -> str:
+    """What is wrong with a tensor's entry by itself, in a file of `size` bytes, or an empty string."""
     if not isinstance(entry, dict):
         return "no object"
-    if not _counts(entry.get("data_offsets")) or len(entry["data_offsets"]) != 2:
+    dtype, shape, place = (entry.get(name) for name in ("dtype", "shape", "data_offsets"))
+    if not _are_counts(place) or len(place) != 2:
         return "no place"
-    if entry.get("dtype") not in _BITS:
-        return f"the unknown dtype {json.dumps(entry.get('dtype'))[:40]}"
-    if not _counts(entry.get("shape")):
+    if type(dtype) is not str or dtype not in _BITS:
+        return f"the unknown dtype {json.dumps(dtype)[:40]}"
+    if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         return "no shape"
-    first, last = entry["data_offsets"]
-    needed = math.prod(entry["shape"]) * _BITS[entry["dtype"]] / 8
-    if last - first != needed:
-        return f"{last - first} bytes instead of the {needed:g} of {entry['dtype']} {entry['shape']}"
+    (first, last), num_values = place, math.prod(shape)
+    if num_values > 8 * size:
+        return "a shape with more values than the file has bits"
+    num_bits = num_values * _BITS[dtype]
+    if 8 * (last - first) != num_bits:
+        return f"{last - first} bytes instead of the {num_bits / 8:g} of {dtype} {shape}"
     return ""
 
 
-def _counts(value: object) -> bool:
-    """Whether it is a list of integers that are not negative."""
-    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+def _are_counts(value: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of integers that are not negative and not beyond 64 bits."""
+    return isinstance(value, list) and all(type(one) is int and 0 <= one <= _MAX_COUNT for one in value)
+
+
+def _is_text(name: str) -> bool:
+    """JSON can spell halves of surrogate pairs, which are no characters and cannot be written."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _corrupt(file: Path, key: str, why: str) -> ConfigError:

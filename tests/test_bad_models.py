@@ -9,7 +9,7 @@ import pytest
 from distillctl import launch
 from distillctl.evaluate import responses
 from distillctl.machine import builtin_models, model_path
-from distillctl.model_files import INDEX
+from distillctl.model_files import INDEX, check_weights
 
 PRESET = "tiny-from-small-arith"
 ROW = {"prompt": "What is 1 + 1?"}
@@ -92,6 +92,16 @@ def twice(tree):
     return json.dumps(tree)[:-1] + ", " + text + "}"
 
 
+def added(name="x", **changed):
+    """One more tensor, by itself a whole one of no values."""
+
+    def change(tree):
+        end = max(e["data_offsets"][1] for e in tree.values() if "shape" in e)
+        tree[name] = {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} | changed
+
+    return change
+
+
 def stray(model):
     """A second file with the same tensors, which transformers ignores and vLLM loads."""
     shutil.copy(model / "model.safetensors", model / "other.safetensors")
@@ -128,6 +138,17 @@ ANY = {
     "an unknown dtype": (lambda m: entries(m, lambda t: t[NORM].update(dtype="F31")), 'unknown dtype "F31"'),
     "no dtype": (lambda m: entries(m, lambda t: t[NORM].pop("dtype") and None), "unknown dtype null"),
     "no shape": (lambda m: entries(m, lambda t: t[NORM].pop("shape") and None), "has no shape for"),
+    "a dtype that is a list": (lambda m: entries(m, added(dtype=[])), "unknown dtype []"),
+    "a dtype that is an object": (lambda m: entries(m, added(dtype={})), "unknown dtype {}"),
+    "a huge dimension": (lambda m: entries(m, added(shape=[10**400])), "has no shape for 'x'"),
+    "many huge dimensions": (lambda m: entries(m, added(shape=[10**300] * 10_000)), "has no shape for 'x'"),
+    "too many dimensions": (lambda m: entries(m, added(shape=[1] * 65)), "has no shape for 'x'"),
+    "a huge product": (lambda m: entries(m, added(shape=[2**62] * 64)), "more values than the file has bits"),
+    "a huge place": (lambda m: entries(m, added(data_offsets=[0, 10**4000])), "has no place for 'x'"),
+    "half a byte": (lambda m: entries(m, added(dtype="F4", shape=[3])), "0 bytes instead of the 1.5 of F4"),
+    "a name that is no text": (lambda m: entries(m, added("\ud800")), "has the name '\\ud800', which is no"),
+    "a layer of many digits": (lambda m: entries(m, added(f"model.layers.{'9' * 5000}.w")),
+                               "its header has a name of 5015 characters"),
     "another shape": (lambda m: entries(m, lambda t: t[NORM].update(shape=[95])), "of the 380 of F32 [95]"),
     "weights under another name": (lambda m: (m / "model.safetensors").rename(m / "a.safetensors"),
                                    "has neither model.safetensors nor"),
@@ -295,6 +316,11 @@ def test_a_model_in_shards_is_accepted(folder, name):
     assert model_path(str(source), "student.model") == source.resolve()
     shards(source, dict.fromkeys(names, FIRST))
     assert model_path(str(source), "student.model") == source.resolve()
+
+
+def test_a_dimension_of_none_makes_a_tensor_of_none(folder):
+    entries(folder / "model", added(shape=[0, 2**40]))
+    check_weights(folder / "model", "student.model")
 
 
 BAD_EVAL = {
