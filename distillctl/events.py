@@ -30,9 +30,11 @@ _HEAD_BYTES = 100
 """Of a line, with everything before its kind."""
 MAX_LINE_BYTES = 1 << 20
 """Longer lines are no events: the longest, of samples, has 200 tokens."""
-MAX_VALUES, MAX_OTHERS = 200_000_000, 1_000_000
-"""Of one file: steps times metrics, and events other than steps; readers keep them all. A run of a million
-steps has about 50 million values."""
+MAX_OTHERS = 1_000_000
+"""Events other than steps of one file; readers keep them all."""
+FREE_VALUES, BYTES_PER_VALUE = 1_000_000, 8
+"""Readers keep a value of each metric for each step, also where a step has none of it. A file gets room for
+so many, and for one more for each so many of its bytes: a value that is there has about 20."""
 MAX_BYTES = 1 << 30
 """Of a file that is read as a whole: about a million steps."""
 
@@ -87,10 +89,11 @@ class EventParser:
     def __init__(self) -> None:
         self.num_skipped = 0
         self._names: set[str] = set()
-        self._num_steps = self._num_others = 0
+        self._num_steps = self._num_others = self._num_bytes = 0
 
     def parse(self, line: bytes) -> dict[str, Any] | None:
         """The event of a line; None for one that is torn, malformed, or beyond what a file may hold."""
+        self._num_bytes += len(line)
         event = parse_event(line)
         if event is None or not self._has_room(event):
             self.num_skipped += bool(line.strip())
@@ -103,7 +106,8 @@ class EventParser:
             return self._num_others <= MAX_OTHERS
         new = event["metrics"].keys() - self._names
         num_names, num_steps = len(self._names) + len(new), self._num_steps + 1
-        if num_names > MAX_NAMES or num_names * num_steps > MAX_VALUES:
+        room = FREE_VALUES + self._num_bytes // BYTES_PER_VALUE
+        if num_names > MAX_NAMES or num_names * num_steps > room:
             return False
         self._names |= new
         self._num_steps = num_steps

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distillctl import memory_limit
+from distillctl import events, memory_limit
 from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError
 from distillctl.events import MAX_LINE_BYTES, EventParser, EventTail, read_events
@@ -107,6 +107,30 @@ def test_metrics_without_number_are_skipped_and_counted():
     ]
     assert parser.num_skipped == 100
     assert sum(event is not None for event in found) == 1000
+
+
+def steps(num, names):
+    line = {"kind": "step", "metrics": dict.fromkeys(names, 1.0)}
+    return [json.dumps({**line, "step": i + 1}).encode() for i in range(num)]
+
+
+def test_names_times_steps_have_a_limit_that_grows_with_the_file():
+    """A value of each of 1000 names is kept for every step, also where a step has none: 8 KB a line."""
+    parser = EventParser()
+    found = [parser.parse(line) for line in steps(1, [f"m{i}" for i in range(1000)]) + steps(200_000, [])]
+    num_kept = sum(event is not None for event in found)
+    num_bytes = sum(map(len, steps(200_000, [])))
+    assert 1000 < num_kept < (1_000_000 + num_bytes / 8) / 1000 + 5
+    assert parser.num_skipped == 200_001 - num_kept
+
+
+@pytest.mark.parametrize("num_names", [1, 26, 1000])
+def test_runs_whose_values_are_all_there_have_no_limit(monkeypatch, num_names):
+    """Without what a file gets for nothing, which a run of a million steps has used up."""
+    monkeypatch.setattr(events, "FREE_VALUES", 0)
+    parser = EventParser()
+    lines = steps(100_000 // num_names, [f"m{i}" for i in range(num_names)])
+    assert all(parser.parse(line) for line in lines)
 
 
 def test_small_files_have_a_limit(tmp_path):

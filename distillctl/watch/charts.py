@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MAX_POINTS = 1000
-"""Points of a curve; longer runs are drawn as means over neighbouring steps."""
+"""Points of a curve; longer runs are drawn as means over neighbouring steps, and of more evaluations one in
+so many, the newest among them."""
 COLORS = ("#3b7dd8", "#d9822b", "#3f9c5a", "#b34fb3", "#c23b3b", "#2aa6a6", "#8a6d3b", "#6b6f76")
 """Of the runs in turn; readable on white and on black."""
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -93,7 +94,7 @@ def _accuracy(runs: Sequence[RunCurves]) -> Chart | None:
     """Validation accuracy with its 95 % Wilson interval."""
     figure = _figure(["val/acc"])
     for i, run in enumerate(runs):
-        known = {s: m["val/acc"] for s, m in sorted(run.series.evals.items()) if m.get("val/acc") is not None}
+        known = {step: acc for step, acc in _evals(run.series, "val/acc") if acc is not None}
         if not known:
             continue
         counts = run.series.num_graded
@@ -124,12 +125,24 @@ def _phases(run: RunCurves, *, several: bool) -> Chart:
 def _points(series: Series, name: str) -> tuple[list[int], list[float | None]]:
     """Steps and values of a metric, at most `MAX_POINTS`; None is a gap."""
     if name.startswith("val/"):
-        evals = sorted(series.evals.items())
-        return [step for step, _ in evals], [metrics.get(name) for _, metrics in evals]
+        evals = _evals(series, name)
+        return [step for step, _ in evals], [value for _, value in evals]
     values, steps = bucket_means(series.column(name), MAX_POINTS), list(series.steps)
     if len(values) < len(steps):  # each mean stands at the last of its steps
         steps = [steps[(i + 1) * len(steps) // len(values) - 1] for i in range(len(values))]
     return steps, [None if math.isnan(value) else float(f"{value:.6g}") for value in values]
+
+
+def _evals(series: Series, name: str) -> list[tuple[int, float | None]]:
+    """Step and value of a metric of the evaluations, at most `MAX_POINTS` of them."""
+    evals = sorted(series.evals)
+    every = -(-len(evals) // MAX_POINTS) or 1
+    return [(step, series.evals[step].get(name)) for step in evals[::-1][::every][::-1]]
+
+
+def is_thinned(series: Series) -> bool:
+    """Whether the run has more steps or evaluations than a curve has points."""
+    return max(len(series.steps), len(series.evals)) > MAX_POINTS
 
 
 def _curve_label(run: str, name: str, *, runs: int, metrics: int) -> str:

@@ -26,7 +26,7 @@ from distillctl.presets import load_config
 from distillctl.progress import task
 from distillctl.redact import without_logins
 from distillctl.run import RunDir, open_run
-from distillctl.watch.charts import RunCurves, charts
+from distillctl.watch.charts import MAX_POINTS, RunCurves, charts, is_thinned
 from distillctl.watch.compare import accuracy, config_differences, flatten
 from distillctl.watch.report_samples import pack_samples
 from distillctl.watch.runs import show_run
@@ -108,8 +108,19 @@ def report_data(runs: Sequence[RunDir]) -> dict[str, Any]:
             {"title": chart.title, "metrics": chart.names, "figure": json.loads(chart.figure.to_json())}
             for chart in charts(curves)
         ],
+        "thinned": _thinned(curves),
         "samples": pack_samples(list(zip(labels, runs, strict=True))),
     }
+
+
+def _thinned(curves: Sequence[RunCurves]) -> str:
+    """What the page says where curves do not show every step; else nothing."""
+    if not any(is_thinned(run.series) for run in curves):
+        return ""
+    return (
+        f"A curve has at most {MAX_POINTS} points: those of longer runs are means over neighbouring steps, "
+        "and of more evaluations one in so many is shown. All: distillctl inspect run RUN --export FILE"
+    )
 
 
 def _provenance(run: RunDir) -> dict[str, Any]:

@@ -181,9 +181,9 @@ def _run_row(run: RunDir) -> dict[str, Any]:
     try:
         state, series = load_events(run.events_path, thin=True)
         status, problem = run_status(run), "; ".join(problems(run, series)) or None
-    except (DistillError, OSError) as error:  # one bad run must not hide the others
+    except (DistillError, OSError, MemoryError) as error:  # one bad run must not hide the others
         state, series = RunState(with_histories=False), Series()
-        status, problem = "unreadable", error.message if isinstance(error, DistillError) else str(error)
+        status, problem = "unreadable", _why(error)
     return {
         "run": str(run.path),
         "state": status,
@@ -194,6 +194,12 @@ def _run_row(run: RunDir) -> dict[str, Any]:
         "started": state.start.get("t"),
         "problem": problem,
     }
+
+
+def _why(error: DistillError | OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "to read it takes more memory than there is"
+    return error.message if isinstance(error, DistillError) else str(error)
 
 
 def _ends(series: Series, name: str) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ from distillctl import events
 from distillctl.checkpoints import find_damage
 from distillctl.events import parse_event
 from distillctl.samples import TOKEN_TEXT
+from distillctl.watch import runs as listing
 from distillctl.watch.look import Look
 from distillctl.watch.screen import frame
 from distillctl.watch.state import RunState
@@ -257,6 +258,21 @@ def test_numbers_of_samples_without_measure_are_left_out(runs, inspect):
     said = inspect({name: COMMANDS[name] for name in ("samples", "report")})
     assert "mean kl 1.000" in said["samples"]
     assert said["report"].startswith("runs/tiny/0002/report.html")
+
+
+def test_a_run_that_takes_too_much_memory_hides_no_other(runs, distillctl, monkeypatch):
+    load = listing.load_events
+
+    def too_large(path, **settings):
+        if "0002" in str(path):
+            raise MemoryError
+        return load(path, **settings)
+
+    monkeypatch.setattr(listing, "load_events", too_large)
+    code, out, _ = distillctl("inspect", "runs")
+    assert code == 0
+    assert "runs/tiny/0002: to read it takes more memory than there is" in out
+    assert re.search(r"runs/tiny/0001 .* 30/", out)
 
 
 OTHERS = {

@@ -10,9 +10,11 @@ import pytest
 
 from distillctl import __version__
 from distillctl.errors import ConfigError
+from distillctl.watch.charts import RunCurves, charts
 from distillctl.watch.report import report_data, report_page, write_report
 from distillctl.watch.report_samples import MAX_SAMPLES, MAX_TOKENS
 from distillctl.watch.sample_files import load_samples
+from distillctl.watch.series import Series
 
 HOSTILE = "</script><script>alert(1)</script><!-- @plotly@ @script@"
 
@@ -105,6 +107,21 @@ def test_every_metric_has_a_chart_and_long_runs_are_thinned(run):
     assert (line["x"], line["y"]) == ([0, 20], [0.3, 0.5])
     assert band["y"] == pytest.approx([0.3668, 0.5686, 0.4314, 0.2407], abs=1e-4)  # Wilson, 200 prompts
     assert len(charts["Phases of a step"]["figure"]["data"]) == 4
+
+
+def test_the_page_says_when_curves_are_thinned(run, make_run, tmp_path):
+    assert report_data([run])["thinned"].startswith("A curve has at most 1000 points: ")
+    assert report_data([make_run(tmp_path / "short").write(30).dir])["thinned"] == ""
+
+
+def test_of_many_evaluations_one_in_so_many_is_drawn():
+    series = Series()
+    for step in range(2501):
+        metrics = {"val/acc": 0.5, "val/kl": float(step)}
+        series.apply({"kind": "eval", "step": step, "metrics": metrics, "num": 10})
+    accuracy, kl = (chart.figure for chart in charts([RunCurves("a", series)]))
+    assert list(kl.data[0].x) == list(kl.data[0].y) == list(range(1, 2501, 3))
+    assert (list(accuracy.data[1].x), len(accuracy.data[0].x)) == (list(range(1, 2501, 3)), 2 * 834)
 
 
 def test_samples_are_limited_and_what_is_left_out_is_said(run):

@@ -94,6 +94,7 @@ function showCharts() {
     plot.dataset.chart = index;
     observer.observe(plot);
   });
+  byId("thinned").textContent = data.thinned;
   if (!data.charts.length) byId("charts").appendChild(make("p", "no steps yet", "dim"));
 }
 
