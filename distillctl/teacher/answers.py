@@ -1,12 +1,12 @@
 """What a vLLM server answers, as arrays: checked to be about the tokens that were sent.
 
-Dimensions: T response tokens of one sequence, K listed tokens.
+Dimensions: T response tokens of one sequence, K listed tokens, E entries of all positions.
 """
 
 from __future__ import annotations
 
 import base64
-import io
+import re
 from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple, NoReturn
@@ -21,6 +21,14 @@ FLOOR = -1e4
 MAX_LOGP, MAX_MASS = 1e-3, 1.01
 """Nats, and a sum of probabilities: what rounding in half precision may put them above 0 and 1."""
 _MAX_RANK = 2**31
+_NPY_START = b"\x93NUMPY\x01\x00"
+"""Of a .npy file of version 1.0, which is what numpy writes for numbers; two bytes of the header's length
+follow (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html)."""
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<>]f[248])', 'fortran_order': (True|False), 'shape': \(([0-9, ]{0,50})\), \} *\n"
+)
+"""As numpy writes it. Its own reader also takes what Python 2 wrote, through a tokenizer that fails on other
+text in many ways."""
 
 
 class Values(NamedTuple):
@@ -54,15 +62,35 @@ def read_most_likely(
         if names[place] not in positions[place]:
             _misaligned(source, f"the token at position {place} is not in the answer")
     rows = positions[start:]
-    ids_TK, logp_TK = _ranked(rows, num_topk, vocab_size, source)  # looks at every entry
+    # Looks at every entry.
+    ids_TK, logp_TK = _ranked(rows, np.array(token_ids[start:], np.int64), num_topk, vocab_size, source)
     target = [row[name]["logprob"] for row, name in zip(rows, names[start:], strict=True)]
-    return Values(_checked(np.array(target, np.float32), source), ids_TK, logp_TK)
+    return Values(_checked(np.array(target, np.float64), source), ids_TK, logp_TK)
 
 
 def _ranked(
-    rows: list[dict[str, Any]], num_topk: int, vocab_size: int, source: str
+    rows: list[dict[str, Any]], own_T: np.ndarray, num_topk: int, vocab_size: int, source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ids [T, K] and log-probabilities [T, K] by rank. Flat arrays: T times K entries are many."""
+    """ids [T, K] and log-probabilities [T, K] by rank; the prompt's own tokens are `own_T`."""
+    ids_E, rank_E, logp_E = _entries(rows, num_topk, source)
+    row_E = np.repeat(np.arange(len(rows)), np.fromiter(map(len, rows), np.int64, len(rows)))
+    logp_E = _checked(logp_E, source)
+    _require_mass(np.bincount(row_E, np.exp(logp_E.astype(np.float64)), len(rows)), source)
+    _require_order(row_E, rank_E, logp_E, ids_E == own_T[row_E], source)
+    kept_E = rank_E <= num_topk
+    ids_TK = np.full((len(rows), num_topk), -1, np.int64)
+    logp_TK = np.full((len(rows), num_topk), FLOOR, np.float32)
+    place = row_E[kept_E], rank_E[kept_E] - 1
+    ids_TK[place] = ids_E[kept_E]
+    logp_TK[place] = logp_E[kept_E]
+    ids_TK[ids_TK >= vocab_size] = -1
+    return ids_TK, logp_TK
+
+
+def _entries(
+    rows: list[dict[str, Any]], num_topk: int, source: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids, ranks and log-probabilities [E], checked one by one. Flat arrays: T times K entries are many."""
     most = max(map(len, rows), default=0)
     if most > num_topk + 1:
         raise _unreadable(
@@ -81,23 +109,37 @@ def _ranked(
         raise _unreadable(source, "an entry has no logprob or no rank") from None
     if not set(map(type, values)) <= {int, float} or not set(map(type, ranks)) <= {int}:
         raise _unreadable(source, "a logprob or a rank is no number")
-    if any(abs(rank) > _MAX_RANK for rank in ranks) or any(
+    if any(not 1 <= rank <= _MAX_RANK for rank in ranks) or any(
         abs(v) > _MAX_RANK for v in values if type(v) is int
     ):
         raise _unreadable(source, "a logprob or a rank is out of range")
-    ids_E, rank_E = np.fromiter(map(int, names), np.int64, len(names)), np.array(ranks, np.int64)
-    logp_E = np.array(values, np.float64)
-    row_E = np.repeat(np.arange(len(rows)), np.fromiter(map(len, rows), np.int64, len(rows)))
-    kept_E = (rank_E >= 1) & (rank_E <= num_topk)
-    ids_TK = np.full((len(rows), num_topk), -1, np.int64)
-    logp_TK = np.full((len(rows), num_topk), FLOOR, np.float32)
-    logp_E = _checked(logp_E, source)
-    place = row_E[kept_E], rank_E[kept_E] - 1
-    ids_TK[place] = ids_E[kept_E]
-    logp_TK[place] = logp_E[kept_E]
-    _require_mass(logp_TK, source)
-    ids_TK[ids_TK >= vocab_size] = -1
-    return ids_TK, logp_TK
+    return (
+        np.fromiter(map(int, names), np.int64, len(names)),
+        np.array(ranks, np.int64),
+        np.array(values, np.float64),
+    )
+
+
+def _require_order(
+    row_E: np.ndarray, rank_E: np.ndarray, logp_E: np.ndarray, is_own_E: np.ndarray, source: str
+) -> None:
+    """Refuse ranks that do not fit the log-probabilities.
+
+    Listed tokens have ranks of their own. That of the prompt's token, where it is not listed, is the number
+    of tokens that are as likely or likelier, in some versions of vLLM of those that are likelier and itself:
+    then it may be that of a listed token as likely.
+    """
+    listed_E = row_E[~is_own_E] * (_MAX_RANK + 1) + rank_E[~is_own_E]
+    if len(np.unique(listed_E)) < len(listed_E):
+        raise _unreadable(source, "two tokens at one position have the same rank")
+    order = np.lexsort((-logp_E, rank_E, row_E))
+    row_E, rank_E = row_E[order], rank_E[order]
+    # vLLM writes -9999 for minus infinity, in the order of what it was.
+    rise_E = np.diff(np.maximum(logp_E[order], FLOOR + 1))
+    within = row_E[1:] == row_E[:-1]
+    shared = within & (rank_E[1:] == rank_E[:-1])
+    if (within & (rise_E > MAX_LOGP)).any() or (shared & (rise_E < -MAX_LOGP)).any():
+        raise _unreadable(source, "ranks are not in the order of the log-probabilities")
 
 
 def read_asked(answer: bytes, token_ids: list[int], start: int, asked_TK: np.ndarray, source: str) -> Values:
@@ -109,32 +151,35 @@ def read_asked(answer: bytes, token_ids: list[int], start: int, asked_TK: np.nda
     try:
         told = from_json(answer)
         sent_back, scores = told["prompt_token_ids"], told["prompt_token_id_logprobs"]
-        data = io.BytesIO(base64.b64decode(scores, validate=True))
+        data = base64.b64decode(scores, validate=True)
     except (KeyError, TypeError, ValueError):
         raise _unreadable(source, "no prompt_token_ids and prompt_token_id_logprobs in it") from None
     if sent_back != token_ids:
         _misaligned(source, "the tokens it scored are not those that were sent")
     values = _checked(_array(data, expected, source), source)
-    _require_mass(np.where(asked_TK < 0, np.float32(FLOOR), values[:, 1:]), source)
+    is_own_TK = asked_TK == np.array(token_ids[start:], np.int64)[:, None]
+    counted_TK = np.where((asked_TK < 0) | is_own_TK, np.float32(FLOOR), values[:, 1:])
+    _require_mass(np.exp(values[:, 0]) + np.exp(counted_TK).sum(-1), source)
     return Values(values[:, 0], asked_TK, values[:, 1:])
 
 
-def _array(data: io.BytesIO, expected: tuple[int, int], source: str) -> np.ndarray:
-    """The numbers of a .npy file of that shape; its header is checked before memory is allocated for it."""
-    formats: Any = np.lib.format  # without types
-    try:
-        version = formats.read_magic(data)
-        readers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
-        shape, is_fortran, dtype = readers[version](data)
-    except (KeyError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise _unreadable(source, "prompt_token_id_logprobs is no array") from None
+def _array(data: bytes, expected: tuple[int, int], source: str) -> np.ndarray:
+    """The floating-point numbers of a .npy file of that shape; its header is checked before it is used."""
+    start = len(_NPY_START) + 2
+    end = start + int.from_bytes(data[len(_NPY_START) : start], "little")
+    header = _NPY_HEADER.fullmatch(data, start, end)
+    if header is None or not data.startswith(_NPY_START):
+        raise _unreadable(source, "prompt_token_id_logprobs is no array of floating-point numbers")
+    shape = tuple(int(size) for size in re.findall(rb"[0-9]+", header[3]))
     if shape != expected:
         _misaligned(source, f"its scores have the shape {shape}, not {expected}")
-    content = data.read()
-    if dtype.kind != "f" or dtype.itemsize > 8 or len(content) != dtype.itemsize * expected[0] * expected[1]:
-        raise _unreadable(source, "prompt_token_id_logprobs is no array of floating-point numbers")
-    values = np.frombuffer(content, dtype)
-    return values.reshape(expected, order="F" if is_fortran else "C")
+    dtype = np.dtype(header[1].decode())
+    if len(data) - end != dtype.itemsize * expected[0] * expected[1]:
+        raise _unreadable(
+            source, "prompt_token_id_logprobs is no array of floating-point numbers of its size"
+        )
+    values = np.frombuffer(data, dtype, offset=end)
+    return values.reshape(expected, order="F" if header[2] == b"True" else "C")
 
 
 def _checked(logp: np.ndarray, source: str) -> np.ndarray:
@@ -154,9 +199,9 @@ def _checked(logp: np.ndarray, source: str) -> np.ndarray:
     return bounded
 
 
-def _require_mass(logp_TK: np.ndarray, source: str) -> None:
-    """Refuse listed tokens whose probabilities add up to more than 1."""
-    mass = np.exp(logp_TK.astype(np.float64)).sum(-1).max(initial=0.0)
+def _require_mass(mass_T: np.ndarray, source: str) -> None:
+    """Refuse tokens of one position whose probabilities add up to more than 1."""
+    mass = mass_T.max(initial=0.0)
     if mass > MAX_MASS:
         raise RunFailed(
             f"the teacher at {source} lists tokens with a probability of {mass:.4g} together: it is above 1",

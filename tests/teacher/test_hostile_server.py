@@ -113,6 +113,17 @@ CONTENTS = {
     "a rank of text": ({**OWN, "3": entry(-1.0, "1")}, "a logprob or a rank is no number"),
     "a huge rank": ({**OWN, "3": entry(-1.0, 10**30)}, "out of range"),
     "a huge integer": ({**OWN, "3": entry(-(10**400), 1)}, "out of range"),
+    "a probability of 2 with its own": ({"7": entry(0.0, 5), "3": entry(-0.01, 1)}, "1.99 together"),
+    "rank 0": ({**OWN, "3": entry(-1.0, 0)}, "out of range"),
+    "rank -1": ({**OWN, "3": entry(-1.0, -1)}, "out of range"),
+    "a rank with a fraction": ({**OWN, "3": entry(-1.0, 1.0)}, "a logprob or a rank is no number"),
+    "a rank twice": ({**OWN, "3": entry(-2.0, 1), "4": entry(-2.0, 1)}, "have the same rank"),
+    "a rank twice, beside its own": ({"7": entry(-2.0, 1), "3": entry(-2.0, 1), "4": entry(-2.0, 1)},
+                                     "have the same rank"),
+    "its own with the rank of a likelier one": ({"7": entry(-5.0, 1), "3": entry(-2.0, 1)}, "in the order"),
+    "ranks against the order": ({**OWN, "3": entry(-3.0, 1), "4": entry(-1.0, 2)}, "in the order"),
+    "a rank too high for its own": ({"7": entry(-0.5, 40), "3": entry(-2.0, 1)}, "in the order"),
+    "a rank too low for its own": ({"7": entry(-9.0, 1), "3": entry(-2.0, 2)}, "in the order"),
     "an entry that is a list": ({**OWN, "3": [-1.0]}, "no logprob or no rank"),
     "too many": ({**OWN, **{str(i): entry(-9.0, i) for i in range(1, 4)}}, "4 tokens at one position"),
     "a list": ([1], "no list of objects"),
@@ -131,6 +142,27 @@ def test_rounding_above_zero_is_taken_as_zero():
     values = read({"7": entry(1e-4, 1), "3": entry(-9.0, 2)})
     assert values.target_logp_T[0] == 0.0
     assert values.logp_TK[0].tolist() == [0.0, -9.0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("first", "target", "listed"),
+    [
+        ({"7": entry(-1e308, 90), "3": entry(-0.5, 1), "4": entry(-1e308, 2)}, -1e4, [-0.5, -1e4]),
+        # What vLLM makes of minus infinity, beside what it leaves.
+        ({"7": entry(-9999.0, 90), "3": entry(-0.5, 1), "4": entry(-9999.5, 2)}, -9999.0, [-0.5, -9999.5]),
+        # Its rank counts the tokens that are as likely, or those that are likelier.
+        ({"7": entry(-2.0, 4), "3": entry(-2.0, 1), "4": entry(-2.0, 2)}, -2.0, [-2.0, -2.0]),
+        ({"7": entry(-2.0, 1), "3": entry(-2.0, 1), "4": entry(-2.0, 2)}, -2.0, [-2.0, -2.0]),
+        # Rounded.
+        ({"7": entry(-2.0, 9), "3": entry(-1.0005, 1), "4": entry(-1.0, 2)}, -2.0, [-1.0005, -1.0]),
+    ],
+)
+def test_what_teachers_say_at_the_edges_is_read(first, target, listed):
+    values = read(first)
+    assert values.target_logp_T[0] == np.float32(target)
+    assert values.ids_TK[0].tolist() == [3, 4]
+    assert values.logp_TK[0].tolist() == np.float32(listed).tolist()
 
 
 @pytest.mark.parametrize(
@@ -161,11 +193,44 @@ def header(shape, dtype="<f4"):
     return base64.b64encode(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()).decode()
 
 
+def npy_of(text):
+    data = text.encode()
+    data = b"\x93NUMPY\x01\x00" + len(data).to_bytes(2, "little") + data + bytes(24)
+    return base64.b64encode(data).decode()
+
+
+PYTHON_2 = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3), }\n"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 5000, "[" * 5000, "'''", "  {'descr'", "-" * 9000 + "1", "", "\\", "{[]: 1}", PYTHON_2,
+     PYTHON_2.replace("2L", "9" * 5000), PYTHON_2.replace("2L", "-1"), PYTHON_2.replace("2L", "2.0"),
+     PYTHON_2.replace("2L", "2").replace("'<f4'", "[('a', '<f4')]")],
+)  # fmt: skip
+def test_headers_of_arrays_that_numpy_does_not_write_are_refused(text):
+    answer = json.dumps({"prompt_token_ids": IDS, "prompt_token_id_logprobs": npy_of(text)}).encode()
+    with pytest.raises(RunFailed, match="prompt_token_id_logprobs is no array"):
+        read_asked(answer, IDS, 1, np.array([[3, 4], [3, 4]]), "here")
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_as_numpy_writes_them_are_read(dtype, order):
+    expected = np.array([[-4.0, -1.5, -2.0], [-1.5, -0.5, -1.5]])
+    scores = npy(np.array(expected, dtype, order=order))
+    answer = json.dumps({"prompt_token_ids": IDS, "prompt_token_id_logprobs": scores}).encode()
+    values = read_asked(answer, IDS, 1, np.array([[3, 5], [3, 4]]), "here")  # the last is its own again
+    assert values.target_logp_T.tolist() == expected[:, 0].tolist()
+    assert values.logp_TK.tolist() == expected[:, 1:].tolist()
+
+
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
         (npy(np.full((2, 3), 50.0, np.float32)), "a log-probability of 50: none is above 0"),
-        (npy(np.full((2, 3), -0.1, np.float32)), "1.81 together"),
+        (npy(np.full((2, 3), -0.1, np.float32)), "2.715 together"),
         (npy(np.zeros((2, 3), np.int64)), "no array of floating-point numbers"),
         (npy(np.zeros((2, 3), "U4")), "no array of floating-point numbers"),
         (header((2**40, 3)), "misaligned"),
