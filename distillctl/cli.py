@@ -5,6 +5,7 @@ stdout carries only the result; with `--json`, exactly one JSON document, errors
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,16 +34,24 @@ app.add_typer(inspect_app, name="inspect")
 
 def main() -> None:
     """Entry point of the `distillctl` script. With `--json`, usage errors are a JSON document too."""
-    if "--json" not in sys.argv:
-        app(prog_name="distillctl")
     try:
         code = app(prog_name="distillctl", standalone_mode=False)
     except typer.TyperException as error:
+        _show_usage(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    sys.exit(code or 0)
+
+
+def _show_usage(error: typer.TyperException, *, as_json: bool) -> None:
+    """Print a usage error, which repeats what was typed or pasted."""
+    if as_json:
         context = getattr(error, "ctx", None)
         hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"
         print(error_document("usage", error.format_message(), hint))
-        sys.exit(error.exit_code)
-    sys.exit(code or 0)
+    else:
+        text = io.StringIO()
+        error.show(text)  # type: ignore[attr-defined]  # all that are raised have it
+        print(printable(text.getvalue()), end="", file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)

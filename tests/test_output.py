@@ -30,6 +30,29 @@ def test_inside_a_line_line_breaks_are_written_out_too():
     assert inline("a\nerror: b") == "a\\nerror: b"
 
 
+PASTED = [
+    ["train", f"--{EVIL}"],
+    ["train", "--resume", EVIL],
+    ["prep", "arith", "--limit", EVIL],
+    ["inspect", "runs", "x", EVIL],
+    ["inspect", EVIL],
+    [EVIL],
+    [f"--{EVIL}"],
+]
+
+
+@pytest.mark.parametrize("arguments", PASTED)
+def test_usage_errors(distillctl, arguments):
+    code, out, err = distillctl(*arguments)
+    assert (code, out) == (2, "")
+    assert is_clean(err)
+    assert err.startswith("Usage: distillctl")
+    assert "Error: " in err
+    code, out, err = distillctl(*arguments, "--json")
+    assert (code, err) == (2, "")
+    assert out.isascii()
+
+
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
