@@ -578,7 +578,7 @@ def test_only_the_response_is_read():
 
 def test_a_prompt_token_as_likely_as_the_last_of_the_list_takes_no_second_place():
     """Some versions of vLLM give tied tokens the same rank."""
-    positions = [None, {"7": entry(-1.0, 2), "3": entry(-0.5, 1), "4": entry(-1.0, 2)}]
+    positions = [None, {"7": entry(-2.0, 2), "3": entry(-0.5, 1), "4": entry(-2.0, 2)}]
     values = read(positions, [1, 7], 2)
     assert values.ids_TK.tolist() == [[3, 4]]
 
