@@ -1,6 +1,7 @@
 r"""The letter that a text chooses, as a person reads it: `(B)`, `**B) Paris**`, `option b is correct`.
 
 The article "a" and the pronoun "I" are no letters, `A and B` chooses none, and `not A but C` is C.
+A letter that the words around it deny, as in `B is wrong` or `all but B`, is not chosen.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from distillctl.grading.expressions import CJK
 from distillctl.grading.final_answer import (
     MAX_PHRASE,
     MAX_STATEMENTS,
@@ -18,11 +20,12 @@ from distillctl.grading.final_answer import (
 from distillctl.grading.plain import plain
 
 _OPEN, _CLOSE = r"[(\[{<\"']{0,4}", r"[)\]}>\"']{0,4}"
-_LETTER = rf"(?P<open>{_OPEN})(?<!\w)(?<!\w')(?P<letter>[A-Za-z])(?!\w|'\w)(?P<close>{_CLOSE})"
+_W = rf"[^\W{CJK}-\uffff]"  # a letter or digit of a script that puts blanks between words
+_LETTER = rf"(?P<open>{_OPEN})(?<!{_W})(?<!\w')(?P<letter>[A-Za-z])(?!{_W}|'\w)(?P<close>{_CLOSE})"
 _NOUN = r"(?:answer|option|choice|letter|alternative|solution|response|selection)"
 _IS = (
     r"(?:(?<![A-Za-z])(?:is|are|was|be|would be|should be|must be|has to be|will be|seems to be|ist|lautet|es"
-    r"|est|é|è|adalah|là)(?![A-Za-z])|应?[该該]?[是为為]|는|은|[:=→]|->|-)"
+    r"|est|é|è|adalah|là)(?![A-Za-z])|应?[该該]?[是为為]|는|은|は|[:=→]|->|-)"
 )
 _FILLER = re.compile(
     r"(?:(?:the|my|our|correct|right|best|final|most|likely|either|both|between|clearly|definitely|probably"
@@ -30,22 +33,47 @@ _FILLER = re.compile(
     r"|[\s*_$:.#>-]+)*",
     re.IGNORECASE,
 )
+_CLOSED = re.compile(_CLOSE)
 _AT_START = re.compile(_LETTER)
-_NEGATED = re.compile(rf"(?:not|isn't|neither)\s+(?:{_NOUN}\s+)?{_LETTER}", re.IGNORECASE)
-_INSTEAD = re.compile(r"(?:\bbut|\brather|\binstead|\bit'?s|\bit is|\bis)(?:\s+(?:rather|instead))?\s+", re.I)
+_NEGATED = re.compile(rf"(?:not|isn't|neither|all but|except)\s+(?:{_NOUN}\s+)?{_LETTER}", re.IGNORECASE)
+_INSTEAD = re.compile(
+    r"(?:\bbut|\brather|\binstead|\bit'?s|\bit is|\bis|\bno,)(?:\s+(?:rather|instead|it'?s|it is))*\s+", re.I
+)
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|except|excluding|doubt|unlikely|whether|if|(?:all|anything|everything)"
+    r" but|rul(?:e|es|ed|ing) out|(?:eliminat|exclud|reject|discard)(?:e|es|ed|ing|s)?)|n['o]t)"
+    r"(?:\s+(?:be|to|is|it'?s|it|that|the|correct|right|best|choose|pick|select|say|think|believe|go|with|for|consider"
+    rf"|{_NOUN}))*[\s:]*{_OPEN}$",
+    re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    r"\s*\?\s*(?:no(?!\s+doubt)|wrong|not)\b"
+    r"|\s+(?:(?:is|are|was|were|can|could|must|would|should|does|did|do|has|seems|looks|appears)"
+    r"(?:\s+(?:be|to be|been|also|clearly|definitely|probably|obviously|therefore|thus))*"
+    r"\s+(?:not|wrong|incorrect|false|out|excluded|eliminated|impossible|unlikely|ruled out|invalid"
+    r"|(?:only\s+)?part(?:ly|ially))\b|cannot\b|(?:is|are|was|were|ca|could|wo|would|does|did|do)n't\b)",
+    re.IGNORECASE,
+)
+_MAX_DENIAL = 60
+"""Characters before a letter in which words may deny it."""
 _ALSO = re.compile(
-    rf"\s*(?:,|/|&|\+|and/or|and|or|und|oder|et|ou|y|o|和|或)(?:\s*(?:and|or))?\s*(?:{_NOUN}\s+)?"
+    rf"\s*(?:[,、/&+]|and/or|and|or|und|oder|et|ou|y|o|和|或)(?:\s*(?:and|or))?\s*(?:{_NOUN}\s+)?"
     rf"{_LETTER}(?!\s+(?:is|was)\b)"
+)
+_BESIDE = re.compile(
+    rf"(?<!{_W})([A-Za-z]){_CLOSE}\s*(?:[/&+、]|(?:,\s*)?(?:and|or)\b)\s*(?:{_NOUN}\s+)?{_OPEN}$",
+    re.IGNORECASE,
 )
 _REASONS = frozenset({
     "because", "since", "as", "is", "was", "and", "or", "but", "not", "for", "due", "which", "that", "with",
     "here", "by", "rather", "means",
 })  # fmt: skip
 """Words that follow a letter and no article."""
+_NEXT_WORD = re.compile(r"\s+([\w']+)")
 
 _NAMES = (
     rf"{_NOUN}|ans\.?|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|ответ|jawaban|đáp án"
-    r"|答案|选项|选择|選擇|正解|答え|정답|答"
+    r"|答案|选项|选择|選擇|正解|答え|정답|답|答"
 )
 _SAYS = re.compile(
     rf"(?:(?<![A-Za-z])(?:{_NAMES})(?:s?\s+(?:to|for|of)\s[^.:\n]{{1,80}}?)?(?:\s+(?:here|choice|option))?"
@@ -54,23 +82,32 @@ _SAYS = re.compile(
     re.IGNORECASE,
 )
 _CHOOSES = re.compile(
-    r"(?:\b(?:choose|chose|choosing|pick|picking|select|go(?:ing)? (?:with|for)|went with|vote for|opt for"
+    r"(?:\b(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed)?|go(?:ing)? (?:with|for)|went with|vote for|opt for"
     r"|say|guess|conclude|it'?s|it is|it must be|must be|leaves(?: us)?(?: only)?(?: with)?|so|thus|therefore"
     r"|hence)"
     rf"|(?:⇒|∴))[\s,:]+(?:that\s+)?(?:it'?s\s+|it is\s+)?(?:the\s+)?(?:{_NOUN}\s*(?:is\s+)?)?"
     rf"(?={_OPEN}[A-Za-z](?![\w']))",
     re.IGNORECASE,
 )
-_IS_RIGHT = re.compile(
-    rf"{_LETTER}(?:[).:]?\s[^.\n]{{1,60}}?)??[\s,]*\b(?:is|must be|seems|looks|remains|holds|works)\b"
-    r"(?P<how>(?:\s+(?:clearly|indeed|therefore|thus|the|only|most|single|one|that is))*"
-    r"\s*(?:correct|right|best|true|answer|appropriate|accurate|likely|it\b|choice|option)?)",
+_RIGHT = (
+    r"(?:\s+(?:clearly|indeed|therefore|thus|also|definitely|certainly|probably|actually|really|obviously|my|our"
+    r"|the|only|most|single|one|that is))*\s+"
+    r"(?:correct|right|best|true|answer|appropriate|accurate|likely|it\b|choice|option|the one\b)"
+    r"|(?<=\bis)\s*(?=[.;!\n]|$)"
 )
+_IS_RIGHT = re.compile(
+    rf"{_LETTER}(?P<option>(?:(?<=[)\]}}>\"'])|[.:])\s(?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)??[\s,]*"
+    r"(?:\b(?:is|(?:must|should|would|has to|seems to|appears to) be|seems|looks|appears|remains)\b"
+    rf"(?:{_RIGHT})|(?<!\w)(?:ist|es|est|è|é)\s+(?:\w{{2,3}}\s+)?"
+    r"(?:richtig|korrekt|corre[ct]t|juste|bonne|vraie?\b)"
+    r"|是?(?:正[确確解]|[对對]的)|が正|[이가] (?:정답|맞))",
+)
+_WRONG = re.compile(r"\b(?:not|wrong|incorrect|false)\b|n't\b", re.IGNORECASE)
 _NAMED = re.compile(
     rf"\b(?:option|choice|alternative|letter)\s+{_LETTER}(?!\s+(?:is|was|and|or|can)\b)", re.I
 )
-_ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=\s*$))", re.MULTILINE)
-_LISTED = re.compile(rf"^\s*(?:[-*>]\s*)?{_OPEN}([A-Z])[).:\]]", re.MULTILINE)
+_ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=[^\S\n]*$))", re.MULTILINE)
+_LISTED = re.compile(rf"^[^\S\n]*(?:[-*>]\s*)?{_OPEN}([A-Z])[).:\]]", re.MULTILINE)
 
 
 class _Several(Exception):
@@ -105,22 +142,33 @@ def truth_letter(truth: str) -> str | None:
 def _said(words: str) -> str | None:
     """The letter of the last statement that names one."""
     for match in reversed(list(_SAYS.finditer(words))[-MAX_STATEMENTS:]):
-        letter = _of_phrase(_line(words, match.end()))
+        letter = None if _denies(words, match.start()) else _of_phrase(_line(words, match.end()))
         if letter:
             return letter
     said: list[tuple[int, str]] = []
     for match in list(_CHOOSES.finditer(words))[-MAX_STATEMENTS:]:
-        phrase = _line(words, match.end())
-        letter = _of_phrase(phrase, cased=True)
-        if letter and not _ruled_out(phrase):
+        letter = _of_phrase(_line(words, match.end()), cased=True)
+        if letter and not _denies(words, match.start()):
             said.append((match.end(), letter))
-    for match in _IS_RIGHT.finditer(words):
-        if match["how"].strip() and _is_letter(match, words, cased=False):
-            said.append((match.start("letter"), match["letter"].upper()))
+    said += _called_right(words)
     if said:
         return max(said)[1]
-    named = [match["letter"].upper() for match in _NAMED.finditer(words)]
+    named = [m["letter"].upper() for m in _NAMED.finditer(words) if not _is_denied(words, m.span("letter"))]
     return named[-1] if named else None
+
+
+def _called_right(words: str) -> list[tuple[int, str]]:
+    """Letters that a text calls right, as in `B is correct`, with their places. Raises _Several."""
+    found = []
+    for match in list(_IS_RIGHT.finditer(words))[-MAX_STATEMENTS:]:
+        letter = match["letter"].upper()
+        wrong = _WRONG.search(match["option"] or "") or _denies(words, match.start())
+        if wrong or not _is_letter(match, words, cased=False):
+            continue
+        if _beside(words, match.start()) not in (None, letter):
+            raise _Several
+        found.append((match.start("letter"), letter))
+    return found
 
 
 def _shown(rest: str, words: str) -> str | None:
@@ -134,15 +182,15 @@ def _shown(rest: str, words: str) -> str | None:
         letter = _of_phrase(lines[0][:MAX_PHRASE])
         if letter:
             return letter
-    listed = _LISTED.findall(words)
-    if len(listed) == 1 and _LISTED.match(words):
-        return str(listed[0])
-    alone = [
-        match
-        for match in _ALONE.finditer(words)
-        if not re.search(r"\bnot\s*$", words[max(0, match.start() - 10) : match.start()])
-    ]
-    return next(letter for letter in alone[-1].groups() if letter) if alone else None
+    listed = list(_LISTED.finditer(words))
+    if len(listed) == 1 and _LISTED.match(words.lstrip()) and not _is_denied(words, listed[0].span(1)):
+        return str(listed[0][1])
+    for match in reversed(list(_ALONE.finditer(words))[-MAX_STATEMENTS:]):
+        span = match.span(match.lastindex or 0)
+        if not _is_denied(words, span):
+            letter = words[slice(*span)]
+            return letter if _beside(words, span[0]) in (None, letter) else None
+    return None
 
 
 def _of_phrase(phrase: str, *, cased: bool = False) -> str | None:
@@ -155,6 +203,10 @@ def _of_phrase(phrase: str, *, cased: bool = False) -> str | None:
     match = _AT_START.match(phrase, at)
     if match is None or not _is_letter(match, phrase, cased=cased):
         return None
+    ruled_out = _DENIED_AFTER.match(phrase, match.end())
+    if ruled_out:
+        instead = _INSTEAD.search(phrase, match.end("close"))
+        return _of_phrase(phrase[instead.end() :], cased=cased) if instead else None
     also = _ALSO.match(phrase, match.end())
     if also and also["letter"].upper() != match["letter"].upper() and _is_letter(also, phrase, cased=True):
         raise _Several
@@ -174,23 +226,34 @@ def _start(phrase: str) -> int:
 def _is_letter(match: re.Match[str], text: str, *, cased: bool) -> bool:
     """Whether a lone letter is no article and no pronoun; `cased`: small ones count in brackets only."""
     letter, bracketed = match["letter"], bool(match["open"] or match["close"])
-    if match.start("letter") and (text[match.start("letter") - 1].isalnum()):
-        return False
     if bracketed:
         return True
     if cased and letter.islower():
         return False
-    following = re.match(r"\s+([\w']+)", text[match.end() :])
+    following = _NEXT_WORD.match(text, match.end("close"))
     if following is None or letter not in "aAI":
         return letter != "I" or following is None
     word = following[1]
+    if letter == "I":
+        return word in ("is", "because", "since")
     return word.lower() in _REASONS if letter != "A" else word.lower() in _REASONS or word[0].isupper()
 
 
-def _ruled_out(phrase: str) -> bool:
-    return bool(
-        re.match(rf"{_OPEN}[A-Za-z]{_CLOSE}\s+(?:is|was|are|can)\s+(?:not|wrong|incorrect|false|out)", phrase)
-    )
+def _is_denied(text: str, span: tuple[int, int]) -> bool:
+    """Whether the words around the letter at `span` deny it: `not B`, `all but B`, `B is wrong`."""
+    closed = _CLOSED.match(text, span[1])
+    return _denies(text, span[0]) or bool(_DENIED_AFTER.match(text, closed.end() if closed else span[1]))
+
+
+def _denies(text: str, end: int) -> bool:
+    """Whether the words before `end` deny what follows: `not`, `I don't think that`."""
+    return bool(_DENIED_BEFORE.search(text[max(0, end - _MAX_DENIAL) : end]))
+
+
+def _beside(text: str, end: int) -> str | None:
+    """The letter that `and`, `or` or a slash joins to the one at `end`."""
+    match = _BESIDE.search(text[max(0, end - _MAX_DENIAL) : end])
+    return match[1].upper() if match else None
 
 
 def _uncircled(char: str) -> str:
