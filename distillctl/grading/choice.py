@@ -82,8 +82,9 @@ _SAYS = re.compile(
     re.IGNORECASE,
 )
 _CHOOSES = re.compile(
-    r"(?:\b(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed)?|go(?:ing)? (?:with|for)|went with|vote for|opt for"
-    r"|say|guess|conclude|it'?s|it is|it must be|must be|leaves(?: us)?(?: only)?(?: with)?|so|thus|therefore"
+    r"(?:\b(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed)?|go(?:ing)? (?:with|for)|went with"
+    r"|vote for|opt for|say|guess|conclude|it'?s|it is|it must be|must be|leaves(?: us)?(?: only)?(?: with)?"
+    r"|so|thus|therefore"
     r"|hence)"
     rf"|(?:⇒|∴))[\s,:]+(?:that\s+)?(?:it'?s\s+|it is\s+)?(?:the\s+)?(?:{_NOUN}\s*(?:is\s+)?)?"
     rf"(?={_OPEN}[A-Za-z](?![\w']))",

@@ -25,8 +25,16 @@ MAX_FACTORIAL = 1000
 
 CURRENCY = "$€£¥₹₩₽¢"
 _GROUPS = r"\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d|,\d)|\d{1,3}(?:[ '\u2019\u2009]\d{3}){1,9}(?![\d'\u2019])"
+_DECIMAL_COMMA = (
+    r"\d{1,3}(?:\.\d{3}){1,9},\d{1,30}|\d{1,3}(?:[ '\u2019\u2009]\d{3}){1,9},\d{1,2}"
+    r"|0,\d{1,30}|\d{1,30},(?:\d{1,2}|\d{4,30})"
+)
+"""A comma separates thousands only where groups of three digits follow."""
+_REPEATING = r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(\d{1,30})\}|\((\d{1,30})\))"
+_HEXADECIMAL = r"0[xX][0-9A-Fa-f]{1,100}"
 _TOKENS = {
-    "number": rf"(?:(?<![\d.,])(?:{_GROUPS})|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![\w.]))?|(?<![\w.])\.\d+",
+    "number": rf"(?<![\d.,(\[{{])(?:{_DECIMAL_COMMA})(?!\d|[.,]\d|\s*[)\]}}])|(?<![\w.,]){_HEXADECIMAL}(?!\w)"
+    rf"|{_REPEATING}|(?:(?<![\d.,])(?:{_GROUPS})|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![\w.]))?|(?<![\w.])\.\d+",
     "root": r"\\sqrt|√|(?<![A-Za-z])sqrt(?![A-Za-z])",
     "fraction": r"\\frac",
     "power": r"\*\*|\^",
@@ -45,7 +53,7 @@ _TOKENS = {
     "comma": r",",
     "index": r"_",
     "colon": r":",
-    "command": r"\\[A-Za-z]+",
+    "command": r"\\[A-Za-z]+|[∛∜]",
     "word": r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?",
     "line": r"\n",
     "other": r"\S",
@@ -226,7 +234,19 @@ def number_value(text: str) -> Fraction | None:
     """The value of one `number` token; None for absurdly many digits."""
     if len(text) > MAX_DIGITS:
         return None
-    return Fraction(re.sub(r"[,' \u2019\u2009]", "", text))
+    repeating = re.fullmatch(_REPEATING, text)
+    if repeating:
+        whole, fixed, period = repeating[1], repeating[2], repeating[3] or repeating[4]
+        nines = 10 ** len(period) - 1
+        return Fraction(int(whole + fixed + "0") // 10 * nines + int(period), 10 ** len(fixed) * nines)
+    return Fraction(int(text, 16)) if re.fullmatch(_HEXADECIMAL, text) else Fraction(digits(text))
+
+
+def digits(text: str) -> str:
+    """A `number` token with a decimal point and without separators."""
+    if re.fullmatch(_DECIMAL_COMMA, text) and (text.startswith("0,") or not re.fullmatch(_GROUPS, text)):
+        return re.sub(r"[.' \u2019\u2009]", "", text).replace(",", ".")
+    return re.sub(r"[,' \u2019\u2009]", "", text)
 
 
 def _known(value: Fraction | None) -> Fraction:

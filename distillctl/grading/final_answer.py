@@ -34,6 +34,20 @@ _ANSWER = re.compile(
 )
 _SENTENCES = re.compile(r"[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}/\d{1,2}/\d{4}")
+_NUMBER_AND_REASON = re.compile(
+    r"((?:[A-Za-z]\w{0,9}\s*=)?[^\n=]{1,100}?)"
+    r"(?:[.:]?[^\S\n]*\n\s*"
+    r"(?:here'?s (?:why|how)|explanation|because|reason(?:ing)?|check|verification|note|proof)\b"
+    r"|[,;]\s+(?:since|because|as)\b[^\n]*\Z)",
+    re.IGNORECASE,
+)
+"""A response that begins with its answer: `x=12, since 12-3=9`."""
+_HEADING = re.compile(
+    r"(?:note|check|step|explanation|verification|remark|reason(?:ing)?|hint|example|proof)s?\b"
+    r"|(?!.*(?:\bno|\bnot|n't)\b)[^\W\d_]+(?:[ \t]+[^\W\d_]+){0,2}:?$",
+    re.IGNORECASE,
+)
+"""What follows an answer's `####` line in one of its own: `#### Check`, `#### Note: 3 left`."""
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|<(?:b|strong)>([^<>\n]+)</(?:b|strong)>")
 _BRACE = re.compile(r"(\\(?:f?boxed|fbox)\s*)?\{|\}")
 
@@ -57,6 +71,9 @@ def read_answer(text: str) -> Reading | None:
         phrase = next(filter(_is_bold_answer, bold_phrases(rest)), None)
     if phrase is not None:
         return phrase_number(phrase)
+    alone = _NUMBER_AND_REASON.match(words.lstrip())
+    if alone and parse_number(alone[1].rpartition("=")[2]) is not None:
+        return phrase_number(alone[1])
     number = last_number(words)
     if number is not None:
         return number
@@ -139,8 +156,16 @@ def _marked(words: str, *, numeric: bool, answer_is: bool = True) -> Iterator[st
 
 def _hashes(words: str, *, numeric: bool) -> Iterator[str]:
     found = [(strip(match[1]), match.end()) for match in _HASHES.finditer(words)]
-    for phrase, end in reversed([(phrase, end) for phrase, end in found if phrase]):
-        if not numeric or _is_answer(phrase, is_last=not words[end:].strip()):
+    found = [(phrase, end) for phrase, end in found if phrase]
+    last = len(words.rstrip())
+    stated = numeric and any(
+        begins_with_number(phrase) and not _ENUMERATION.match(phrase) and not _HEADING.match(phrase)
+        for phrase, _ in found
+    )
+    for phrase, end in reversed(found):
+        if stated and _HEADING.match(phrase):
+            continue
+        if not numeric or _is_answer(phrase, is_last=end >= last):
             yield _LEAD_IN.sub("", phrase, count=1)
 
 

@@ -11,16 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from distillctl.grading.expressions import Token, evaluate, tokens
+from distillctl.grading.computing_words import with_operators
+from distillctl.grading.expressions import Token, digits, evaluate
+from distillctl.grading.expressions import tokens as plain_tokens
 from distillctl.grading.runs import Run, around, begin, counts, in_list
 
-"""Words that may stand right before a number, as in Rs500 and US$42."""
+MAX_STATED = 2000
+"""Characters of a phrase that states a number; a longer one has no value."""
 _AND = frozenset({"and", "or", "to", "und", "oder", "y", "o", "ou", "et", "和", "或"})
 _OF = frozenset({"of", "plus", "minus", "times"})
+_ARTICLES = frozenset({"the", "all", "these", "those", "his", "her", "their", "its"})
 _IS = frozenset({"is", "are", "was", "were", "be", "equals", "equal", "costs", "cost", "becomes", "gives"})
 _MAX_UNIT_WORDS = 3
 _AFTER_NUMBER = re.compile(r"[^\d+*=()\[\]{}<>]*(?:\^[{(]?-?\d[})]?)?[^\d+*=^()\[\]{}<>]*")
-_BETWEEN_DIGITS = re.compile(r"[,'\u2019\u2009]|(?<=\d) (?=\d{3}(?!\d))")
+_REASON = frozenset({"since", "because", "as", "where"})
+_LESS_OR_MORE = frozenset(
+    {"more", "less", "fewer", "greater", "higher", "lower", "above", "below", "over", "under"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +40,20 @@ class Reading:
     """None when that is no single number."""
 
 
+def tokens(text: str) -> list[Token]:
+    """All pieces of a plain text, words that compute as operators."""
+    return with_operators(plain_tokens(text))
+
+
 def parse_number(text: str) -> Fraction | None:
     """The exact value of a plain text that is one number or computation, currency and unit allowed."""
+    if len(text) > MAX_STATED:
+        return None
     found = tokens(text.strip())
     run = begin(found, prose=False)
     if run is None or not _AFTER_NUMBER.fullmatch(text.strip(), found[run.high - 1].end):
         return None
-    return None if in_list(found, run) else evaluate(found[run.low : run.high])
+    return None if in_list(found, run) or _is_bound(found, run) else evaluate(found[run.low : run.high])
 
 
 def phrase_number(text: str) -> Reading:
@@ -49,10 +63,13 @@ def phrase_number(text: str) -> Reading:
     It is the one that the phrase begins with, else the right side of an equation, else the first number after
     the last verb, else the first of all.
     """
+    if len(text) > MAX_STATED:
+        return Reading(text, None)
     found = tokens(text)
+    found = found[: _reason(found)]
     run = begin(found, prose=False)
     if run is None or _goes_on(found, run):
-        run = _right_side(found) or (None if run else _stated(found))
+        run = _right_side(found) or _stated(found, computed=run is not None)
     if run is None:
         return Reading(text, None)
     return _reading(text, found, run, lists=True)
@@ -84,7 +101,7 @@ def _reading(text: str, found: Sequence[Token], run: Run, *, lists: bool) -> Rea
     """Of one run; `lists`: numbers joined by commas are several answers."""
     value = evaluate(found[run.low : run.high])
     stretch = text[found[run.low].start : found[run.high - 1].end]
-    if value is None or in_list(found, run) or _is_unfinished(found, run):
+    if value is None or in_list(found, run) or _is_unfinished(found, run) or _is_bound(found, run):
         return Reading(text.strip() if lists else stretch, None)
     other = _joined(found, run, lists=lists)
     if other is not None and other.value != value:
@@ -111,7 +128,8 @@ def _spelled(run: Sequence[Token], value: Fraction) -> str:
     if shape not in (["number"], ["number", "over", "number"]) or len(kept) > len(shape) + 1:
         return str(value)
     sign = "-" if signs else ""
-    return sign + "".join(_BETWEEN_DIGITS.sub("", token.text) for token in kept if token.kind != "sign")
+    written = sign + "".join(digits(token.text) for token in kept if token.kind != "sign")
+    return written if re.fullmatch(r"[-\d./]+(?:[eE][-+]?\d+)?", written) else str(value)
 
 
 def _goes_on(found: Sequence[Token], run: Run) -> bool:
@@ -123,8 +141,11 @@ def _goes_on(found: Sequence[Token], run: Run) -> bool:
         kind = found[i].kind
         if kind == "equals":
             return True
-        if kind == "word" and found[i].text.lower() in _OF:  # 2/3 of 30, but not 42 of 50
-            return found[i].text.lower() != "of" or _is_share(found[run.low : i])
+        if kind == "word" and found[i].text.lower() in _OF:  # 2/3 of 30, but neither 42 of 50 nor 3/4 of it
+            at = i + 1 + (i + 1 < len(found) and found[i + 1].text.lower() in _ARTICLES)
+            follows = found[at].kind if at < len(found) else ""
+            is_value = follows in ("number", "open", "currency", "root", "fraction")
+            return is_value and (found[i].text.lower() != "of" or _is_share(found[run.low : i]))
         if kind in ("times", "over", "sign") or found[i].text in ("x", "X"):
             follows = found[i + 1].kind if i + 1 < len(found) else ""
             return follows in ("number", "open", "currency") and found[i].text != "-"
@@ -139,39 +160,69 @@ def _is_share(part: Sequence[Token]) -> bool:
     return any(token.kind in ("over", "fraction", "percent") for token in part)
 
 
+def _is_bound(found: Sequence[Token], run: Run) -> bool:
+    """Whether a run is a bound and no value: `at least 42`, `42 or more`, `42+`."""
+    before = [token.text.lower() for token in found[max(0, run.low - 2) : run.low]]
+    if before in (["at", "least"], ["at", "most"], ["more", "than"], ["less", "than"], ["fewer", "than"]):
+        return not (before[1] == "than" and run.low > 2 and found[run.low - 3].kind == "number")
+    rest = found[run.high : run.high + 3]
+    if rest and rest[0].text == "+":
+        return rest[0].start == found[run.high - 1].end
+    words = [token.text.lower() for token in rest]
+    after = words[1:] if rest and rest[0].kind == "word" and words[0] not in _AND else words[:2]
+    return len(after) == 2 and after[0] in ("or", "and") and after[1] in _LESS_OR_MORE
+
+
+def _reason(found: Sequence[Token]) -> int:
+    """Where a reason begins that follows an equation and a comma: `x=12, since 12-3=9`; else the end."""
+    for i in range(1, len(found) - 1):
+        if found[i].text in (",", ";") and found[i + 1].text.lower() in _REASON:
+            return i if any(counts(found, k) for k in range(i)) else len(found)
+    return len(found)
+
+
 def _right_side(found: Sequence[Token]) -> Run | None:
     """The run after the last equals sign that has a number behind it on its line."""
+    end = len(found)  # of what no later equals sign has behind it
     for i in reversed(range(len(found))):
-        if found[i].kind == "equals":
-            rest = found[i + 1 :]
-            line = next((k for k, token in enumerate(rest) if token.kind == "line"), len(rest))
-            run = begin(rest[:line], prose=False) or _first(rest[:line])
+        if found[i].kind == "line":
+            end = i
+        elif found[i].kind == "equals":
+            rest = found[i + 1 : end]
+            run = begin(rest, prose=False) or _first(rest)
             if run is not None:
                 return Run(run.low + i + 1, run.high + i + 1)
-            before = next((k for k in reversed(range(i)) if counts(found, k)), None)
-            if before is not None and found[before + 1 : i + 1] and before + 1 == i:
-                return around(found, before, prose=False)
+            if i and counts(found, i - 1):
+                return around(found, i - 1, prose=False)
+            end = i + 1
     return None
 
 
-def _stated(found: Sequence[Token]) -> Run | None:
-    """The first number after the last verb or colon that has one behind it, else the first of all."""
-    marks = [i for i, token in enumerate(found) if token.kind == "colon" or token.text.lower() in _IS]
-    for mark in reversed(marks):
-        run = _first(found[mark + 1 :])
-        if run is not None:
-            return Run(run.low + mark + 1, run.high + mark + 1)
-    return _first(found)
+def _stated(found: Sequence[Token], *, computed: bool) -> Run | None:
+    """The first number after the last verb or colon that has one behind it, else the first of all; after a
+    verb only where a computation is `computed` before it."""
+    end = len(found)
+    for i in reversed(range(len(found))):
+        is_verb = found[i].text.lower() in _IS
+        if is_verb or (found[i].kind == "colon" and not computed):
+            run = _first(found[i + 1 : end])
+            if run is not None:
+                return Run(run.low + i + 1, run.high + i + 1)
+            end = i + 1
+    return None if computed else _first(found)
 
 
 def _first(found: Sequence[Token]) -> Run | None:
     """The run of the first number that is not denied, as in `not 5 but 6`."""
-    for i in range(len(found)):
+    i = 0
+    while i < len(found):
         if counts(found, i):
             run = around(found, i, prose=False)
             denied = run.low > 0 and found[run.low - 1].text.lower() in ("not", "isn't", "n't", "than")
-            if not denied:
+            if not denied or _is_bound(found, run):
                 return run
+            i = run.high
+        i += 1
     return None
 
 
@@ -190,11 +241,12 @@ def _joined(found: Sequence[Token], run: Run, *, lists: bool) -> _Other | None:
     unit = i < len(found) and found[i].kind in ("word", "currency") and found[i].text.lower() not in _AND
     i += unit
     if i < len(found) and _is_joint(found[i], lists=lists):
-        commas = found[i].kind == "comma"
+        commas = found[i].text in (",", ";")
+        semicolon = found[i].text == ";"
         while i < len(found) and _is_joint(found[i], lists=lists):
             i += 1
         other = begin(found[i:], prose=False)
-        if other is not None and (not commas or _ends_list(found, i + other.high)):
+        if other is not None and (not commas or _ends_list(found, i + other.high, semicolon=semicolon)):
             stretch = found[i : i + other.high]
             value = evaluate(stretch)
             least = evaluate(found[run.low : run.high])
@@ -226,9 +278,11 @@ def _is_joint(token: Token, *, lists: bool) -> bool:
     return token.text.lower() in _AND or token.text == "&" or (lists and token.text in (",", ";"))
 
 
-def _ends_list(found: Sequence[Token], i: int) -> bool:
-    """Whether a list ends or goes on at token `i`, perhaps after a unit."""
+def _ends_list(found: Sequence[Token], i: int, *, semicolon: bool) -> bool:
+    """Whether a list ends or goes on at token `i`, perhaps after a unit; `semicolon`: between its items."""
     if i < len(found) and found[i].kind == "word" and found[i].text.lower() not in _AND:
         i += 1
     rest = found[i : i + 1]
-    return not rest or rest[0].kind in ("comma", "line") or rest[0].text in (".", ";", "and", "or")
+    if rest and rest[0].kind == "comma":
+        return not semicolon
+    return not rest or rest[0].kind == "line" or rest[0].text in (".", ";", "and", "or")

@@ -74,23 +74,22 @@ def around(found: Sequence[Token], anchor: int, *, prose: bool) -> Run:
 
 def _bracketed(found: Sequence[Token], low: int, anchor: int, high: int) -> Run:
     """The part around `anchor` of a run in which each bracket has its partner."""
-    depth = 0
+    depth, closed = 0, _closed_after(found, anchor, high)
     for i in range(anchor - 1, low - 1, -1):
         depth += {"close": 1, "open": -1}.get(found[i].kind, 0)
-        if depth < 0 and not _closed_after(found, anchor, high, -depth):
+        if depth < 0 and closed < -depth:
             low = i + 1
             break
     return Run(low, _balanced(found, low, high))
 
 
-def _closed_after(found: Sequence[Token], anchor: int, high: int, wanted: int) -> bool:
-    """Whether `wanted` brackets that are open at `anchor` close before `high`."""
-    depth = 0
+def _closed_after(found: Sequence[Token], anchor: int, high: int) -> int:
+    """How many brackets that are open at `anchor` close before `high`."""
+    depth = most = 0
     for i in range(anchor, high):
         depth += {"close": 1, "open": -1}.get(found[i].kind, 0)
-        if depth >= wanted:
-            return True
-    return False
+        most = max(most, depth)
+    return most
 
 
 def _balanced(found: Sequence[Token], low: int, high: int) -> int:
@@ -154,9 +153,16 @@ def _adjoins(found: Sequence[Token], i: int, *, prose: bool) -> bool:
     if left == "close" and right == "number":
         return False
     if left == "letter" and right == "number":
-        return touching
+        return touching or (i > 0 and found[i].text == "choose" and _chooses(found[i - 1]))
+    if right == "letter" and found[i + 1].text == "choose":
+        return _chooses(found[i])
     kinds = ("number", "open", "close", "letter", "command", "root", "fraction", "currency")
     return left in kinds and right in kinds and not (left == "currency" and right == "close")
+
+
+def _chooses(before: Token) -> bool:
+    """Whether `choose` after this token is a binomial coefficient, as in `n choose 2`."""
+    return before.kind in ("number", "close", "letter") or (len(before.text) == 1 and before.text.islower())
 
 
 def _is_factorial(found: Sequence[Token], i: int) -> bool:
