@@ -60,11 +60,17 @@ def test_pass_at_k_counts_the_subsets_with_a_right_answer(n, c, k):
 
 
 @pytest.mark.parametrize(
-    ("df", "quantile"), [(2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (120, 1.9799)]
+    ("df", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (120, 1.9799)]
 )
 def test_quantiles_of_students_table(df, quantile):
     """Abramowitz and Stegun 1964, table 26.10."""
-    assert _t_95(df) == pytest.approx(quantile, rel=8e-3 if df == 2 else 1.2e-3 if df == 3 else 2e-4)
+    assert _t_95(df) == pytest.approx(quantile, rel={1: 1e-5, 2: 2e-5, 3: 1.2e-3}.get(df, 2e-4))
+
+
+@pytest.mark.parametrize("total", [1, 3, 10, 263])
+def test_wilson_ends_are_exact_where_none_or_all_succeed(total):
+    assert wilson_interval(0, total)[0] == 0.0
+    assert wilson_interval(total, total)[1] == 1.0
 
 
 def test_an_interval_is_the_t_interval_with_one_more_prompt_at_each_end():

@@ -11,15 +11,15 @@ from distillctl.grading.expressions import Token
 
 _VALUES = ("number", "close", "percent")
 _OPERANDS = ("number", "open", "currency", "root", "fraction")
-_BETWEEN = {
-    ("times",): ("times", "*"),
-    ("multiplied", "by"): ("times", "*"),
-    ("divided", "by"): ("over", "/"),
-    ("plus",): ("sign", "+"),
-    ("minus",): ("sign", "-"),
-    ("to", "the", "power", "of"): ("power", "^"),
+_BETWEEN: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
+    ("times",): (("times", "*"),),
+    ("multiplied", "by"): (("times", "*"),),
+    ("divided", "by"): (("over", "/"),),
+    ("plus",): (("sign", "+"),),
+    ("minus",): (("sign", "-"),),
+    ("to", "the", "power", "of"): (("power", "^"),),
 }
-"""Words between two values, as a kind of token and its text."""
+"""Words between two values, as kinds of tokens and their texts."""
 _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("square", "root", "of"): (("root", "√"),),
     ("cube", "root", "of"): (("command", "\\cbrt"),),
@@ -40,6 +40,10 @@ _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
 _POWERS = {"squared": "2", "cubed": "3"}
 _FOLLOW = frozenset({"is", "equals", "and", "or", "plus", "minus", "times", "which", "because", "since"})
 """Words after `squared` that are no unit, as the one in `42 squared feet` is."""
+_STATES = frozenset(
+    {"is", "are", "was", "be", "equals", "equal", "to", "of", "at", "answer", "get", "gives", "about"}
+)
+"""Words after which `minus` is a sign."""
 _FIRST = frozenset(words[0] for words in (*_BETWEEN, *_BEFORE)) | {*_POWERS, "of"}
 
 
@@ -64,8 +68,8 @@ def _operators(found: Sequence[Token], i: int, before: Sequence[Token]) -> tuple
         return (_made(found, i, 1, (("times", "*"),)) if shape == ["number", "over", "number"] else []), 1
     after_value = bool(before) and before[-1].kind in _VALUES
     if after_value:
-        choices = {words: (operator,) for words, operator in _BETWEEN.items()}
-    elif len(before) > 1 and before[-1].kind == "word" and before[-2].kind in _VALUES and word == "minus":
+        choices = _BETWEEN
+    elif word == "minus" and before and before[-1].kind == "word" and before[-1].text.lower() not in _STATES:
         return [], 1  # 5 apples minus 3
     else:
         choices = _BEFORE

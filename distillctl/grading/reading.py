@@ -141,11 +141,8 @@ def _goes_on(found: Sequence[Token], run: Run) -> bool:
         kind = found[i].kind
         if kind == "equals":
             return True
-        if kind == "word" and found[i].text.lower() in _OF:  # 2/3 of 30, but neither 42 of 50 nor 3/4 of it
-            at = i + 1 + (i + 1 < len(found) and found[i + 1].text.lower() in _ARTICLES)
-            follows = found[at].kind if at < len(found) else ""
-            is_value = follows in ("number", "open", "currency", "root", "fraction")
-            return is_value and (found[i].text.lower() != "of" or _is_share(found[run.low : i]))
+        if kind == "word" and found[i].text.lower() in _OF:
+            return _computes(found, run, i)
         if kind in ("times", "over", "sign") or found[i].text in ("x", "X"):
             follows = found[i + 1].kind if i + 1 < len(found) else ""
             return follows in ("number", "open", "currency") and found[i].text != "-"
@@ -153,6 +150,17 @@ def _goes_on(found: Sequence[Token], run: Run) -> bool:
             return False
         i += 1
     return False
+
+
+def _computes(found: Sequence[Token], run: Run, i: int) -> bool:
+    """Whether word `i` of `_OF` computes with a run: `2/3 of 30`, but neither `42 of 50` nor `3/4 of it`."""
+    if found[i].text.lower() == "of":
+        if not _is_share(found[run.low : i]):
+            return False
+        if any(token.kind == "equals" for token in found[i:]):
+            return True
+    at = i + 1 + (i + 1 < len(found) and found[i + 1].text.lower() in _ARTICLES)
+    return at < len(found) and found[at].kind in ("number", "open", "currency", "root", "fraction")
 
 
 def _is_share(part: Sequence[Token]) -> bool:
@@ -177,7 +185,7 @@ def _reason(found: Sequence[Token]) -> int:
     """Where a reason begins that follows an equation and a comma: `x=12, since 12-3=9`; else the end."""
     for i in range(1, len(found) - 1):
         if found[i].text in (",", ";") and found[i + 1].text.lower() in _REASON:
-            return i if any(counts(found, k) for k in range(i)) else len(found)
+            return i if any(token.kind == "equals" for token in found[:i]) else len(found)
     return len(found)
 
 
@@ -218,8 +226,8 @@ def _first(found: Sequence[Token]) -> Run | None:
     while i < len(found):
         if counts(found, i):
             run = around(found, i, prose=False)
-            denied = run.low > 0 and found[run.low - 1].text.lower() in ("not", "isn't", "n't", "than")
-            if not denied or _is_bound(found, run):
+            before = found[run.low - 1].text.lower() if run.low else ""
+            if before not in ("not", "isn't", "n't", "than", "least", "most"):
                 return run
             i = run.high
         i += 1

@@ -1,5 +1,6 @@
 """Numbers as a person reads them: tables of responses and of ground truths, and sizes that must not hang."""
 
+import sys
 from fractions import Fraction
 
 import pytest
@@ -201,6 +202,11 @@ RIGHT = [
     ("It is 5.", "5"),
     ("#### 7.5 hours", "7.5"),
     ("#### 7 hours 30 minutes", "7"),
+    ("#### 60% of the members of the club is 60/100*50=30", "30"),
+    ("#### 1/4 cup of soap can make (1/4)*200=50 bubbles", "50"),
+    ("#### 9 litres in minus 4 litres out is 9-4=5 litres", "5"),
+    ("#### To get 48, where 1 box has 16, 48 / 16 = 3 boxes", "3"),
+    ("#### Since 1 is less than 2 feet, he is done in 6 days", "6"),
     ("#### 3 times", "3"),
     ("#### 3 times as many", "3"),
     ("The answer is 3 times.", "3"),
@@ -570,17 +576,53 @@ def test_results_up_to_the_limit_are_kept():
     assert value_of(f"2^{MAX_BITS // 2 - 1}") == 2 ** (MAX_BITS // 2 - 1)
 
 
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize(
-    "piece",
-    ["1+", "2^(", "1,11", "1 000 ", "<think>", "answer is ", "**1**", "x = 1 or ", "(1,", "1 and ",
-     "\\frac{1}{", "3 1/2 ", "1:1", "1=1", "1!", "\\text{"],
-)  # fmt: skip
-def test_repeated_output_is_read_in_linear_time(piece):
-    text = piece * (20_000 // len(piece))
-    for response in (text, f"#### {text}", f"\\boxed{{{text}}}"):
-        grade(response, "42")
-    grade("#### 42", text)
+def num_calls(function, *arguments):
+    """Calls of Python's and of C's functions, and steps of generators, that a call makes."""
+    count = 0
+
+    def counted(_frame, event, _argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        function(*arguments)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+PIECES = [
+    "1+", "2^(", "1,11", "1 000 ", "<think>", "answer is ", "**1**", "x = 1 or ", "(1,", "1 and ",
+    "\\frac{1}{", "3 1/2 ", "1:1", "1=1", "1!", "\\text{", "(", "1+(", "x = ", "A: x\n", "#### a\n",
+    "not 1+", "not 1 ", "is ", "half of ", "1 times ", "at least ", "1 squared ", "0.(1", " ", "\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("frame", ["{}1", "#### {}", "\\boxed{{{}1}}"])
+def test_the_work_grows_no_faster_than_the_text(piece, frame):
+    short, long = (frame.format(piece * (size // len(piece))) for size in (400, 1600))
+    assert num_calls(grade, long, "42") < 6 * num_calls(grade, short, "42")
+
+
+def test_brackets_in_brackets_take_linear_work():
+    short, long = ("(" * size + "1" + ")" * size for size in (200, 800))
+    assert num_calls(grade, long, "42") < 6 * num_calls(grade, short, "42")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("piece", ["x = ", "A: x\n", "(", "is ", "#### x = \n"])
+def test_long_answers_and_truths_take_no_time(piece):
+    text = piece * (40_000 // len(piece))
+    for answer in (text, f"\\boxed{{{text}}}", f"#### {text}"):
+        grade(answer, "1")
+        grade("#### 1", answer)
+
+
+def test_an_answer_of_thousands_of_characters_has_no_value():
+    assert grade("#### 42" + " and so on" * 100, "42").normalised
+    assert not grade("#### 42" + " and so on" * 200, "42").normalised
 
 
 UNITS = ("", " apples", " dollars.", "%", "\n", "kg", " m", "!", " because 3 * 14 = 42", " (6*7)", " of 50",
