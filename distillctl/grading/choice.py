@@ -93,7 +93,7 @@ _CHOOSES = re.compile(
 _RIGHT = (
     r"(?:\s+(?:clearly|indeed|therefore|thus|also|definitely|certainly|probably|actually|really|obviously|my|our"
     r"|the|only|most|single|one|that is))*\s+"
-    r"(?:correct|right|best|true|answer|appropriate|accurate|likely|it\b|choice|option|the one\b)"
+    r"(?:correct|right|best|better|true|answer|appropriate|accurate|likely|it\b|choice|option|the one\b)"
     r"|(?<=\bis)\s*(?=[.;!\n]|$)"
 )
 _IS_RIGHT = re.compile(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distillctl.grading import expressions
 from distillctl.grading.expressions import Token
 
 _VALUES = ("number", "close", "percent")
@@ -27,6 +28,7 @@ _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("third", "of"): (("number", "1"), ("over", "/"), ("number", "3"), ("times", "*")),
     ("quarter", "of"): (("number", "1"), ("over", "/"), ("number", "4"), ("times", "*")),
     ("twice",): (("number", "2"), ("times", "*")),
+    ("thrice",): (("number", "3"), ("times", "*")),
     ("double",): (("number", "2"), ("times", "*")),
     ("triple",): (("number", "3"), ("times", "*")),
     **{
@@ -47,8 +49,9 @@ _STATES = frozenset(
 _FIRST = frozenset(words[0] for words in (*_BETWEEN, *_BEFORE)) | {*_POWERS, "of"}
 
 
-def with_operators(found: Sequence[Token]) -> list[Token]:
-    """The tokens with operators in place of words that compute. Each touches what it applies to."""
+def tokens(text: str) -> list[Token]:
+    """All pieces of a plain text, with operators in place of words that compute."""
+    found = expressions.tokens(text)
     kept: list[Token] = []
     i = 0
     while i < len(found):

@@ -110,8 +110,8 @@ def bold_phrases(text: str) -> Iterator[str]:
 
 
 def fold(phrase: str) -> str:
-    """A text answer for comparison: case, spacing and surrounding punctuation do not matter."""
-    return " ".join(strip(phrase).casefold().split()).strip(" ()")
+    """A text answer for comparison: case, spacing and punctuation around it do not matter."""
+    return " ".join(strip(phrase).casefold().split()).replace(", ", ",").strip(" ()")
 
 
 def strip(phrase: str) -> str:
@@ -163,7 +163,7 @@ def _hashes(words: str, *, numeric: bool) -> Iterator[str]:
         for phrase, _ in found
     )
     for phrase, end in reversed(found):
-        if stated and _HEADING.match(phrase):
+        if stated and (_HEADING.match(phrase) or _ENUMERATION.match(phrase)):
             continue
         if not numeric or _is_answer(phrase, is_last=end >= last):
             yield _LEAD_IN.sub("", phrase, count=1)

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from distillctl.grading.computing_words import with_operators
+from distillctl.grading.computing_words import tokens
 from distillctl.grading.expressions import Token, digits, evaluate
-from distillctl.grading.expressions import tokens as plain_tokens
 from distillctl.grading.runs import Run, around, begin, counts, in_list
 
 MAX_STATED = 2000
@@ -25,6 +24,9 @@ _IS = frozenset({"is", "are", "was", "were", "be", "equals", "equal", "costs", "
 _MAX_UNIT_WORDS = 3
 _AFTER_NUMBER = re.compile(r"[^\d+*=()\[\]{}<>]*(?:\^[{(]?-?\d[})]?)?[^\d+*=^()\[\]{}<>]*")
 _REASON = frozenset({"since", "because", "as", "where"})
+_BOUNDS = frozenset({
+    ("at", "least"), ("at", "most"), ("more", "than"), ("less", "than"), ("fewer", "than"),
+})  # fmt: skip
 _LESS_OR_MORE = frozenset(
     {"more", "less", "fewer", "greater", "higher", "lower", "above", "below", "over", "under"}
 )
@@ -38,11 +40,6 @@ class Reading:
     """A number without separators and units, or the words or the expression as they stand."""
     value: Fraction | None
     """None when that is no single number."""
-
-
-def tokens(text: str) -> list[Token]:
-    """All pieces of a plain text, words that compute as operators."""
-    return with_operators(plain_tokens(text))
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -165,20 +162,21 @@ def _computes(found: Sequence[Token], run: Run, i: int) -> bool:
 
 def _is_share(part: Sequence[Token]) -> bool:
     """Whether these tokens are a fraction or a percentage, which `of` makes a computation of."""
-    return any(token.kind in ("over", "fraction", "percent") for token in part)
+    return any(token.kind in ("over", "fraction", "percent") or token.text == "percent" for token in part)
 
 
 def _is_bound(found: Sequence[Token], run: Run) -> bool:
     """Whether a run is a bound and no value: `at least 42`, `42 or more`, `42+`."""
     before = [token.text.lower() for token in found[max(0, run.low - 2) : run.low]]
-    if before in (["at", "least"], ["at", "most"], ["more", "than"], ["less", "than"], ["fewer", "than"]):
+    if tuple(before) in _BOUNDS:
         return not (before[1] == "than" and run.low > 2 and found[run.low - 3].kind == "number")
     rest = found[run.high : run.high + 3]
     if rest and rest[0].text == "+":
         return rest[0].start == found[run.high - 1].end
     words = [token.text.lower() for token in rest]
     after = words[1:] if rest and rest[0].kind == "word" and words[0] not in _AND else words[:2]
-    return len(after) == 2 and after[0] in ("or", "and") and after[1] in _LESS_OR_MORE
+    is_open = len(after) == 2 and after[0] in ("or", "and") and after[1] in _LESS_OR_MORE
+    return is_open or words[:2] in (["at", "least"], ["at", "most"])
 
 
 def _reason(found: Sequence[Token]) -> int:

@@ -22,6 +22,7 @@ _PROSE = frozenset({
 _CODES = frozenset(
     {"US", "USD", "EUR", "GBP", "INR", "CNY", "RMB", "JPY", "AUD", "CAD", "CHF", "Rs", "Re", "A"}
 )
+_CALLED = frozenset({"log", "ln", "sin", "cos", "tan"})
 _MAX_LIST = 60
 
 
@@ -137,7 +138,7 @@ def _adjoins(found: Sequence[Token], i: int, *, prose: bool) -> bool:
         return i + 2 < len(found) and found[i + 2].kind in _OPERATORS | {"sign"}
     if "relation" in (left, right):
         starts_line = i == 0 or found[i - 1].kind == "line"
-        return not (prose and left == "relation" and starts_line) and not {left, right} & {"word", "line"}
+        return not (prose and found[i].text == ">" and starts_line) and not {left, right} & {"word", "line"}
     if "index" in (left, right):
         return touching
     if left == "number" and right == "number":
@@ -153,7 +154,10 @@ def _adjoins(found: Sequence[Token], i: int, *, prose: bool) -> bool:
     if left == "close" and right == "number":
         return False
     if left == "letter" and right == "number":
-        return touching or (i > 0 and found[i].text == "choose" and _chooses(found[i - 1]))
+        is_called = found[i].text in _CALLED or (
+            found[i].text == "choose" and i > 0 and _chooses(found[i - 1])
+        )
+        return touching or is_called
     if right == "letter" and found[i + 1].text == "choose":
         return _chooses(found[i])
     kinds = ("number", "open", "close", "letter", "command", "root", "fraction", "currency")

@@ -54,6 +54,13 @@ def test_a_thought_is_no_answer(kind, answer, truth):
     assert not grade_typed(f"<think>hm {answer}", truth, kind).normalised
 
 
+@pytest.mark.parametrize("kind", ["numeric", "exact"])
+def test_blanks_after_commas_do_not_matter_in_a_text_truth(kind):
+    for answer, truth in (("#### (3,4)", "(3, 4)"), ("#### red, blue", "red,blue")):
+        assert grade_typed(answer, truth, kind).normalised
+    assert not grade_typed("#### (3,5)", "(3, 4)", kind).normalised
+
+
 def test_a_marked_phrase_may_be_words():
     assert marked_phrase("The answer is: Paris.\nIt has 20 districts.") == "Paris"
     assert marked_phrase("Paris") is None
