@@ -16,7 +16,7 @@ def run(tmp_path):
     found = RunDir(tmp_path / "run")
     found.path.mkdir()
     write_config(found, load_preset(PRESET))
-    write_status(found.status_path, {"state": "stopped"})
+    write_status(found.status_path, {"state": "stopped", "attempt": 1})
     return found
 
 
