@@ -41,11 +41,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when the block succeeds and is gone when it fails."""
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block succeeds and is gone when it fails.
+
+    `mode`: its permissions, less the umask.
+    """
     partial = path.with_name(partial_name())
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(partial, flags, 0o666)
+    descriptor = os.open(partial, flags, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -48,9 +48,8 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _refuse_special(path: Path, found: os.stat_result) -> None:
-    kind = stat.S_IFMT(found.st_mode)
-    if kind != stat.S_IFREG:
-        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'not a regular file')}", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, f"it is {kind(found.st_mode)}", str(path))
 
 
 def require_file(path: Path, missing_hint: str = "") -> int:

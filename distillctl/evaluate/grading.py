@@ -83,12 +83,6 @@ def normalised(text: str) -> str | None:
     return None if answer is None else answer.text
 
 
-def numbers_equal(left: str, right: str) -> bool:
-    """Whether both texts are numbers (as `parse_number` reads them) of the same value."""
-    value = parse_number(left)
-    return value is not None and value == parse_number(right)
-
-
 def parse_number(text: str) -> Fraction | None:
     """The exact value of a text that is one number or computation, currency and unit allowed, else None."""
     return reading.parse_number(plain(text))

@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from distillctl.atomic import replacing
 
 _MAX_JSON_BYTES = 256 << 20
 
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace a file by one that only this user reads; raises OSError, and then leaves nothing behind."""
-    descriptor, partial = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(partial)
-        raise
+    with replacing(path, 0o600) as file:
+        file.write(data)
 
 
 def read_private(path: Path) -> bytes:

@@ -197,21 +197,13 @@ def main() -> None:
     An error ends it; its last line is shown.
     """
     die_with_parent()
-    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
     set_verbosity_error()  # what it would log is in the loading information
     for path in json.loads(sys.argv[1]):
         signal.alarm(BUILD_TIMEOUT_S)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            device_map="meta",
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        model, info = load_on_meta(Path(path))
         found, where = faults(model, info), _tensors(Path(path))
         ties = model.all_tied_weights_keys.items()
         found = replace(
@@ -222,6 +214,21 @@ def main() -> None:
         )
         signal.alarm(0)
         print(json.dumps(asdict(found)), flush=True)
+
+
+def load_on_meta(path: Path) -> tuple[Any, dict[str, Any]]:
+    """A model whose tensors have shapes and no memory, and transformers' loading info, for `faults`."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path,
+        device_map="meta",
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are named by `faults`
+    )
+    return model, info
 
 
 def tensor_names(path: Path) -> set[str]:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from distillctl.errors import ConfigError
 from distillctl.preflight import Check
-from distillctl.teacher.loadable import faults, listed, require_whole, tensor_names
+from distillctl.teacher.loadable import faults, listed, load_on_meta, require_whole, tensor_names
 from distillctl.train.checkpoint import disk_trouble_explained, export, gathered_state
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -65,22 +65,14 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) 
 def _tried(
     trial: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], ranks: Ranks
 ) -> list[Check]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     _require_all_named(student)
     export(trial, student, tokenizer, state, ranks)
     AutoConfig.from_pretrained(trial, trust_remote_code=False)
     AutoTokenizer.from_pretrained(trial, trust_remote_code=False)
     if state:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            trial,
-            device_map="meta",
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-        require_whole(faults(model, info), "the model as it would be saved")
+        require_whole(faults(*load_on_meta(trial)), "the model as it would be saved")
     written = GenerationConfig.from_pretrained(trial)
     return [*_name_checks(trial, student, bool(state)), *_generation_checks(student.path, written)]
 
