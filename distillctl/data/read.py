@@ -194,23 +194,22 @@ def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
         if len(set(wanted)) < len(wanted):
             twice = next(name for name in wanted if wanted.count(name) > 1)
             raise ConfigError(f"{path}: has two columns `{inline(twice)}`", "rename or drop one of them")
-        index = 0
+        index, narrow = 0, _narrow_floats(file.schema_arrow)
         for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
             for row in batch.to_pylist():
-                yield f"{path}: row {index}", _with_short_floats(row, batch.schema)
+                for name in narrow.keys() & row.keys():
+                    row[name] = None if row[name] is None else float(str(narrow[name](row[name])))
+                yield f"{path}: row {index}", row
                 index += 1
 
 
-def _with_short_floats(row: dict[str, Any], schema: Any) -> dict[str, Any]:
-    """Values of float32 and float16 columns as somebody wrote them: 0.1, not 0.10000000149011612."""
+def _narrow_floats(schema: Any) -> dict[str, Any]:
+    """The type of each column of less than 64 bits, whose text is what somebody wrote: 0.1, where the same
+    number as a Python float is 0.10000000149011612."""
     import numpy as np
 
-    narrow = {"float": np.float32, "halffloat": np.float16}
-    for column in schema:
-        kind, value = narrow.get(str(column.type)), row[column.name]
-        if kind is not None and value is not None:
-            row[column.name] = float(str(kind(value)))
-    return row
+    types = {"float": np.float32, "halffloat": np.float16}
+    return {column.name: types[str(column.type)] for column in schema if str(column.type) in types}
 
 
 def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
