@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +20,14 @@ _MEANING = frozenset(
 """Columns of rows, and keys of messages and their parts: text alone is another prompt without them."""
 _PARTS = ("instruction", "input", "context")
 """Fields that are one prompt together (Alpaca, Dolly, SQuAD)."""
+_SYSTEM = ("system", "system_prompt")
+"""Fields with the system message of a text or a chat beside them (OpenOrca, LLaMA-Factory's ShareGPT)."""
 _MESSAGE_KEYS = ("role", "content", "from", "value")
 
 
-def changes_meaning(name: object) -> bool:
-    """Whether a column of this name must be empty."""
-    return isinstance(name, str) and name.lower() in _MEANING
+def may_change_prompt(name: object) -> bool:
+    """Whether a column of this name has to be looked at, though it is not one that is read."""
+    return isinstance(name, str) and name.lower() in _MEANING.union(_PARTS, _SYSTEM)
 
 
 def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str] = ()) -> None:
@@ -33,7 +35,7 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
 
     `used`: columns that are read.
     """
-    names = [name for name in row if changes_meaning(name) and name not in used and is_filled(row[name])]
+    names = [name for name in row if name.lower() in _MEANING and name not in used and is_filled(row[name])]
     if names:
         raise bad_row(
             f"{where}: {_listed(names)} cannot be read, and the text means something else without",
@@ -41,16 +43,26 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
         )
 
 
-def require_whole_prompt(row: Mapping[str, Any], where: str, prompt_field: str, answer_field: str) -> None:
-    """Raise ConfigError where the text of `prompt_field` is only a part of the prompt."""
-    others = [name for name in row if name.lower() in _PARTS and name not in (prompt_field, answer_field)]
-    filled = [name for name in others if is_filled(row[name])]
-    if filled and isinstance(row[prompt_field], str):
+def require_whole_prompt(row: Mapping[str, Any], where: str, used: Sequence[str]) -> None:
+    """Raise ConfigError where the prompt, the column `used[0]`, leaves a part of it to other columns.
+
+    For a text that is what stands in the fields of Alpaca's kind; for any prompt without a system message,
+    what stands in a field for one. `used`: columns that are read.
+    """
+    prompt = row[used[0]]
+    parts = (*_PARTS, *_SYSTEM) if isinstance(prompt, str) else () if _has_system(prompt) else _SYSTEM
+    left = [name for name in row if name.lower() in parts and name not in used and is_filled(row[name])]
+    if left:
+        into = "one field" if left[0].lower() in _PARTS else "a chat that begins with the role `system`"
         raise bad_row(
-            f"{where}: `{prompt_field}` is only a part of the prompt: {_listed(filled)} would be left out",
-            f"write both into one field of the source, and name it with --prompt-field; or remove "
-            f"{_listed(filled)} where the prompt does not need it",
+            f"{where}: `{used[0]}` is only a part of the prompt: {_listed(left)} would be left out",
+            f"write all of it into {into}, or remove {_listed(left)} where the prompt does not need it",
         )
+
+
+def _has_system(chat: object) -> bool:
+    messages = chat if isinstance(chat, list) else []
+    return any(isinstance(one, dict) and "system" in (one.get("role"), one.get("from")) for one in messages)
 
 
 @dataclass(slots=True)

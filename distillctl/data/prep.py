@@ -18,7 +18,7 @@ from typing import Any
 from distillctl import __version__
 from distillctl.data.answers import require_answer
 from distillctl.data.chat import last_question, read_chat
-from distillctl.data.columns import ColumnTally, require_whole_prompt
+from distillctl.data.columns import ColumnTally
 from distillctl.data.out_folder import MANIFEST, digest, require_free, staged
 from distillctl.data.read import SUFFIXES, answer_text, records
 from distillctl.data.schema import gsm8k_ground_truth, schema, to_row
@@ -196,7 +196,6 @@ def _own_files(source: Path) -> dict[str, list[Path]]:
 
 def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_field: str, kind: str) -> Row:
     where, fields = record
-    require_whole_prompt(fields, where, prompt_field, answer_field)
     chat = read_chat(fields[prompt_field], where, prompt_field)
     value = fields.get(answer_field)
     if isinstance(value, bool) or not isinstance(value, str | Number | None):

@@ -19,7 +19,7 @@ from typing import Any
 
 from distillctl.data.answers import answer_type, require_answer
 from distillctl.data.chat import Message, last_question, read_chat
-from distillctl.data.columns import changes_meaning, refuse_other_media
+from distillctl.data.columns import may_change_prompt, refuse_other_media, require_whole_prompt
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, require_text, too_long
 from distillctl.errors import ConfigError
@@ -78,8 +78,8 @@ def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
 
     Only `prompt` is required: what `chat.read_chat` reads. A chat that ends with the assistant has its answer
     there: it is `extra_info.answer`, whatever that was, and the ground truth where `reward_model` has none.
-    Raises ConfigError when the file is missing, empty or not readable, or a row is of a wrong type or has
-    images, sounds, videos or tools.
+    Raises ConfigError when the file is missing, empty or not readable, or a row is of a wrong type, has
+    images, sounds, videos or tools, or has only a part of its prompt in `prompt`.
     """
     require_file(path, _missing_file_hint(path))
     columns = dict.fromkeys((*_COLUMNS, teacher_key))  # each once
@@ -96,7 +96,8 @@ def records(
 
     Of `columns` the first has to be there, and another that is missing is None; the rest of a row comes along
     with `whole` only, where a missing field stays out. Raises ConfigError for a file that cannot be read or
-    holds no row, for a row that is not an object, and for one with images, sounds, videos or tools.
+    holds no row, for a row that is not an object, for one with images, sounds, videos or tools, and for one
+    whose first column is only a part of the prompt.
     """
     source = {
         ".parquet": _parquet_records,
@@ -113,6 +114,7 @@ def records(
             if columns[0] not in row:
                 raise _no_column(where, columns[0], row)
             refuse_other_media(row, where, used=columns)
+            require_whole_prompt(row, where, used=columns)
             empty = False
             yield where, row if whole else {name: row.get(name) for name in columns}
     except OSError as error:
@@ -190,7 +192,7 @@ def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
         names = file.schema_arrow.names
         if columns and columns[0] not in names:
             raise _no_column(str(path), columns[0], names)
-        wanted = [name for name in names if not columns or name in columns or changes_meaning(name)]
+        wanted = [name for name in names if not columns or name in columns or may_change_prompt(name)]
         if len(set(wanted)) < len(wanted):
             twice = next(name for name in wanted if wanted.count(name) > 1)
             raise ConfigError(f"{path}: has two columns `{inline(twice)}`", "rename or drop one of them")

@@ -154,6 +154,36 @@ def test_columns_of_images_with_nothing_in_them_do_no_harm(path, value):
     assert read_rows(write(path, [ROW | {"images": value}])) == [READ]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("Add.", "input"), ("Add.", "Context"), ("Add.", "instruction"), ("Add.", "system"),
+        (CHAT, "system"), (CHAT, "system_prompt"), ([{"from": "human", "value": "Add."}], "system"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_leaves_a_part_to_another_column_is_refused(path, prompt, name):
+    rows = [{"prompt": prompt, name: None}, {"prompt": prompt, name: "2 and 3"}]
+    with pytest.raises(
+        ConfigError, match=rf"(:2|row 1): `prompt` is only a part.*`{name}` would be left out"
+    ):
+        read_rows(write(path, rows))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [(CHAT, "input"), ([{"role": "system", "content": "Be brief."}, *CHAT], "system"), ("Add.", "output")],
+)
+def test_columns_beside_a_whole_prompt_do_no_harm(path, prompt, name):
+    rows = [{"prompt": prompt}, {"prompt": prompt, name: "2 and 3"}]
+    first, second = read_rows(write(path, rows))
+    assert first.messages == second.messages
+
+
+def test_the_column_that_chooses_the_teacher_is_no_part_of_the_prompt(path):
+    (row,) = read_rows(write(path, [{"prompt": "Add.", "context": "school"}]), teacher_key="context")
+    assert row.route == "school"
+
+
 @pytest.mark.parametrize("name", ["reward_model", "extra_info", "data_source", "ability"])
 def test_null_column_is_as_a_missing_one(path, name):
     without = {key: value for key, value in ROW.items() if key != name}
