@@ -83,6 +83,8 @@ def _ranked(
     place = row_E[kept_E], rank_E[kept_E] - 1
     ids_TK[place] = ids_E[kept_E]
     logp_TK[place] = logp_E[kept_E]
+    if (ids_TK[:, :vocab_size] < 0).any():  # a vocabulary of fewer tokens is listed in full
+        raise _unreadable(source, f"not all of the {num_topk} most likely tokens of a position are listed")
     ids_TK[ids_TK >= vocab_size] = -1
     return ids_TK, logp_TK
 

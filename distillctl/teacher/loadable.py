@@ -24,11 +24,14 @@ from distillctl.files import read_json
 from distillctl.isolation import NOWHERE, child_environment
 from distillctl.lifeline import die_with_parent
 from distillctl.machine import is_shipped
+from distillctl.memory_limit import limited
 from distillctl.model_files import layer_of
 from distillctl.safetensors_header import AGAIN
 
 BUILD_TIMEOUT_S = 50
 """Longest time to build one model without memory."""
+BUILD_BYTES = 2 << 30
+"""Most memory to build one: buffers such as rotary frequencies are real."""
 _MAX_SHOWN = 5
 """Tensors named in one line."""
 
@@ -203,7 +206,8 @@ def main() -> None:
     set_verbosity_error()  # what it would log is in the loading information
     for path in json.loads(sys.argv[1]):
         signal.alarm(BUILD_TIMEOUT_S)
-        model, info = load_on_meta(Path(path))
+        with limited(path, BUILD_BYTES):
+            model, info = load_on_meta(Path(path))
         found, where = faults(model, info), _tensors(Path(path))
         ties = model.all_tied_weights_keys.items()
         found = replace(

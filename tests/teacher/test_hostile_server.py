@@ -123,6 +123,9 @@ CONTENTS = {
     "a rank too high for its own": ({"7": entry(-0.5, 40), "3": entry(-2.0, 1)}, "in the order"),
     "a rank too low for its own": ({"7": entry(-9.0, 1), "3": entry(-2.0, 2)}, "in the order"),
     "an entry that is a list": ({**OWN, "3": [-1.0]}, "no logprob or no rank"),
+    "the prompt's own alone": ({"7": entry(-9.0, 50)}, "not all of the 2 most likely tokens"),
+    "one too few": ({"7": entry(-1.0, 1)}, "not all of the 2 most likely tokens"),
+    "no rank 1": ({"7": entry(-0.5, 2), "3": entry(-2.0, 3)}, "not all of the 2 most likely tokens"),
     "too many": ({**OWN, **{str(i): entry(-9.0, i) for i in range(1, 4)}}, "4 tokens at one position"),
     "a list": ([1], "no list of objects"),
 }  # fmt: skip

@@ -212,3 +212,10 @@ def test_embeddings_under_the_name_of_the_head_are_refused_for_the_engine_alone(
     assert answers("embeddings as a head", engine=False) == []
     with pytest.raises(ConfigError, match=r"ties lm_head\.weight .* under which name alone the files hold"):
         answers("embeddings as a head", engine=True)
+
+
+def test_a_model_whose_buffers_alone_take_gigabytes_is_not_built(tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "huge")
+    edit(tmp_path / "huge", head_dim=2 * 10**9)
+    with pytest.raises(ConfigError, match=r"student.model: transformers does not load .*huge.* memory"):
+        require_loadable([Suspect(tmp_path / "huge", "student.model", engine=True)])

@@ -412,7 +412,8 @@ def test_an_overloaded_server_is_asked_again(of_stand_in, status):
         seen.append(1)
         if len(seen) < served.ATTEMPTS:
             return status, {"error": {"message": "later"}}
-        return 200, completion([None] + [{str(t): {"logprob": -1.0, "rank": 1}} for t in body["prompt"][1:]])
+        positions = [{str(t): entry(-1.0, 1), str(t + 1): entry(-2.0, 2)} for t in body["prompt"][1:]]
+        return 200, completion([None, *positions])
 
     of_stand_in(answer, micro_batch(0, RAGGED[:1]))
     assert len(seen) == served.ATTEMPTS
@@ -584,9 +585,9 @@ def test_a_prompt_token_as_likely_as_the_last_of_the_list_takes_no_second_place(
 
 
 def test_rows_of_a_padded_head_are_left_out():
-    positions = [None, {"7": entry(-1.0, 2), "150": entry(-0.5, 1)}]
+    positions = [None, {"7": entry(-1.0, 2), "150": entry(-0.5, 1), "99": entry(-9.0, 3)}]
     values = read(positions, [1, 7], 3)
-    assert values.ids_TK.tolist() == [[-1, 7, -1]]
+    assert values.ids_TK.tolist() == [[-1, 7, 99]]
     assert values.logp_TK[0, 1] == -1.0
 
 
