@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from distillctl.config import Config
 from distillctl.data.encode import reference_text, require_references
 from distillctl.data.read import PromptRow
 from distillctl.data.special_tokens import SpecialTokens, special_token_warning
+from distillctl.errors import ConfigError
+from distillctl.files import identity
 from distillctl.preflight import Check
+
+
+def require_each_once(val_files: list[str]) -> None:
+    """Refuse a file under two names: its prompts would count twice. Training files may be repeated, which
+    shows their prompts more often."""
+    first: dict[object, int] = {}
+    for number, name in enumerate(val_files):
+        place = first.setdefault(identity(Path(name)), number)
+        if place != number:
+            raise ConfigError(
+                f"data.val_files[{number}]={name} is the same file as data.val_files[{place}]="
+                f"{val_files[place]}: its prompts would count twice",
+                "leave one of them out",
+            )
 
 
 def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:

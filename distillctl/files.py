@@ -70,6 +70,27 @@ def require_file(path: Path, missing_hint: str = "") -> int:
     return found.st_size
 
 
+def require_utf8(path: Path, key: str = "") -> None:
+    """Raise ConfigError for a name that is not UTF-8: tokenizers, pyarrow and the engine take no other.
+
+    `key`: what names it, in the error.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        named = f"{key}: " if key else ""
+        raise ConfigError(f"{named}{path}: is not UTF-8", "rename the file or folder that is not") from None
+
+
+def identity(path: Path) -> tuple[int, int] | str:
+    """What two names of one file have in common: device and inode, or where there is none the path itself."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
+        return os.path.abspath(path)
+    return found.st_dev, found.st_ino
+
+
 def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
     """Descriptor of a file that this tool writes: a regular one and no link. With O_CREAT one is made.
 

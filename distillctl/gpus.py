@@ -80,6 +80,14 @@ def cuda_environment(ids: Iterable[str]) -> dict[str, str]:
     return {VARIABLE: ",".join(ids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def use_visible() -> None:
+    """Make CUDA count in this process as in children: the same devices in the same order.
+
+    Before CUDA is initialised, which reads its environment once (torch does so at the first use of a GPU).
+    """
+    os.environ.update(cuda_environment(visible_gpus().ids))
+
+
 def nvml() -> tuple[Any, str]:
     """The module `pynvml`, initialised; or None, and why."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.files import read_json
+from distillctl.files import read_json, require_utf8
 from distillctl.gpus import counted, visible_gpus
 from distillctl.isolation import NOWHERE, child_environment
 from distillctl.model_files import check_weights, needs_code
@@ -161,6 +161,7 @@ def _no_model(spec: str, key: str) -> ConfigError:
 
 
 def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
+    require_utf8(path, key)
     if not (path / "config.json").is_file():
         raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
     described = (path / name for name in ("config.json", "tokenizer_config.json"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +53,23 @@ def require_output(path: Path, option: str, what: str, is_ours: Callable[[Path],
             f"{option} {path}: cannot be written: {error.strerror}", "name a file"
         ) from None
     require_writable(path.parent, option=option)
+
+
+def require_apart(files: Sequence[tuple[str, Path]], folders: Sequence[tuple[str, Path]]) -> None:
+    """Raise ConfigError where an output is, or lies below, another one that is a file.
+
+    `files`, `folders`: what is to be written, each with the option that names it. None need be there.
+    """
+    for number, (option, file) in enumerate(files):
+        real = Path(os.path.realpath(file))
+        for other, path in [*files[:number], *files[number + 1 :], *folders]:
+            found = Path(os.path.realpath(path))
+            if real in (found, *found.parents):
+                where = "is that file too" if found == real else "lies below it"
+                raise ConfigError(
+                    f"{option} writes the file {file}, and {other} {path} {where}",
+                    "choose another place for one of them",
+                )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillctl.errors import ConfigError
-from distillctl.files import require_file
+from distillctl.files import require_file, require_utf8
 from distillctl.memory_limit import readable_bytes
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def opened_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    require_utf8(path)
     size = require_file(path)
     try:
         # One page at a time: whatever is read ahead needs memory as well.

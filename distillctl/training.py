@@ -20,11 +20,12 @@ from distillctl.data.lengths import require_usable
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.special_tokens import SpecialTokens
 from distillctl.data.template import require_rendering
-from distillctl.data_checks import answer_checks, special_token_checks
+from distillctl.data_checks import answer_checks, require_each_once, special_token_checks
 from distillctl.devices import device_checks
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
 from distillctl.events import EventLog, read_events
+from distillctl.files import require_utf8
 from distillctl.fit import require_fit
 from distillctl.machine import cpus, model_shape
 from distillctl.plan import Plan, resolve
@@ -234,8 +235,11 @@ class _Prompts:
 
 
 def _read_prompts(config: Config) -> _Prompts:
-    """All rows; raises ConfigError when a file is unreadable or a batch is not filled."""
+    """All rows; raises ConfigError when a file is unreadable, a validation file is there twice, or a batch is
+    not filled."""
     data = config.data
+    require_utf8(Path.cwd(), "the working directory")
+    require_each_once(data.val_files)
     train = [row for file in data.train_files for row in read_rows(Path(file))]
     val = [row for file in data.val_files if config.eval.every for row in read_rows(Path(file))]
     if data.train_batch_size > len(train):

@@ -96,7 +96,7 @@ def test_any_tree_as_configuration(tmp_path, tree):
 # Overrides
 
 values = st.text(max_size=30) | trees.map(json.dumps) | st.integers(-3, 2000).map(str)
-overrides = st.text(max_size=30) | st.builds(
+overrides = st.text(min_size=1, max_size=30) | st.builds(
     "{}={}".format, st.sampled_from(KEYS) | st.text(max_size=9), values
 )
 

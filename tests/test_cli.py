@@ -304,3 +304,23 @@ def test_an_option_without_a_value_is_refused(distillctl):
     code, out, err = distillctl("prep", "arith", "--out", "")
     assert (code, out) == (2, "")
     assert "--out: is empty" in err
+
+
+@pytest.mark.parametrize("command", SURFACE)
+@pytest.mark.parametrize(("value", "words"), [("", "is empty"), ("m\udcff", r"'m\udcff' is not UTF-8")])
+def test_an_empty_value_and_one_that_is_not_utf8_are_refused_everywhere(distillctl, command, value, words):
+    """Alone, behind `=`, and as the last of several."""
+    for option in commands()[command].params:
+        if getattr(option, "is_flag", False):
+            continue
+        name = option.opts[0]
+        if option.param_type_name == "argument":
+            tried, name = [[value], *([["x", value]] if option.nargs == -1 else [])], name.upper()
+        else:
+            tried = [[name, value], [f"{name}={value}"]]
+            tried += [[name, "x", name, value], [name, value, name, "x"]] if option.multiple else []
+        for given in tried:
+            code, out, err = distillctl(*command.split(), *given)
+            assert (code, out) == (2, "")
+            assert words in err.splitlines()[-1]
+            assert name == "OVERRIDES" or name in err.splitlines()[-1]

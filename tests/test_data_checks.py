@@ -102,3 +102,18 @@ def test_a_dry_run_says_what_is_missing_and_what_is_text(folder, distillctl, mon
         "data.train_files: the text of 3 of 3 rows",
         "data.val_files: the text of 2 of 2 rows",
     ]
+
+
+@pytest.mark.parametrize("second", ["a.jsonl", "./x/../a.jsonl", "soft.jsonl", "hard.jsonl"])
+def test_a_validation_file_under_two_names_is_refused(folder, refused, second):
+    (folder / "x").mkdir()
+    (folder / "a.jsonl").write_text('{"prompt": "a"}\n')
+    (folder / "soft.jsonl").symlink_to("a.jsonl")
+    (folder / "hard.jsonl").hardlink_to("a.jsonl")
+    files = f'data.val_files=["a.jsonl","data/arith/test.parquet","{second}"]'
+    for more in ([], ["--dry-run"], ["eval.every=0"]):
+        message, _ = refused("train", "--preset", PRESET, *TINY, files, *more)
+        assert message == (
+            f"data.val_files[2]={second} is the same file as data.val_files[0]=a.jsonl: "
+            "its prompts would count twice"
+        )

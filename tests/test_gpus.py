@@ -1,5 +1,6 @@
 """Which GPUs there are: `CUDA_VISIBLE_DEVICES` in all its forms, over an NVML that stands in."""
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -10,7 +11,7 @@ from distillctl import gpus
 from distillctl.config import Config
 from distillctl.devices import device_checks
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.gpus import cuda_environment, source, visible_gpus
+from distillctl.gpus import cuda_environment, source, use_visible, visible_gpus
 from distillctl.machine import num_gpus, require_gpu_build
 from distillctl.plan import resolve
 from distillctl.preflight import Check
@@ -352,3 +353,21 @@ def test_gpus_with_the_engine_for_cpus_are_refused(nvml, monkeypatch):
         require_gpu_build("cuda")
     installed.add("vllm")
     require_gpu_build("cuda")
+
+
+@pytest.mark.parametrize("setting", [None, "2,1", UUIDS[3][:6]])
+def test_a_process_of_its_own_counts_gpus_as_its_children_do(nvml, monkeypatch, setting):
+    """Once and again: what is set then is a list of UUIDs."""
+    nvml(4, UUIDS)
+    if setting is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    ids = visible_gpus().ids
+    for _ in range(2):
+        use_visible()
+        assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == (
+            ",".join(ids),
+            "PCI_BUS_ID",
+        )
+        assert visible_gpus().ids == ids
+    assert engine_environment(1, None, Path("/x"))["CUDA_VISIBLE_DEVICES"] == ids[0]

@@ -61,7 +61,7 @@ LAYERS = {
     "teacher": {"config", "errors", "files", "isolation", "lifeline", "machine", "memory", "memory_limit",
                 "model_files", "objective", "redact", "rollout.process", "safetensors_header", "samples", "terminal"},
     "preflight": {"config", "errors", "files", "machine", "teacher", "tokenizer_files"},
-    "data_checks": {"config", "data", "errors", "preflight"},
+    "data_checks": {"config", "data", "errors", "files", "preflight"},
     "rollout": {"config", "errors", "files", "gpus", "isolation", "lifeline", "machine", "memory", "samples"},
     "models": {"data", "distillctl", "errors"},
     "watch": {"atomic", "checkpoints", "config", "data", "distillctl", "errors", "events", "files",

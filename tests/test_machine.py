@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 import struct
 
 import pytest
@@ -133,3 +134,13 @@ def test_memory_is_what_is_free_and_not_more_than_there_is():
     with open("/proc/meminfo") as lines:
         total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
     assert 0 < machine.memory_bytes() <= total
+
+
+def test_a_model_in_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
+    """Also where only the real path is not: tokenizers takes no such path."""
+    shutil.copytree(model_path("builtin:tiny-student", "x"), tmp_path / "m\udcff")
+    (tmp_path / "link").symlink_to("m\udcff")
+    monkeypatch.chdir(tmp_path / "m\udcff")
+    for spec in (".", str(tmp_path / "link")):
+        with pytest.raises(ConfigError, match=r"student\.model: .*/m.* is not UTF-8"):
+            model_path(spec, "student.model")

@@ -132,14 +132,20 @@ def _tracked(found: Iterable[Record], split: str, limit: int | None, tally: Colu
 def _gsm8k_files(source: Path, split: str) -> list[Path]:
     """Files of one split: upstream's own, or the shards of a hub snapshot under `main/`."""
     _check_source(source)
-    for suffix in (".jsonl", ".parquet"):
-        if (source / f"{split}{suffix}").is_file():
-            return [source / f"{split}{suffix}"]
+    own = [path for suffix in (".jsonl", ".parquet") if (path := source / f"{split}{suffix}").is_file()]
     shards = sorted((source / "main").glob(f"{split}-*.parquet"))
-    if not shards:
+    _require_one(source, split, [*own, *shards[:1]])
+    if not own and not shards:
         hint = "--source takes a directory with train.jsonl and test.jsonl (or .parquet)"
         raise ConfigError(f"{source}: no {split}.jsonl and no {split}.parquet", hint)
-    return shards
+    return own or shards
+
+
+def _require_one(source: Path, split: str, paths: list[Path]) -> None:
+    """Refuse several files of which each is all of a split."""
+    if len(paths) > 1:
+        names = ", ".join(str(path.relative_to(source)) for path in paths)
+        raise ConfigError(f"{source}: has several files of {split}: {names}", "leave one of them there")
 
 
 def _gsm8k_records(paths: list[Path]) -> Iterator[Record]:
@@ -185,9 +191,7 @@ def _own_files(source: Path) -> dict[str, list[Path]]:
         if path.is_file():
             files.setdefault(split, []).append(path)
     for split, paths in files.items():
-        if len(paths) > 1:
-            names = ", ".join(path.name for path in paths)
-            raise ConfigError(f"{source}: has several files of {split}: {names}", "leave one of them there")
+        _require_one(source, split, paths)
     if "train" not in files:
         hint = "--source takes one file, or a directory with train.jsonl (and test.jsonl)"
         raise ConfigError(f"{source}: no train.jsonl, train.json or train.parquet", hint)

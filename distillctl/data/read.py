@@ -19,20 +19,18 @@ from typing import Any
 
 from distillctl.data.answers import answer_type, require_answer
 from distillctl.data.chat import Message, last_question, read_chat
-from distillctl.data.columns import may_change_prompt, refuse_other_media, require_whole_prompt
+from distillctl.data.columns import refuse_other_media, require_whole_prompt
+from distillctl.data.parquet_rows import parquet_rows
 from distillctl.data.turn_truth import truth_in_turn
-from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, require_text, too_long
+from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, no_column, require_text, too_long
 from distillctl.errors import ConfigError
 from distillctl.files import open_regular, require_file
 from distillctl.memory_limit import limited_items, readable_bytes
-from distillctl.parquet_file import opened_parquet
 from distillctl.terminal import inline
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30
 """Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
-_BATCH_ROWS = 256
-"""Rows of a parquet file that are unpacked at the same time."""
 _MAX_NESTING = 16
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """An escape that is half of a pair; both halves together are one character."""
@@ -99,20 +97,15 @@ def records(
     holds no row, for a row that is not an object, for one with images, sounds, videos or tools, and for one
     whose first column is only a part of the prompt.
     """
-    source = {
-        ".parquet": _parquet_records,
-        ".json": _json_records,
-        ".jsonl": _line_records,
-    }.get(path.suffix)
-    if source is None:
+    if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: not a data file", f"accepted: {', '.join(SUFFIXES)}")
     size, empty = require_file(path), True
     try:
-        for where, row in limited_items(source(path, () if whole else columns), path, readable_bytes(size)):
+        for where, row in limited_items(_rows(path, columns, whole=whole), path, readable_bytes(size)):
             if not isinstance(row, dict):
                 raise bad_row(f"{where}: expected an object, got {kind_of(row)}")
             if columns[0] not in row:
-                raise _no_column(where, columns[0], row)
+                raise no_column(where, columns[0], row)
             refuse_other_media(row, where, used=columns)
             require_whole_prompt(row, where, used=columns)
             empty = False
@@ -187,39 +180,18 @@ def _struct(value: object, where: str, name: str) -> dict[str, Any]:
     return value
 
 
-def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    with opened_parquet(path, columns) as file:
-        names = file.schema_arrow.names
-        if columns and columns[0] not in names:
-            raise _no_column(str(path), columns[0], names)
-        wanted = [name for name in names if not columns or name in columns or may_change_prompt(name)]
-        if len(set(wanted)) < len(wanted):
-            twice = next(name for name in wanted if wanted.count(name) > 1)
-            raise ConfigError(f"{path}: has two columns `{inline(twice)}`", "rename or drop one of them")
-        index, narrow = 0, _narrow_floats(file.schema_arrow)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
-            for row in batch.to_pylist():
-                for name in narrow.keys() & row.keys():
-                    row[name] = None if row[name] is None else float(str(narrow[name](row[name])))
-                yield f"{path}: row {index}", row
-                index += 1
+def _rows(path: Path, columns: Sequence[str], *, whole: bool) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".parquet":
+        return parquet_rows(path, columns, whole=whole)
+    return _json_records(path) if path.suffix == ".json" else _line_records(path)
 
 
-def _narrow_floats(schema: Any) -> dict[str, Any]:
-    """The type of each column of less than 64 bits, whose text is what somebody wrote: 0.1, where the same
-    number as a Python float is 0.10000000149011612."""
-    import numpy as np
-
-    types = {"float": np.float32, "halffloat": np.float16}
-    return {column.name: types[str(column.type)] for column in schema if str(column.type) in types}
-
-
-def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
     """A JSON array of rows, or JSON lines under the shorter name, which `datasets` accepts too."""
     with open_regular(path) as file:
         start = file.read(1 << 16)
     if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        yield from _line_records(path, columns)
+        yield from _line_records(path)
         return
     if path.stat().st_size > MAX_JSON_BYTES:
         message = f"{path}: is longer than {MAX_JSON_BYTES >> 20} MiB, too long for one JSON array"
@@ -228,7 +200,7 @@ def _json_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any
     yield from ((f"{path}: row {index}", row) for index, row in enumerate(rows))
 
 
-def _line_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _line_records(path: Path) -> Iterator[tuple[str, Any]]:
     # Bytes are split at newlines only: str.splitlines would also cut at U+2028 inside a string.
     with open_regular(path) as file:
         lines = iter(lambda: file.readline(MAX_ROW_BYTES + 1), b"")
@@ -280,14 +252,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_column(where: str, column: str, present: object) -> ConfigError:
-    names = ", ".join(f"`{inline(name)}`" for name in present) if isinstance(present, dict | list) else ""
-    hint = "`distillctl prep jsonl --prompt-field FIELD` turns other layouts into prompts"
-    return ConfigError(f"{where}: no `{column}` column (it has: {names or 'none'})", hint)
-
-
 def _missing_file_hint(path: Path) -> str:
     kind = path.parent.name
     if kind in ("gsm8k", "arith"):
         return f"run `distillctl prep {kind} --out {path.parent}`"
-    return "check data.train_files and data.val_files, or write it with `distillctl prep`"
+    return "check the path (--data, data.train_files, data.val_files), or write it with `distillctl prep`"

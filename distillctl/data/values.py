@@ -6,6 +6,7 @@ import math
 from numbers import Number
 
 from distillctl.errors import ConfigError
+from distillctl.terminal import inline
 
 MAX_ROW_BYTES = 16 << 20
 """Of one row's JSON, or of one text. No prompt is that long; a file without line breaks is."""
@@ -56,6 +57,13 @@ def _leaves(value: object) -> list[object]:
 def bad_row(message: str, hint: str = "correct that row, or leave it out") -> ConfigError:
     """The error for one row."""
     return ConfigError(message, hint)
+
+
+def no_column(where: str, column: str, present: object) -> ConfigError:
+    """The error for a row or a file without the column of the prompt; `present`: those it has."""
+    names = ", ".join(f"`{inline(name)}`" for name in present) if isinstance(present, dict | list) else ""
+    hint = "`distillctl prep jsonl --prompt-field FIELD` turns other layouts into prompts"
+    return ConfigError(f"{where}: no `{column}` column (it has: {names or 'none'})", hint)
 
 
 def too_long(what: str) -> ConfigError:

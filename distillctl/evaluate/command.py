@@ -97,17 +97,19 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
         note(gpus.note)
     require_packages(device)
     require_gpu_build(device)
-    written = outputs.prepare(settings.junit, settings.out)
     cache = open_cache(settings.cache_dir, keep=settings.keep)
+    written = outputs.prepare(settings.junit, settings.out, cache)
     resolved = [resolve_checkpoint(spec) for spec in models]
     labels = [one.label for one in resolved]
+    options = ["--checkpoint", *["--baseline"] * (len(models) - 1)]
     named = labels if len(set(labels)) == len(labels) else list(models)
     targets = [
-        Target(label, model_path(one.model, "--checkpoint"))
-        for label, one in zip(named, resolved, strict=True)
+        Target(label, model_path(one.model, option), option)
+        for label, one, option in zip(named, resolved, options, strict=True)
     ]
     teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
     data = eval_data(resolved[0].run, settings.data, settings.limit, limits=settings.max_tokens is None)
+    written.require_no_input(data.paths, data.source)
     teachers = None if teacher is None else [kl_teacher(target.path, teacher) for target in targets]
     questions = all_questions(targets, data, settings.max_tokens)
     _require_loadable(targets, teacher)
@@ -125,7 +127,7 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
 
 def _require_loadable(targets: Sequence[Target], teacher: Path | None) -> None:
     """Refuse models whose files lack tensors; says on stderr what of them is not used."""
-    suspects = [Suspect(target.path, "--checkpoint", engine=True) for target in targets]
+    suspects = [Suspect(target.path, target.option, engine=True) for target in targets]
     if teacher is not None:
         suspects.append(Suspect(teacher, "--teacher", engine=False))
     for told in require_loadable(suspects):

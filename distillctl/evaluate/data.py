@@ -13,6 +13,7 @@ from distillctl.atomic import read_object
 from distillctl.config import Config
 from distillctl.data.read import SUFFIXES, PromptRow, read_rows
 from distillctl.errors import ConfigError
+from distillctl.files import identity
 from distillctl.presets import load_config
 from distillctl.progress import note
 from distillctl.rollout.client import request_names
@@ -29,6 +30,10 @@ class EvalData:
 
     files: list[str]
     """The files as they were given."""
+    source: str
+    """What names them: `--data`, or the run's key."""
+    paths: list[Path]
+    """Where they are."""
     rows: list[PromptRow]
     file_of_row: list[str]
     prompt_ids: list[str]
@@ -55,21 +60,26 @@ def eval_data(run: Path | None, given: Sequence[str], limit: int | None, *, limi
     response = config.data.max_response_length if config else None
     if given:
         files = [file for text in given for file in _named(text)]
-        return _read(_each_once(files), limit, None, response)
+        return _read(_each_once(files), "--data", limit, None, response)
     if run is None or config is None or not config.data.val_files:
         raise ConfigError(
             "--data is needed: the checkpoint does not belong to a run with data.val_files",
             "e.g. --data data/gsm8k/test.parquet",
         )
     files = _files_of_run(run, config)
-    return _read(files, limit or config.eval.limit, config.data.max_prompt_length, response)
+    source, first = f"data.val_files of {run}", limit or config.eval.limit
+    return _read(files, source, first, config.data.max_prompt_length, response)
 
 
-def _read(files: Sequence[_File], limit: int | None, prompt: int | None, response: int | None) -> EvalData:
+def _read(
+    files: Sequence[_File], source: str, limit: int | None, prompt: int | None, response: int | None
+) -> EvalData:
     pairs = [(file.name, row) for file in files for row in read_rows(file.path)][:limit]
     ids = [Prompt(f"{row.split}/{row.index}", [], "", None) for _, row in pairs]
     return EvalData(
         files=[file.name for file in files],
+        source=source,
+        paths=[file.path for file in files],
         rows=[row for _, row in pairs],
         file_of_row=[name for name, _ in pairs],
         prompt_ids=request_names(ids),
@@ -105,9 +115,9 @@ def _held_back(path: Path) -> Path:
 
 def _each_once(files: Sequence[_File]) -> list[_File]:
     """`files` without those that are there under another name already: their prompts would count twice."""
-    kept: dict[str, _File] = {}
+    kept: dict[object, _File] = {}
     for file in files:
-        first = kept.setdefault(os.path.realpath(file.path), file)
+        first = kept.setdefault(identity(file.path), file)
         if first is not file:
             twice = "given twice" if file.name == first.name else f"the same file as {first.name}"
             note(f"{file.name} is {twice}: its prompts count once")
@@ -115,11 +125,15 @@ def _each_once(files: Sequence[_File]) -> list[_File]:
 
 
 def _files_of_run(run: Path, config: Config) -> list[_File]:
-    """The run's validation files, each once. Relative ones are looked for in the current folder and then in
-    those above the run; where several are found, the one with the hash that the run noted is it."""
+    """The run's validation files, as often as it counted them. Relative ones are looked for in the current
+    folder and then in those above the run; where several are found, the one with the hash that the run noted
+    is it."""
     noted = read_object(RunDir(run).provenance_path).get("data_sha256")
     hashes = noted if isinstance(noted, dict) else {}
-    return _each_once([_File(name, _find(run, name, hashes.get(name))) for name in config.data.val_files])
+    files = [_File(name, _find(run, name, hashes.get(name))) for name in config.data.val_files]
+    if len({identity(file.path) for file in files}) < len(files):
+        note(f"data.val_files of {run} names a file twice: its prompts count as often, as in the run")
+    return files
 
 
 def _find(run: Path, name: str, noted: object) -> Path:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
+from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.earlier import is_answers, is_junit, is_report
 from distillctl.evaluate.evaluation import Answer
 from distillctl.evaluate.junit import write_junit
 from distillctl.evaluate.requirements import Outcome
 from distillctl.evaluate.results import write_results
-from distillctl.outputs import file_in, require_output, written
+from distillctl.files import identity
+from distillctl.outputs import file_in, require_apart, require_output, written
 
 JUNIT, REPORT, ANSWERS = "junit.xml", "eval.json", "answers.parquet"
 
@@ -28,6 +30,21 @@ class Outputs:
     """The JUnit file."""
     folder: Path | None
     """Where the report and all answers go."""
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """Every file, with the option that names it."""
+        found = [] if self.junit is None else [("--junit", self.junit)]
+        return found + [("--out", self.folder / name) for name in (REPORT, ANSWERS) if self.folder]
+
+    def require_no_input(self, inputs: Sequence[Path], source: str) -> None:
+        """Raise ConfigError where a file would replace one of `inputs`, which `source` names."""
+        read = {identity(path) for path in inputs}
+        for option, file in self.files:
+            if identity(file) in read:
+                raise ConfigError(
+                    f"{option} would replace {file}, which {source} reads", f"choose another {option}"
+                )
 
     def write_junit(self, name: str, outcomes: Sequence[Outcome], values: dict[str, float | None]) -> None:
         """Write the outcomes of the requirements, with `values` as properties."""
@@ -44,11 +61,11 @@ class Outputs:
                 file.write(json.dumps(report, indent=1).encode())
 
 
-def prepare(junit: str | None, out: Path | None) -> Outputs:
+def prepare(junit: str | None, out: Path | None, cache: Cache) -> Outputs:
     """Decide where everything goes, before anything is computed; makes nothing yet.
 
     A `junit` that ends in / or is a folder is the file `junit.xml` in it. Raises ConfigError where something
-    else is in the way, EnvironmentUnfit where the system does not let this user write.
+    else, or another output, is in the way, EnvironmentUnfit where the system does not let this user write.
     """
     target = None
     if junit is not None:
@@ -60,7 +77,9 @@ def prepare(junit: str | None, out: Path | None) -> Outputs:
             raise ConfigError(f"{out}: is not a directory", "--out names the directory to write")
         require_output(out / REPORT, "--out", "a report of an evaluation", is_report)
         require_output(out / ANSWERS, "--out", "an evaluation's answers", is_answers)
-        taken = [os.path.realpath(out / name) for name in (REPORT, ANSWERS)]
-        if target is not None and os.path.realpath(target) in taken:
-            raise ConfigError(f"--junit {target}: --out writes that file", "choose another --junit")
-    return Outputs(target, out)
+    made = Outputs(target, out)
+    kept = "what is kept in"  # the user's own folder, which no option names
+    own = [(kept if cache.root == cache.memory else "--cache-dir", cache.root), (kept, cache.memory)]
+    folders = [("--out", out), *own]
+    require_apart(made.files, [(option, path) for option, path in folders if path is not None])
+    return made

@@ -30,6 +30,8 @@ class Target:
 
     label: str
     path: Path
+    option: str = "--checkpoint"
+    """What names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
     What the run's own limit leaves out of the first model's prompts no model is asked. Raises ConfigError for
     a model without tokenizer or chat template, or with room for none of the prompts.
     """
-    rendered = [_render(target, data.rows) for target in targets]
+    rendered = [_render(target, data.rows, data.source) for target in targets]
     asked = [True] * len(data.rows)
     if data.max_prompt_length is not None:
         asked = [len(prompt.token_ids) <= data.max_prompt_length for prompt in rendered[0][1]]
@@ -69,11 +71,16 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
                 "give other data: --data FILE",
             )
     kept = [[p for p, wanted in zip(prompts, asked, strict=True) if wanted] for _, prompts in rendered]
-    if max_tokens is None:
-        max_tokens = data.max_response_length or _default_max_tokens(targets, kept)
+    limit = f"--max-tokens {max_tokens}"
+    if max_tokens is None and data.max_response_length is not None:
+        max_tokens = data.max_response_length
+        limit = f"data.max_response_length={max_tokens} of the run of {targets[0].label}"
+    elif max_tokens is None:
+        max_tokens = _default_max_tokens(targets, kept)
+        limit = f"the default limit of {max_tokens} tokens"
     found = []
     for target, (tokenizer, prompts), wanted in zip(targets, rendered, kept, strict=True):
-        fitting = _fitting(target, wanted, max_tokens)
+        fitting = _fitting(target, wanted, max_tokens, limit, data.source)
         found.append(
             Questions(
                 target=target,
@@ -87,8 +94,8 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
     return found
 
 
-def _render(target: Target, rows: Sequence[PromptRow]) -> tuple[Any, list[Prompt]]:
-    """The model's tokenizer, and a prompt for each row."""
+def _render(target: Target, rows: Sequence[PromptRow], source: str) -> tuple[Any, list[Prompt]]:
+    """The model's tokenizer, and a prompt for each row of what `source` names."""
     model_shape(target.path)  # these two raise for files that transformers fails on in its own way
     tokenizer_vocab(target.path)
     described = tokenizer_config(target.path)
@@ -97,7 +104,9 @@ def _render(target: Target, rows: Sequence[PromptRow]) -> tuple[Any, list[Prompt
         hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
         raise ConfigError(f"{target.path}: has no chat template, so prompts cannot be rendered", hint)
     require_rendering(rows, template, special_tokens(described))
-    told = special_token_warning(rows, SpecialTokens(plain_tokenizer(target.path)), f"{target.label}: --data")
+    told = special_token_warning(
+        rows, SpecialTokens(plain_tokenizer(target.path)), f"{target.label}: {source}"
+    )
     if told is not None:
         note(f"warning: {told}")
     tokenizer = _tokenizer(target.path)
@@ -150,24 +159,33 @@ def _positions(target: Target) -> int:
     )
 
 
-def _fitting(target: Target, prompts: Sequence[Prompt], max_tokens: int) -> list[Prompt]:
-    """The prompts that leave room for a response; raises ConfigError where none does."""
+def _fitting(
+    target: Target, prompts: Sequence[Prompt], max_tokens: int, limit: str, source: str
+) -> list[Prompt]:
+    """The prompts that leave room for a response; raises ConfigError where none does.
+
+    `limit`, `source`: what sets `max_tokens`, and what names the prompts.
+    """
     positions = _positions(target)
     space = positions - max_tokens
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= space]
     if fitting:
         return fitting
     lengths = [n for prompt in prompts if (n := len(prompt.token_ids)) < positions]
-    hint = f"give at most {positions - max(lengths)}" if lengths else "give other data, or another model"
+    hint = (
+        f"give --max-tokens {positions - max(lengths)} or less"
+        if lengths
+        else "give other data, or another model"
+    )
     switch = model_shape(target.path).switch_length
     why = "" if switch is None else (
         f": its {switch[0]} position embeddings change beyond {switch[1]} tokens "
         "(original_max_position_embeddings)"
     )  # fmt: skip
     if space < 1:
-        raise ConfigError(f"--max-tokens {max_tokens} leaves {target.label} no room for a prompt{why}", hint)
-    message = f"--data: none of {len(prompts)} prompts has no more than the {space} tokens"
+        raise ConfigError(f"{limit} leaves {target.label} no room for a prompt{why}", hint)
+    message = f"{source}: none of {len(prompts)} prompts has no more than the {space} tokens"
     raise ConfigError(
         f"{message} that {target.label} takes before a response{why}",
-        f"lower --max-tokens: {hint}" if lengths else hint,
+        hint,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from distillctl.gpus import use_visible
 from distillctl.machine import model_shape
 from distillctl.objective.alternatives import alternatives
 from distillctl.objective.views import Dense
@@ -29,6 +30,8 @@ def response_kl(
 
     Over the first `vocab_size` ids, which both share, at temperature 1.
     """
+    if device == "cuda":
+        use_visible()  # its first GPU is the one that wrote the answers. Not yet run on a GPU
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     place = torch.device(device)
     models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]

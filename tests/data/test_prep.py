@@ -14,7 +14,7 @@ import pytest
 import distillctl
 from distillctl.data import arith
 from distillctl.data.prep import prep_arith, prep_gsm8k, prep_jsonl
-from distillctl.data.read import read_rows
+from distillctl.data.read import read_rows, records
 from distillctl.data.schema import INSTRUCTION, gsm8k_ground_truth, schema
 from distillctl.data.summary import lines, remarks
 from distillctl.errors import ConfigError, EnvironmentUnfit
@@ -730,3 +730,44 @@ def test_an_answer_that_is_a_date_is_refused(tmp_path):
     pq.write_table(table, tmp_path / "mine.parquet")
     with pytest.raises(ConfigError, match="`answer` must be text, a number or null"):
         own(tmp_path, tmp_path / "mine.parquet")
+
+
+@pytest.mark.parametrize("other", ["train.parquet", "main/train-00000-of-00001.parquet"])
+def test_several_files_of_a_split_of_gsm8k_are_refused(tmp_path, source, other):
+    (source / "main").mkdir()
+    pq.write_table(pa.Table.from_pylist([GOOD]), source / other)
+    with pytest.raises(ConfigError) as caught:
+        prep_gsm8k(tmp_path / "out", source, None, False)
+    assert caught.value.message.endswith(f"has several files of train: train.jsonl, {other}")
+
+
+FAR = 10**7
+"""Days after 1970: the year 29349, for which Python has no date."""
+
+
+def test_a_column_that_is_not_used_may_hold_what_python_has_no_value_for(tmp_path):
+    made = pa.array([FAR, None, 1], pa.date32())
+    table = pa.table(
+        {
+            "question": ["a?", "b?", "c?"],
+            "answer": ["1", "2", "3"],
+            "made": made,
+            "meta": pa.StructArray.from_arrays([made, pa.array(["x", "y", "z"])], ["day", "note"]),
+        }
+    )
+    pq.write_table(table, tmp_path / "mine.parquet")
+    rows = own(tmp_path, tmp_path / "mine.parquet")
+    assert [row["reward_model"]["ground_truth"] for row in rows] == ["1", "2", "3"]
+    manifest = json.loads((tmp_path / "own/manifest.json").read_text())
+    assert manifest["fields"] == {"question": 3, "answer": 3}
+    assert manifest["unused_columns"] == ["meta"]
+
+
+def test_a_column_that_is_used_and_holds_what_python_has_no_value_for_is_named(tmp_path):
+    table = pa.table({"question": ["a?", "b?"], "answer": pa.array([1, FAR], pa.date32())})
+    pq.write_table(table, tmp_path / "mine.parquet")
+    with pytest.raises(
+        ConfigError, match=r"mine\.parquet: row 1: `answer` cannot be read: .*range"
+    ) as caught:
+        list(records(tmp_path / "mine.parquet", ("question", "answer"), whole=True))
+    assert caught.value.hint == "correct that value, or write the column as text"

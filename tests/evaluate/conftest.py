@@ -19,7 +19,14 @@ def _eval_data(num_rows: int) -> EvalData:
         for i, p in enumerate(problems)
     ]
     ids = [f"test/{i}" for i in range(num_rows)]
-    return EvalData(files=["a"], rows=rows, file_of_row=["a"] * num_rows, prompt_ids=ids)
+    return EvalData(
+        files=["a"],
+        source="--data",
+        paths=[Path("a")],
+        rows=rows,
+        file_of_row=["a"] * num_rows,
+        prompt_ids=ids,
+    )
 
 
 @pytest.fixture(scope="session")

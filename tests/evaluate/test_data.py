@@ -10,6 +10,7 @@ from distillctl.errors import ConfigError
 from distillctl.evaluate.data import eval_data
 from distillctl.evaluate.questions import Target, all_questions, row_of
 from distillctl.presets import load_preset, to_yaml
+from distillctl.train.parts import val_prompts
 
 PRESET = "tiny-from-small-arith"
 
@@ -103,14 +104,33 @@ def test_data_that_is_not_there(tmp_path, given, words):
 def test_a_file_under_two_names_counts_once(tmp_path, capsys):
     write_rows(tmp_path / "a.jsonl", [1, 2])
     (tmp_path / "b.jsonl").symlink_to("a.jsonl")
-    data = eval_data(None, ["a.jsonl", "./a.jsonl", "b.jsonl", "a.jsonl"], None)
+    (tmp_path / "c.jsonl").hardlink_to("a.jsonl")
+    data = eval_data(None, ["a.jsonl", "./a.jsonl", "b.jsonl", "c.jsonl", "a.jsonl"], None)
     assert (questions(data), data.files) == ([1, 2], ["a.jsonl"])
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "note: ./a.jsonl is the same file as a.jsonl: its prompts count once",
         "note: b.jsonl is the same file as a.jsonl: its prompts count once",
+        "note: c.jsonl is the same file as a.jsonl: its prompts count once",
         "note: a.jsonl is given twice: its prompts count once",
     ]
+
+
+@pytest.mark.parametrize("second", ["a.jsonl", "./a.jsonl", "soft.jsonl", "hard.jsonl"])
+def test_a_file_that_a_run_counted_twice_counts_twice(tmp_path, student, capsys, second):
+    """Against what the run's own evaluations ask."""
+    write_rows(tmp_path / "a.jsonl", [1, 2])
+    write_rows(tmp_path / "b.jsonl", [3, 4, 5])
+    (tmp_path / "soft.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "hard.jsonl").hardlink_to("a.jsonl")
+    overrides = [f'data.val_files=["a.jsonl","{second}","b.jsonl"]', "eval.limit=6", "eval.every=1"]
+    data = eval_data(run_dir(tmp_path / "run", *overrides), [], None)
+    assert questions(data) == [1, 2, 1, 2, 3, 4]
+    assert "names a file twice: its prompts count as often, as in the run" in capsys.readouterr().err
+    (asked,) = all_questions([student], data, None)
+    trained = val_prompts(load_preset(PRESET, overrides), asked.tokenizer, pytest.fail)
+    assert [p.token_ids for p in asked.prompts] == [p.token_ids for p in trained]
+    assert len({p.prompt_id for p in trained}) == len(set(data.prompt_ids)) == 6
 
 
 def test_files_of_a_run_are_found_from_another_folder(tmp_path, monkeypatch, capsys):
@@ -193,7 +213,7 @@ def test_a_response_limit_without_room_names_one_that_works(tmp_path, short):
     data = eval_data(None, ["a.jsonl"], None)
     with pytest.raises(ConfigError, match="--max-tokens 64 leaves short no room for a prompt") as caught:
         all_questions([short], data, 64)
-    limit = int(caught.value.hint.removeprefix("give at most "))
+    limit = int(caught.value.hint.removeprefix("give --max-tokens ").removesuffix(" or less"))
     (found,) = all_questions([short], data, limit)
     assert found.num_dropped == 0
 
@@ -217,3 +237,23 @@ def test_files_that_transformers_does_not_load_are_named(tmp_path, short, name, 
     write_rows(tmp_path / "a.jsonl", [1])
     with pytest.raises(ConfigError, match=r"short: transformers does not load its tokenizer: .*rror"):
         all_questions([short], eval_data(None, ["a.jsonl"], None), None)
+
+
+def test_what_does_not_fit_is_named_by_where_it_comes_from(tmp_path, short):
+    """The run's files and limit, the default limit, and not options that nobody gave."""
+    write_rows(tmp_path / "a.jsonl", [1])
+    write_rows(tmp_path / "long.jsonl", [100])
+    run = run_dir(tmp_path / "run", "data.val_files=a.jsonl", "data.max_response_length=64")
+    with pytest.raises(ConfigError) as caught:
+        all_questions([short], eval_data(run, [], None), None)
+    words = "data.max_response_length=64 of the run of short leaves short no room for a prompt"
+    assert caught.value.message == words
+    assert caught.value.hint.startswith("give --max-tokens ")
+    with pytest.raises(ConfigError) as caught:
+        all_questions([short], eval_data(run, [], None), 62)
+    assert caught.value.message.startswith(
+        f"data.val_files of {run}: none of 1 prompts has no more than the 2"
+    )
+    with pytest.raises(ConfigError) as caught:
+        all_questions([short], eval_data(None, ["long.jsonl"], None), None)
+    assert caught.value.message == "the default limit of 512 tokens leaves short no room for a prompt"

@@ -73,7 +73,7 @@ def test_a_file_of_somebody_elses_is_refused_before_the_model_is_looked_for(refu
 
 def test_two_outputs_of_one_name_are_refused(refused):
     message, _ = refused("eval", "--checkpoint", "none", "--out", "new", "--junit", "new/eval.json")
-    assert "--out writes" in message
+    assert message == ("--junit writes the file new/eval.json, and --out new/eval.json is that file too")
 
 
 def test_folders_that_are_missing_are_no_obstacle(refused):

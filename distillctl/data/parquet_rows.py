@@ -1,0 +1,82 @@
+"""The rows of a parquet file as plain Python values, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillctl.data.columns import may_change_prompt
+from distillctl.data.values import bad_row, no_column
+from distillctl.errors import ConfigError
+from distillctl.parquet_file import opened_parquet
+from distillctl.terminal import inline
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BATCH_ROWS = 256
+"""Rows that are unpacked at the same time."""
+UNREADABLE = object()
+"""Stands in a column that is not used for a value that Python has none for, such as a date in the year 20000:
+it is no text, and something is there."""
+
+
+def parquet_rows(path: Path, columns: Sequence[str], *, whole: bool) -> Iterator[tuple[str, Any]]:
+    """Each row as (`file: row N`, its fields): those of `columns` and what may change the prompt, or with
+    `whole` all.
+
+    Raises ConfigError for a file that cannot be read, a column that is there twice, and a value of `columns`
+    that Python has none for; without `whole` also where the first of `columns` is missing.
+    """
+    with opened_parquet(path, () if whole else columns) as file:
+        names = file.schema_arrow.names
+        if not whole and columns[0] not in names:
+            raise no_column(str(path), columns[0], names)
+        wanted = [name for name in names if whole or name in columns or may_change_prompt(name)]
+        if len(set(wanted)) < len(wanted):
+            twice = next(name for name in wanted if wanted.count(name) > 1)
+            raise ConfigError(f"{path}: has two columns `{inline(twice)}`", "rename or drop one of them")
+        first = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+            found = batch.schema.names
+            values = [
+                _values(column, path, first, name, used=name in columns)
+                for name, column in zip(found, batch.columns, strict=True)
+            ]
+            for offset, row in enumerate(zip(*values, strict=True)):
+                yield f"{path}: row {first + offset}", dict(zip(found, row, strict=True))
+            first += batch.num_rows
+
+
+def _values(column: pa.Array, path: Path, first: int, name: str, *, used: bool) -> list[Any]:
+    """A column of the batch that begins with row `first`."""
+    import pyarrow as pa
+
+    failures = (pa.ArrowException, KeyError, OverflowError, TypeError, ValueError)
+    try:
+        found = column.to_pylist()
+    except failures:
+        found = []
+        for offset, scalar in enumerate(column):
+            try:
+                found.append(scalar.as_py())
+            except failures as error:
+                if used:
+                    raise bad_row(
+                        f"{path}: row {first + offset}: `{inline(name)}` cannot be read: {error}",
+                        "correct that value, or write the column as text",
+                    ) from None
+                found.append(UNREADABLE)
+    return _as_written(found, str(column.type))
+
+
+def _as_written(values: list[Any], kind: str) -> list[Any]:
+    """Numbers of less than 64 bits as their text is, which somebody wrote: 0.1, where the same number as a
+    Python float is 0.10000000149011612."""
+    import numpy as np
+
+    narrow = {"float": np.float32, "halffloat": np.float16}.get(kind)
+    if narrow is None:
+        return values
+    return [None if value is None else float(str(narrow(value))) for value in values]
