@@ -34,8 +34,8 @@ class DataConfig(Section):
     train_files: Annotated[list[str], OneOrMore] = Field(min_length=1)
     """Parquet (or .jsonl) files with a `prompt` column: text or a chat, see `docs/data.md`."""
     val_files: Annotated[list[str], OneOrMore] = Field(default=[])
-    """Files for `eval.every` and for `distillctl eval` without `--data`, each once (exit 2 where two names are
-    one file); a training file may be repeated, which shows its prompts more often."""
+    """Files for `eval.every` and for `distillctl eval` without `--data`, each once: two names of one file are
+    refused. A training file may be repeated, which shows its prompts more often."""
     max_prompt_length: int = Field(default=512, ge=1)
     """Tokens; longer prompts are left out and counted in a warning."""
     max_response_length: int = Field(default=512, ge=1)
