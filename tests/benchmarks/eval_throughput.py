@@ -65,7 +65,9 @@ def main(model="builtin:tiny-student", count=2000, rounds=5):
     count, rounds, path = int(count), int(rounds), model_path(model, "MODEL")
     work, asked = Task(1, 0.0, "cpu"), rows(count)
     ids = [f"train/{i}" for i in range(count)]
-    data = EvalData(files=["a"], rows=asked, file_of_row=["a"] * count, prompt_ids=ids)
+    data = EvalData(
+        files=["a"], source="--data", paths=[], rows=asked, file_of_row=["a"] * count, prompt_ids=ids
+    )
     with scratch_directory() as scratch, tempfile.TemporaryDirectory() as folder:
         settings = engine_settings(
             path, dtype="float32", socket=scratch / "none.sock", max_model_len=MAX_LEN,

@@ -62,6 +62,8 @@ def test_the_same_prompts_are_no_news():
 
 def reported(one):
     data = EvalData(
+        source="--data",
+        paths=[],
         files=["a.parquet", "b.parquet", "c.parquet"],
         rows=[],
         file_of_row=["a.parquet", "a.parquet", "b.parquet"],
