@@ -11,9 +11,10 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from distillctl.atomic import partial_name
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import open_own, read_head
 
@@ -21,7 +22,7 @@ _RETRIES = 5
 _RETRY_S = 0.05
 _MAX_BYTES = 32
 """Of a pid and the end of its line."""
-_CONTENT = re.compile(rb"(\d{1,20}\n)?")
+_CONTENT = re.compile(rb"([0-9]{1,20}\n+)?")
 
 
 @contextmanager
@@ -32,12 +33,46 @@ def hold(path: Path) -> Iterator[None]:
     of file, one that says anything but a pid), EnvironmentUnfit when it cannot be written.
     """
     try:
-        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+        with nullcontext() if content(path) else _announced(path):
+            descriptor = _take(path)
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise EnvironmentUnfit(message, "choose another --run-dir") from None
-    with os.fdopen(descriptor, "r+b") as file:
-        told = file.read(_MAX_BYTES + 1)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def content(path: Path) -> bytes | None:
+    """What a file that `hold` writes says: a pid, or nothing yet; None for any other file, or without one."""
+    try:
+        found = read_head(path, _MAX_BYTES + 1)
+    except (ConfigError, OSError):
+        return None
+    return found if _CONTENT.fullmatch(found) else None
+
+
+@contextmanager
+def _announced(path: Path) -> Iterator[None]:
+    """Say in a file of the form that nobody else uses that the empty lock is ours, until it has its pid."""
+    announcement = path.with_name(partial_name())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(announcement, flags, 0o666)
+    try:
+        os.write(descriptor, _line())
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            os.unlink(announcement)
+
+
+def _take(path: Path) -> int:
+    """The descriptor that holds the lock."""
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    try:
+        told = os.pread(descriptor, _MAX_BYTES + 1, 0)
         if not _CONTENT.fullmatch(told):
             hint = "move it out of the way, or choose another --run-dir"
             raise ConfigError(f"{path} is not a lock of distillctl", hint)
@@ -46,17 +81,17 @@ def hold(path: Path) -> Iterator[None]:
                 f"{path.parent} is in use by process {told.decode().strip() or 'unknown'}",
                 "wait for it, stop it, or choose another --run-dir",
             )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        line = _line()
+        os.pwrite(descriptor, line.ljust(len(told), b"\n"), 0)  # at no moment without a pid
+        os.ftruncate(descriptor, len(line))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def is_lock(path: Path) -> bool:
-    """Whether there is a file that `hold` writes: one with a pid, or an empty one."""
-    try:
-        return bool(_CONTENT.fullmatch(read_head(path, _MAX_BYTES + 1)))
-    except (ConfigError, OSError):
-        return False
+def _line() -> bytes:
+    return f"{os.getpid()}\n".encode()
 
 
 def is_held(path: Path) -> bool:

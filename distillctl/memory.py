@@ -4,6 +4,9 @@ Every file and directory is named after its launcher, by pid, start time and PID
 start of anything knows which have no owner any more. Pids of another namespace mean nothing here: containers
 may share /dev/shm. So each launcher holds a lock on its directory, and what comes from elsewhere counts as
 alive as long as a directory of the same owner is locked.
+
+Only what has the exact form of something made here is swept: its name, its kind, and that it is this user's
+alone.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path("/dev/shm")
-_OURS = re.compile(
-    r"(?:sem\.)?(?P<owner>distillctl-(?P<pid>\d+)-(?P<start>\d+)(?:-n(?P<namespace>\d+))?)-(?P<rest>.*)"
+_OWNER = r"(?P<owner>distillctl-(?P<pid>[0-9]+)-(?P<start>[0-9]+)-n(?P<namespace>[0-9]+))"
+_FOLDER = re.compile(rf"{_OWNER}-[a-z0-9_]{{8}}")
+"""As `tempfile.mkdtemp` names one."""
+_FILES = (
+    re.compile(rf"{_OWNER}-[0-9a-f]{{8}}"),  # shared_memory.SharedMemory
+    re.compile(rf"sem\.{_OWNER}-[a-z0-9_]{{8}}"),  # multiprocessing.synchronize.SemLock
 )
-"""Semaphores have a prefix of their own; version 0.1 named no namespace."""
-_MARK = re.compile(r"pid-(\d+)")
+_MARK = re.compile(rf"{_OWNER}-pid-(?P<marked>[0-9]+)")
+"""Of an empty file (`mark`)."""
 
 
 def owner(pid: int | None = None) -> str:
@@ -38,7 +45,7 @@ def mark(name: str) -> None:
     Intel's OpenMP registers each process under its pid and user and leaves that behind when it is killed; the
     file itself does not say of which namespace the pid is.
     """
-    (ROOT / f"{name}-pid-{os.getpid()}").touch()
+    (ROOT / f"{name}-pid-{os.getpid()}").touch(mode=0o600)
 
 
 @contextmanager
@@ -53,16 +60,15 @@ def scratch_directory() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _remove(_groups().get(owner(), []))
+        _remove(_groups().get(owner(), {}))
         os.close(descriptor)
 
 
 def sweep() -> None:
     """Remove the files in memory whose process is gone."""
-    for name, paths in _groups().items():
-        match = _OURS.fullmatch(f"{name}-")
-        assert match is not None
-        if match["namespace"] in (None, _namespace()) and _start_time(int(match["pid"])) == match["start"]:
+    for paths in _groups().values():
+        match = next(iter(paths.values()))
+        if match["namespace"] == _namespace() and _start_time(int(match["pid"])) == match["start"]:
             continue
         with _locks(paths) as are_free:
             if are_free:
@@ -81,20 +87,34 @@ def _make() -> tuple[Path, int]:
             os.close(descriptor)  # a sweep in another namespace was faster than the lock
 
 
-def _groups() -> dict[str, list[Path]]:
-    """What this user has in memory of each owner, directories last."""
-    groups: dict[str, list[Path]] = {}
-    for path in ROOT.iterdir():
-        if match := _OURS.fullmatch(path.name):
-            with suppress(FileNotFoundError):
-                status = path.lstat()
-                if status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode):
-                    groups.setdefault(match["owner"], []).append(path)
-    return {name: sorted(paths, key=lambda path: path.is_dir()) for name, paths in groups.items()}
+_Found = dict[Path, re.Match[str]]
+"""What is there of an owner, with what its name says; directories last."""
+
+
+def _groups() -> dict[str, _Found]:
+    """What this user has in memory, by owner."""
+    groups: dict[str, _Found] = {}
+    for path in sorted(ROOT.iterdir(), key=lambda path: path.is_dir()):
+        with suppress(FileNotFoundError):
+            if match := _ours(path.name, path.lstat()):
+                groups.setdefault(match["owner"], {})[path] = match
+    return groups
+
+
+def _ours(name: str, status: os.stat_result) -> re.Match[str] | None:
+    """What a name says, if such a file or directory is made here."""
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return _FOLDER.fullmatch(name)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    forms = _FILES if status.st_size else (*_FILES, _MARK)
+    return next(filter(None, (form.fullmatch(name) for form in forms)), None)
 
 
 @contextmanager
-def _locks(paths: list[Path]) -> Iterator[bool]:
+def _locks(paths: _Found) -> Iterator[bool]:
     """Holds the locks of an owner's directories; False when one is held, so that the owner lives."""
     with ExitStack() as stack:
         for folder in (path for path in paths if path.is_dir()):
@@ -110,14 +130,11 @@ def _locks(paths: list[Path]) -> Iterator[bool]:
         yield True
 
 
-def _remove(paths: list[Path]) -> None:
+def _remove(paths: _Found) -> None:
     """Remove everything of one owner; the directory, whose lock speaks for the rest, is the last to go."""
-    for path in paths:
-        match = _OURS.fullmatch(path.name)
-        assert match is not None
-        marked = _MARK.fullmatch(match["rest"])
-        if match["namespace"] in (None, _namespace()):
-            _remove_openmp(int(marked[1] if marked else match["pid"]))
+    for path, match in paths.items():
+        if match["namespace"] == _namespace():
+            _remove_openmp(int(match.groupdict().get("marked") or match["pid"]))
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -11,11 +11,10 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from distillctl import atomic, checkpoints, lock
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.event_form import parse_event
+from distillctl.events import EventTail
 from distillctl.files import kind, read_head
 from distillctl.presets import load_config
 from distillctl.run import STATES, RunDir
@@ -34,6 +33,8 @@ _INSIDE = {
 """Names in some of the folders, and whether they are folders."""
 _HEAD_BYTES = 1 << 16
 """Of a file, enough to tell whose it is."""
+_EVENT = re.compile(rb'\{"t": [0-9.]+, "attempt": [0-9]+, "step": [0-9]+, ')
+"""As `EventLog` begins each line."""
 
 
 def holds_run(run: RunDir) -> bool:
@@ -65,15 +66,24 @@ def holds_run(run: RunDir) -> bool:
     has_events = _has_events(run.events_path)
     if not (has_events or _has_status(run.status_path)):
         raise _foreign(run.path, "it has neither events.jsonl nor status.json of a run")
-    if not has_events and _head(run.events_path).strip():
+    if not has_events and not all(_may_be_torn(line) for line in _lines(run.events_path)):
         raise _foreign(run.path, "its events.jsonl holds no events of a run")
     return True
 
 
 def _is_begun(run: RunDir, entries: list[os.DirEntry[str]]) -> bool:
-    """Whether there is only what a start makes before its status.json: first the lock, then config.yaml."""
-    others = [entry.name for entry in entries if not atomic.is_partial(entry)]
-    if not {_LOCK} <= set(others) <= {_LOCK, "config.yaml"} or not lock.is_lock(run.path / _LOCK):
+    """Whether there is only what a start makes before its status.json: first the lock, then config.yaml.
+
+    Anybody may have an empty .lock; ours is one only beside what announces it.
+    """
+    partial = [lock.content(Path(entry.path)) for entry in entries if atomic.is_partial(entry)]
+    others = {entry.name for entry in entries if not atomic.is_partial(entry)}
+    if not others:
+        return None not in partial
+    told = lock.content(run.path / _LOCK)
+    if told == b"" and any(partial):
+        return others == {_LOCK}
+    if not told or not others <= {_LOCK, "config.yaml"}:
         return False
     if "config.yaml" in others:
         try:
@@ -129,14 +139,27 @@ def _written(path: Path) -> Iterator[tuple[Path, bool]]:
 def _has_status(path: Path) -> bool:
     try:
         value = json.loads(_head(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("state") in STATES and type(value.get("attempt")) is int
 
 
 def _has_events(path: Path) -> bool:
-    events: Iterator[dict[str, Any] | None] = (parse_event(line) for line in _head(path).splitlines())
-    return any(event is not None and {"t", "attempt"} <= event.keys() for event in events)
+    """Whether there is an event of a run, or the beginning of one whose line is torn or too long."""
+    if any(_EVENT.match(line) for line in _lines(path)):
+        return True
+    return any({"t", "attempt"} <= event.keys() for event in EventTail(path).new_events())
+
+
+def _may_be_torn(line: bytes) -> bool:
+    """Whether a line that is no event begins as one: a crash may have cut it anywhere."""
+    return b'{"t": '.startswith(line.strip()[:6])
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Those at the beginning of a file, without the NUL bytes that a power cut leaves for what never came to
+    the disk."""
+    return _head(path).replace(b"\0", b"").splitlines()
 
 
 def _head(path: Path) -> bytes:

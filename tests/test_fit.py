@@ -218,7 +218,9 @@ def test_ranks_on_gpus_need_shared_memory_for_nccl(mounted, monkeypatch):
 def test_what_killed_runs_left_in_shared_memory_does_not_count(mounted, monkeypatch):
     root = mounted("shm", "66m")
     monkeypatch.setattr(memory, "ROOT", root)
-    left = root / "distillctl-1-0-dead"  # pid 1 started at another time
+    namespace = memory.owner().rsplit("-", 1)[1]
+    left = root / f"distillctl-1-0-{namespace}-deadbeef"  # pid 1 started at another time
+    left.touch(mode=0o600)
     left.write_bytes(bytes(40 * MIB))
     fit.require_shared_memory(1 * MIB)
     assert not left.exists()

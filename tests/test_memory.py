@@ -31,6 +31,16 @@ def names(root):
     return sorted(path.name for path in root.iterdir())
 
 
+def make(path, content=""):
+    """A file as this tool and Python's shared memory make it: of this user alone."""
+    path.touch(mode=0o600)
+    path.write_text(content)
+
+
+def make_folder(path):
+    path.mkdir(mode=0o700)
+
+
 def test_an_owner_is_named_by_pid_and_start(ended):
     name, pid = ended
     assert name.startswith(f"distillctl-{pid}-")
@@ -39,27 +49,48 @@ def test_an_owner_is_named_by_pid_and_start(ended):
 
 def test_files_and_directories_of_an_ended_process_are_swept(root, ended):
     name, pid = ended
-    (root / f"{name}-abc").mkdir()
-    (root / f"{name}-abc" / "rollout.sock").touch()
-    (root / f"{name}-12ef").touch()
-    (root / f"sem.{name}-34ab").touch()
+    make_folder(root / f"{name}-abc_123z")
+    (root / f"{name}-abc_123z" / "rollout.sock").touch()
+    make(root / f"{name}-12ef34ab", "shared")
+    make(root / f"sem.{name}-34ab_xyz", "semaphore")
     (root / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").touch()
     memory.sweep()
     assert names(root) == []
 
 
 def test_a_pid_that_was_given_out_again_does_not_protect_what_the_first_left(root):
-    (root / f"distillctl-{os.getpid()}-1-abc").mkdir()
+    make_folder(root / f"distillctl-{os.getpid()}-1-n{memory.owner().rsplit('-n')[1]}-abcdefgh")
     memory.sweep()
     assert names(root) == []
 
 
+def test_what_users_name_alike_stays(root, ended):
+    """Whatever its name says of a process that is none: only the exact forms are made here, and for this user
+    alone."""
+    name, pid = ended
+    files = ["distillctl-2026-11-28", f"distillctl-{pid}-1-mymodel.safetensors", f"{name}-model.safetensors",
+             f"{name}-abcdefgh", f"{name}-12ef34ab.old", f"{name}-pid-12", f"sem.{name}-12",
+             f"distillctl-{pid}-1-12ef34ab", f"distillctl-٢-1-n1-12ef34ab"]  # fmt: skip
+    for file in files:
+        make(root / file, "precious")
+    folders = ["distillctl-2026-11-28-notes", "distillctl-2026-11-28-n1-notes", f"{name}-pid-13",
+               f"sem.{name}-abcdefgh"]  # fmt: skip
+    for folder in folders:
+        make_folder(root / folder)
+    (root / f"{name}-12ef34ab").touch(mode=0o644)
+    (root / f"{name}-my_notes").mkdir(mode=0o755)
+    os.mkfifo(root / f"{name}-00000000", 0o600)
+    before = names(root)
+    memory.sweep()
+    assert names(root) == before
+
+
 def test_what_has_an_owner_or_is_not_ours_stays(root, ended):
-    ours = f"{memory.owner()}-abc"
+    ours = f"{memory.owner()}-12ef34ab"
     others = ["psm_12345678", "sem.mp-abc", "distillctl-notes", f"__KMP_REGISTERED_LIB_{os.getpid()}_0",
               f"__KMP_REGISTERED_LIB_{ended[1]}_{os.getuid() + 1}"]  # fmt: skip
     for name in [ours, *others]:
-        (root / name).touch()
+        make(root / name)
     memory.sweep()
     assert names(root) == sorted([ours, *others])
 
@@ -69,7 +100,7 @@ def test_openmps_file_of_a_marked_process_goes_with_its_owner(root, ended):
     name, _ = ended
     child = subprocess.Popen(["true"])
     child.wait()
-    (root / f"{name}-pid-{child.pid}").touch()
+    make(root / f"{name}-pid-{child.pid}")
     marked, unmarked = (root / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}" for pid in (child.pid, 2**22 + 1))
     marked.touch()
     unmarked.touch()
@@ -85,14 +116,14 @@ def test_a_process_marks_itself(root):
 def test_links_and_files_of_other_users_stay(root, ended, monkeypatch):
     name, _ = ended
     (root / "outside").mkdir()
-    (root / f"{name}-link").symlink_to("outside")
+    (root / f"{name}-12ef34ab").symlink_to("outside")
     memory.sweep()
-    assert names(root) == [f"{name}-link", "outside"]
-    (root / f"{name}-link").unlink()
-    (root / f"{name}-abc").mkdir()
-    monkeypatch.setattr(os, "getuid", lambda: (root / f"{name}-abc").stat().st_uid + 1)
+    assert names(root) == [f"{name}-12ef34ab", "outside"]
+    (root / f"{name}-12ef34ab").unlink()
+    make_folder(root / f"{name}-abcdefgh")
+    monkeypatch.setattr(os, "getuid", lambda: (root / f"{name}-abcdefgh").stat().st_uid + 1)
     memory.sweep()
-    assert names(root) == [f"{name}-abc", "outside"]
+    assert names(root) == [f"{name}-abcdefgh", "outside"]
 
 
 # Holds a scratch directory in argv[1], with the files that an engine leaves beside it, until stdin closes.
@@ -103,7 +134,7 @@ from distillctl import memory
 memory.ROOT = Path(sys.argv[1])
 with memory.scratch_directory() as scratch:
     for name in (memory.owner(), f"sem.{memory.owner()}"):
-        (memory.ROOT / f"{name}-12ef").touch()
+        (memory.ROOT / f"{name}-12ef34ab").touch(mode=0o600)
     print(memory.owner(), flush=True)
     sys.stdin.read()
 """
@@ -138,8 +169,8 @@ def test_what_lives_in_another_pid_namespace_stays_until_it_is_dead(root):
 def test_openmps_file_of_another_namespace_stays(root):
     """Nobody here can tell whether its process lives."""
     no_pid = 2**22 + 1
-    (root / f"distillctl-{no_pid}-1-n1-abc").mkdir()
-    (root / f"distillctl-{no_pid}-1-n1-pid-{no_pid}").touch()
+    make_folder(root / f"distillctl-{no_pid}-1-n1-abcdefgh")
+    make(root / f"distillctl-{no_pid}-1-n1-pid-{no_pid}")
     (root / f"__KMP_REGISTERED_LIB_{no_pid}_{os.getuid()}").touch()
     memory.sweep()
     assert names(root) == [f"__KMP_REGISTERED_LIB_{no_pid}_{os.getuid()}"]
@@ -148,6 +179,6 @@ def test_openmps_file_of_another_namespace_stays(root):
 def test_the_scratch_directory_takes_everything_of_its_process_with_it(root):
     with memory.scratch_directory() as scratch:
         assert scratch.stat().st_mode & 0o777 == 0o700
-        (root / f"{memory.owner()}-segment").touch()
+        make(root / f"{memory.owner()}-12ef34ab")
         (scratch / "bucket").touch()
     assert names(root) == []

@@ -10,10 +10,10 @@ import pytest
 
 from distillctl import atomic, checkpoints, lock, training
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.events import EventLog
+from distillctl.events import EventLog, read_events
 from distillctl.ownership import holds_run
 from distillctl.presets import load_preset, to_yaml
-from distillctl.resume import require_resumable
+from distillctl.resume import require_resumable, write_config
 from distillctl.run import RunDir, write_status
 
 PRESET = "tiny-from-small-arith"
@@ -61,6 +61,34 @@ def test_events_or_a_status_make_a_run(run, left):
     assert holds_run(run)
 
 
+TORN = '{"t": 1764306000.1, "attempt": 1, "step": 0, "ki'
+DAMAGED = {
+    "torn": TORN,
+    "torn at once": '{"t',
+    "never on the disk": "\0" * 4096,
+    "half on the disk": TORN[:20] + "\0" * 4096,
+    "a line that is too long": TORN[:-4] + "x" * (1 << 16),
+    "torn, then gone on with": TORN + '\n{"t": 1.5, "attempt": 2, "step": 0, "kind": "phase"}\n',
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_events_that_a_crash_damaged_are_still_a_runs_and_gone_on_with(run, what):
+    run.events_path.write_text(DAMAGED[what])
+    assert holds_run(run)
+    require_resumable(run, load_preset(PRESET), "must", elastic=False)
+    EventLog(run.events_path, 2).emit("warn", 3, message="on")
+    assert [event["message"] for event in read_events(run.events_path) if event["kind"] == "warn"] == ["on"]
+
+
+@pytest.mark.parametrize("line", [TORN, TORN + "x" * (1 << 16), "x" * (1 << 16) + '\n{"t": 1, "attempt": 1, '
+                                  '"step": 1, "kind": "new"}\n'])  # fmt: skip
+def test_damaged_events_make_a_run_without_a_status(run, line):
+    run.status_path.unlink()
+    run.events_path.write_text(line)
+    assert holds_run(run)
+
+
 def test_a_folder_that_cannot_be_read_is_no_free_one(run, monkeypatch):
     def scandir(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)  # root may read everything
@@ -71,6 +99,7 @@ def test_a_folder_that_cannot_be_read_is_no_free_one(run, monkeypatch):
 
 
 CONFIG = to_yaml(load_preset(PRESET))
+PARTIAL = ".distillctl-0123456789abcdef.tmp"
 FOREIGN = {
     "a file": {"notes": "mine"},
     "a dot-file": {".notes": "mine"},
@@ -85,8 +114,16 @@ FOREIGN = {
     "another tool that is done": {"config.yaml": CONFIG, "status.json": '{"state": "done"}'},
     "a diary beside a status": {"config.yaml": CONFIG, "status.json": '{"state": "failed", "attempt": 1}',
                                 "events.jsonl": "dear diary\n"},
+    "a diary in JSON beside a status": {"config.yaml": CONFIG,
+                                        "status.json": '{"state": "failed", "attempt": 1}',
+                                        "events.jsonl": '{"day": 1}\n'},
     "another tool's lock": {".lock": "precious\n"},
     "a lock and more": {".lock": "12\n", "notes": "mine"},
+    "an empty lock": {".lock": ""},
+    "an empty lock and a configuration": {".lock": "", "config.yaml": "# mine\n" + CONFIG},
+    "an empty lock and an empty temporary file": {".lock": "", PARTIAL: ""},
+    "an empty lock and a temporary file": {".lock": "", PARTIAL: "mine"},
+    "a temporary file": {PARTIAL: "mine"},
     "no configuration": {"events.jsonl": '{"t": 1, "attempt": 1, "step": 1, "kind": "warn"}\n'},
     "a model": {"config.json": "{}", "model.safetensors": "x"},
 }  # fmt: skip
@@ -208,7 +245,7 @@ def start(run):
         EventLog(run.events_path, 1).emit("warn", 0, message="")
 
 
-_OPERATIONS = ("open", "write", "pwrite", "ftruncate", "fsync", "mkdir", "replace", "rename")
+_OPERATIONS = ("open", "write", "pwrite", "ftruncate", "fsync", "mkdir", "replace", "rename", "unlink")
 
 
 def start_and_die(run, at):
@@ -250,6 +287,38 @@ def test_a_start_that_is_killed_at_any_moment_is_gone_on_with(tmp_path):
         pytest.fail("a start has more operations than were tried")
     assert at > 10
     assert outcomes == {False, True}
+
+
+def test_a_lock_is_at_no_moment_empty_once_it_had_a_pid(tmp_path):
+    """A killed launcher's may be longer: 0.1 and other pids."""
+    fork = multiprocessing.get_context("fork")
+    for at in range(1, 20):
+        run = RunDir(tmp_path / str(at))
+        run.path.mkdir()
+        (run.path / ".lock").write_text("12345678901\n")
+        process = fork.Process(target=start_and_die, args=(run, at))
+        process.start()
+        process.join()
+        told = (run.path / ".lock").read_text()
+        assert told.strip() in ("12345678901", str(process.pid))
+        start(run)
+    assert told == f"{process.pid}\n"
+
+
+def test_the_configuration_of_a_start_that_was_killed_is_not_written_over(tmp_path):
+    """It may be the user's, beside a lock that is none."""
+    run = RunDir(tmp_path)
+    (tmp_path / ".lock").write_text("4711\n")
+    other = load_preset(PRESET, ["optim.lr=0.5"])
+    run.config_path.write_text("# mine\n" + to_yaml(other))
+    before = content(tmp_path)
+    for resume in ("auto", "never"):
+        with pytest.raises(ConfigError, match=r"optim\.lr: 0\.5 -> "):
+            require_resumable(run, load_preset(PRESET), resume, elastic=True)
+    assert content(tmp_path) == before
+    require_resumable(run, other, "auto", elastic=False)
+    write_config(run, other)
+    assert run.config_path.read_text().startswith("# mine\n")
 
 
 def test_a_run_of_the_first_version_is_gone_on_with(tmp_path):
