@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def require_resumable(run_dir: RunDir, config: Config, resume: str, *, elastic: 
         if resume == "must":
             hint = "name the run to go on with, or leave --resume out to start one"
             raise ConfigError(f"{run_dir.path} holds no run to go on with", hint)
-        if run_dir.config_path.exists():  # a start that was killed left it, and it is not written over
+        if os.path.isfile(run_dir.config_path):  # a start that was killed left it, and it is not written over
             _require_same(load_config(run_dir.config_path), config, run_dir.config_path, elastic=False)
         return
     if resume == "never":
