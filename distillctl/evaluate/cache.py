@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillctl import lock
+from distillctl.atomic import PARTIAL
 from distillctl.errors import ConfigError
 from distillctl.evaluate.cache_lock import hold, make_private, try_hold
 from distillctl.evaluate.private_file import read_private, read_private_json, write_private
@@ -32,7 +34,8 @@ MAX_BYTES = 1 << 30
 """Of all kept answers; the least recently used ones are dropped above it."""
 _INDEX = "index.json"
 _FOLDER = re.compile(r"[0-9a-f]{32}")
-_OWN = ("part_*.parquet", ".*.tmp", _INDEX)
+_PART = re.compile(r"part_[0-9]{6,}\.parquet")
+_OWN = re.compile(f"{_PART.pattern}|{re.escape(_INDEX)}|{PARTIAL.pattern}")
 """Files that are removed with a folder; nothing else is."""
 
 
@@ -72,8 +75,9 @@ class Entry:
             note(f"the answers kept in {self.folder} are not used: {damage}; they are asked again")
             self._clear()
             return [], 0.0
-        for stray in set(self.folder.glob("part_*.parquet")) - {self.folder / name for name in self._parts}:
-            stray.unlink()  # written just before a kill, or by somebody else
+        for path in _own_files(self.folder):
+            if _PART.fullmatch(path.name) and path.name not in self._parts:  # written just before a kill
+                path.unlink()
         return found, sum(float(part["seconds"]) for part in self._parts.values())
 
     def append(self, responses: Sequence[Response], seconds: float) -> None:
@@ -101,7 +105,7 @@ class Entry:
     def _read_index(self) -> None:
         tree = read_private_json(self.folder / _INDEX)
         content = tree.get("content")
-        if not tree and not list(self.folder.glob("part_*.parquet")) and not (self.folder / _INDEX).exists():
+        if not any(path.name == _INDEX or _PART.fullmatch(path.name) for path in _own_files(self.folder)):
             return
         if not isinstance(content, dict) or tree.get("sha256") != _digest(content):
             raise _Damaged(f"{_INDEX} is missing or changed")
@@ -172,6 +176,9 @@ class Cache:
             return
         folders = [path.parent for path in self.root.glob("*/.lock") if _FOLDER.fullmatch(path.parent.name)]
         sizes = {path: _size(path) for path in sorted(folders, key=_last_use)}
+        if sum(sizes.values()) <= MAX_BYTES:
+            return
+        sizes = {path: size for path, size in sizes.items() if _is_ours(path)}
         total = sum(sizes.values())
         for path, size in sizes.items():
             if total <= MAX_BYTES:
@@ -230,28 +237,50 @@ def _last_use(folder: Path) -> int:
 
 def _size(folder: Path) -> int:
     try:
-        return sum(path.lstat().st_size for path in folder.iterdir())
+        return sum(path.lstat().st_size for path in _own_files(folder))
     except OSError:  # dropped in between
         return 0
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder was made here: its index has the key that the folder is named after. Without one, as a
+    kill leaves it, it has a lock with a pid, and nothing that is not ours."""
+    if folder.is_symlink():
+        return False
+    tree = read_private_json(folder / _INDEX)
+    content = tree.get("content")
+    if isinstance(content, dict) and isinstance(content.get("key"), dict):
+        return tree.get("sha256") == _digest(content) and _digest(content["key"])[:32] == folder.name
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:  # dropped in between
+        return False
+    others = names - {path.name for path in _own_files(folder)}
+    return _INDEX not in names and others == {".lock"} and bool(lock.content(folder / ".lock"))
+
+
 def _drop(folder: Path) -> None:
     """Remove the answers in a folder, unless they are in use; raises OSError where anything stays."""
-    lock = try_hold(folder)
-    if lock is None:
+    descriptor = try_hold(folder)
+    if descriptor is None:
         return
     try:
         _remove_files(folder)
         (folder / ".lock").unlink()
         folder.rmdir()
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _remove_files(folder: Path) -> None:
-    for pattern in _OWN:
-        for path in folder.glob(pattern):
-            path.unlink()
+    for path in _own_files(folder):
+        path.unlink()
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files in a folder that have the name of one that is written here."""
+    found = [path for path in folder.iterdir() if _OWN.fullmatch(path.name)]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 def _schema() -> pa.Schema:

@@ -1,5 +1,6 @@
 """Kept answers: what is trusted, who waits for whom, what is dropped. No engine answers here."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -195,11 +196,76 @@ def test_whoever_waited_for_a_folder_that_was_dropped_holds_the_new_one(kept):
 
 
 def folder_of(cache, number, size, used):
-    folder = cache.root / f"{number:032x}"
-    with module.hold(folder):
-        (folder / "part_000000.parquet").write_bytes(b"x" * size)
-    os.utime(folder / ".lock", (used, used))
-    return folder
+    """Kept answers, with a part of that size."""
+    with cache.entry({"number": number}) as entry:
+        entry.note("kl", 0.5)
+        (entry.folder / "part_000000.parquet").write_bytes(
+            b"x" * (size - (entry.folder / "index.json").stat().st_size)
+        )
+    os.utime(entry.folder / ".lock", (used, used))
+    return entry.folder
+
+
+def foreign_folders(root):
+    """Makes folders called like ours, with files that are called alike or even the same."""
+    content = {"format": 1, "key": {"number": 2}, "parts": {}, "facts": {}}
+    of_another = json.dumps({"sha256": module._digest(content), "content": content})
+    held = {
+        "an index": {".lock": "", "index.json": "mine", "part_000000.parquet": "x" * 900},
+        "an index that is JSON": {".lock": "12\n", "index.json": "{}", "part_000000.parquet": "x" * 900},
+        "the index of another": {".lock": "12\n", "index.json": of_another, "part_000000.parquet": "x" * 900},
+        "other parts": {".lock": "12\n", "part_0001.parquet": "x" * 900, ".a.tmp": "mine"},
+        "an empty lock": {".lock": "", "part_000000.parquet": "x" * 900},
+        "a note": {".lock": "12\n", "part_000000.parquet": "x" * 900, "keep.txt": "mine"},
+    }
+    for name, files in held.items():
+        folder = root / hashlib.md5(name.encode()).hexdigest()
+        folder.mkdir(mode=0o700)
+        for file, text in files.items():
+            (folder / file).write_text(text)
+            (folder / file).chmod(0o600)
+
+
+def below(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_is_not_ours_loses_nothing_and_costs_none_of_ours(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 2500)
+    module.make_private(cache.root)
+    foreign_folders(cache.root)
+    outside = folder_of(cache, 9, 1000, 5)
+    outside.rename(tmp_path / outside.name)
+    outside.symlink_to(tmp_path / outside.name)
+    before = below(cache.root)
+    folders = [folder_of(cache, number, 1000, 10 * number) for number in range(4)]
+    killed = cache.root / ("e" * 32)
+    with module.hold(killed):
+        (killed / "part_000000.parquet").write_bytes(b"x" * 1000)
+    os.utime(killed / ".lock", (25, 25))
+    cache.trim()
+    assert [folder.exists() for folder in (*folders, killed)] == [False, False, False, True, True]
+    after = below(cache.root)
+    assert before.items() <= after.items()
+    assert len(list((tmp_path / outside.name).iterdir())) == 3
+
+
+NOT_OURS = [".notes.tmp", ".vimrc.tmp", "part_mine.parquet", "part_0001.parquet", "part_000009.parquet.bak"]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_files_called_alike_stay_beside_kept_answers(asked, cache, kept, engine, is_damaged):
+    for name in NOT_OURS:
+        (kept / name).write_text("mine")
+    (kept / "part_000009.parquet").mkdir()
+    (kept / "part_000007.parquet").symlink_to("part_mine.parquet")
+    if is_damaged:
+        os.truncate(kept / "part_000000.parquet", 0)
+    responses(asked, WORK, cache)
+    assert engine == [12, 12][: 1 + is_damaged]
+    assert [(kept / name).read_text() for name in NOT_OURS] == ["mine"] * len(NOT_OURS)
+    assert (kept / "part_000009.parquet").is_dir()
+    assert (kept / "part_000007.parquet").is_symlink()
 
 
 def test_the_least_recently_used_answers_are_dropped(cache, monkeypatch):
