@@ -64,8 +64,8 @@ def _require_target(target: Path, suffix: str) -> None:
 
 def _is_csv(path: Path) -> bool:
     """Whether its first line is that of `_write_csv`."""
-    header, *_ = read_head(path, _HEAD_BYTES).decode(errors="replace").splitlines() or [""]
-    return _are_columns(next(csv.reader([header]), []))
+    header, *rest = read_head(path, _HEAD_BYTES).decode(errors="replace").splitlines() or [""]
+    return _are_columns(next(csv.reader([header]), []), has_rows=bool(rest))
 
 
 def _is_parquet(path: Path) -> bool:
@@ -73,15 +73,19 @@ def _is_parquet(path: Path) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(path)
+        found = pq.read_metadata(path)
     except (pa.ArrowException, OSError):
         return False
+    schema = found.schema.to_arrow_schema()
     types = [str(field.type) for field in schema]
-    return _are_columns(schema.names) and types == ["int64"] + ["double"] * (len(types) - 1)
+    are_columns = _are_columns(schema.names, has_rows=found.num_rows > 0)
+    return are_columns and types == ["int64"] + ["double"] * (len(types) - 1)
 
 
-def _are_columns(names: list[str]) -> bool:
-    """Whether these are a step and names of metrics: `GROUP/NAME`, in any version."""
+def _are_columns(names: list[str], *, has_rows: bool) -> bool:
+    """Whether these are a step and metrics, `GROUP/NAME`, in any version; a step alone has no rows."""
+    if names == ["step"]:
+        return not has_rows
     groups = {name.split("/")[0] for name in METRICS}
     return names[:1] == ["step"] and all(name.split("/")[0] in groups and "/" in name for name in names[1:])
 

@@ -91,7 +91,7 @@ def test_tensorboard(run: RunDir, tmp_path: Path) -> None:
 def test_a_run_without_steps(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path)
     run.events_path.touch()
-    for name in ("a.csv", "a.parquet", "board"):
+    for name in ("a.csv", "a.parquet", "board", "a.csv", "a.parquet"):  # tables without rows are replaced
         assert export_run(run.path, tmp_path / name)["rows"] == 0
 
 
@@ -120,7 +120,7 @@ def test_an_older_export_is_replaced_and_another_file_is_not(run: RunDir, tmp_pa
     before = target.read_bytes()
     assert export_run(run.path, target)["rows"] == 4
     assert target.read_bytes() != before
-    foreign = ["precious", "", "step,loss\n1,2\n", "date,actor/loss\n"]
+    foreign = ["precious", "", "step,loss\n1,2\n", "date,actor/loss\n", "step\n1\n"]
     for text in foreign:
         target.write_text(text)
         with pytest.raises(ConfigError, match="is there and is not such a table"):
@@ -128,9 +128,10 @@ def test_an_older_export_is_replaced_and_another_file_is_not(run: RunDir, tmp_pa
         assert target.read_text() == text
 
 
-def test_another_table_is_not_replaced(run: RunDir, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [{"step": [1], "price": [2.0]}, {"step": [1]}])
+def test_another_table_is_not_replaced(run: RunDir, tmp_path: Path, columns: dict[str, list[float]]) -> None:
     target = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"step": [1], "price": [2.0]}), target)
+    pq.write_table(pa.table(columns), target)
     with pytest.raises(ConfigError, match="is not such a table"):
         export_run(run.path, target)
 
