@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from distillctl import memory
 from distillctl.events import read_events
 from distillctl.run import METRICS
 from distillctl.samples import sample_schema
@@ -62,6 +62,14 @@ def temporary(cwd):
     return cwd.with_name("temporary")
 
 
+LAUNCHERS = []
+"""Pids of all commands of this module, each of which has ended. Others may run on this machine."""
+
+
+def left_in_memory():
+    return [path for pid in LAUNCHERS for path in memory.ROOT.glob(f"*distillctl-{pid}-*")]
+
+
 def distillctl(*arguments, cwd, check=True):
     """Run a command; nothing that any of them prints into a pipe may hold an escape code.
 
@@ -69,10 +77,17 @@ def distillctl(*arguments, cwd, check=True):
     """
     command = [sys.executable, "-P", "-m", "distillctl", *map(str, arguments)]
     temporary(cwd).mkdir(exist_ok=True)
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False,
+    with subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, **LOUD, "TMPDIR": str(temporary(cwd))},
-    )  # fmt: skip
+    ) as process:  # fmt: skip
+        LAUNCHERS.append(process.pid)
+        try:
+            out, err = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
     assert "\x1b" not in done.stdout + done.stderr
     if check:
         assert done.returncode == 0, done.stderr[-4000:]
@@ -161,11 +176,10 @@ def mixed(folder):
     return folder / "mixed"
 
 
-def workers():
-    """Pids of rollout workers and trainer ranks on this machine."""
-    found = subprocess.run(
-        ["pgrep", "-f", "distillctl[.](rollout|train)[.]worker"], capture_output=True, text=True, check=False
-    )
+def workers(folder):
+    """Pids of rollout workers and trainer ranks of the runs in a folder."""
+    pattern = f"distillctl[.](rollout|train)[.]worker {folder}/"
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return found.stdout.split()
 
 
@@ -405,8 +419,8 @@ def test_run_directory_is_complete(one_rank):
 
 
 def test_nothing_is_left_behind(one_rank, two_ranks, served, mixed, folder):
-    assert not list(Path("/dev/shm").glob("distillctl-*"))
-    assert workers() == []
+    assert left_in_memory() == []
+    assert workers(folder) == []
     assert not list(temporary(folder).glob("*vllm*"))
 
 
@@ -494,7 +508,7 @@ def test_a_second_evaluation_starts_no_engine(evaluated, folder):
     again = distillctl(*command, cwd=folder, check=False)
     assert json.loads(again.stdout)["results"] == json.loads(first.stdout)["results"]
     assert again.stderr.startswith("error: acc-baseline>=0.99 is not met")
-    assert not list(Path("/dev/shm").glob("distillctl-*"))
+    assert left_in_memory() == []
 
 
 def test_inspect_reads_the_run(one_rank, folder):
