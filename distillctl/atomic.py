@@ -21,7 +21,8 @@ from distillctl.errors import ConfigError
 from distillctl.files import read_text
 from distillctl.json_values import finite
 
-_PARTIAL = re.compile(r"\.distillctl-[0-9a-f]{16}\.tmp")
+PARTIAL = re.compile(r"\.distillctl-[0-9a-f]{16}\.tmp")
+"""Name of what is not written to its end."""
 MAX_BYTES = 16 << 20
 """Of a file that `read_object` reads: those of a run have a few hundred bytes."""
 
@@ -68,7 +69,7 @@ def partial_name() -> str:
 
 def is_partial(entry: os.DirEntry[str]) -> bool:
     """Whether a directory entry is what a writer that was killed left."""
-    return bool(_PARTIAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
+    return bool(PARTIAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
 
 
 def sweep(folder: Path) -> None:

@@ -14,29 +14,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import distillctl
-from distillctl import atomic
+from distillctl import atomic, unfinished
 from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError
 from distillctl.files import read_json
+from distillctl.unfinished import TMP, clear, free_beside, is_regular
 
 FORMAT = 1
 """Of the manifest; another one is not read."""
 MANIFEST = "manifest.json"
-_TMP = ".tmp-"
 _STEP = re.compile(r"step_([0-9]{6,18})")
-_OWN_TMP = re.compile(r"\.tmp-(?:step_[0-9]{6,18}|universal)")
-"""What is put together here, and holds nothing else."""
 _OLD_TMP = re.compile(r"\.tmp-(?P<how>dropped|replaced)-(?P<home>step_[0-9]{6,18})")
 """A checkpoint on its way out."""
-OWN_FOLDER = re.compile(f"{_STEP.pattern}|{_OWN_TMP.pattern}|{_OLD_TMP.pattern}")
+OWN_FOLDER = re.compile(f"{_STEP.pattern}|{unfinished.NAME.pattern}|{_OLD_TMP.pattern}")
 """Every folder that is made beside the pointers."""
 _HINT = "it is damaged: choose or restore another checkpoint"
 
@@ -51,12 +47,17 @@ def step_dir(step: int) -> str:
 
 def partial_dir(folder: Path, step: int) -> Path:
     """Where a checkpoint is put together."""
-    return folder / f"{_TMP}{step_dir(step)}"
+    return folder / f"{TMP}{step_dir(step)}"
 
 
 def universal_dir(folder: Path) -> Path:
     """Where a checkpoint is converted for another number of ranks."""
-    return folder / f"{_TMP}universal"
+    return folder / f"{TMP}universal"
+
+
+def rehearsal_dir(folder: Path) -> Path:
+    """Where a save is tried before the first step."""
+    return folder / f"{TMP}rehearsal"
 
 
 def seal(partial: Path, share: int = 0, num_shares: int = 1) -> Sealed:
@@ -83,7 +84,7 @@ def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
     write_json(partial / MANIFEST, manifest)
     for inside in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
         _sync(inside)
-    replaced = folder / f"{_TMP}replaced-{final.name}"
+    replaced = folder / f"{TMP}replaced-{final.name}"
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
@@ -102,7 +103,7 @@ def rotate(folder: Path, step: int, keep: int, best: int | None = None) -> None:
     for old in set(known[:-keep]) - {best}:
         path = folder / step_dir(old)
         if _listed(path):
-            dropped = folder / f"{_TMP}dropped-{path.name}"
+            dropped = folder / f"{TMP}dropped-{path.name}"
             path.rename(dropped)  # never half a checkpoint under its own name
             _finish_removal(dropped, path)
 
@@ -110,11 +111,11 @@ def rotate(folder: Path, step: int, keep: int, best: int | None = None) -> None:
 def sweep(folder: Path) -> None:
     """Finish what a crash in the middle of a save left behind. For whoever holds the run's lock."""
     atomic.sweep(folder)
-    for path in folder.glob(f"{_TMP}*"):
+    for path in folder.glob(f"{TMP}*"):
         if path.is_symlink() or not path.is_dir():
             continue
-        if _OWN_TMP.fullmatch(path.name):
-            shutil.rmtree(path)
+        if unfinished.NAME.fullmatch(path.name):
+            clear(path)
         elif match := _OLD_TMP.fullmatch(path.name):
             home = folder / match["home"]
             if match["how"] == "replaced" and not os.path.lexists(home):
@@ -127,22 +128,20 @@ def _finish_removal(old: Path, home: Path) -> None:
     """Remove the files of a checkpoint that was moved from `home` to `old`; what else is there moves back, or
     beside it where `home` is taken."""
     own = _listed(old)
-    for folder, _, files in os.walk(old):
-        for path in (Path(folder, name) for name in files):
-            if str(path.relative_to(old)) in own and _is_regular(path):
+    folders = {parent for name in own for parent in Path(name).parents} - {Path()}
+    for inside, _, names in os.walk(old, topdown=False):
+        for path in (Path(inside, name) for name in names):
+            if str(path.relative_to(old)) in own and is_regular(path):
                 path.unlink()
-    if own and _is_regular(old / MANIFEST):  # the last to go, so that a crash before this can be made up for
+        if Path(inside).relative_to(old) in folders:
+            with suppress(OSError):  # it is not empty
+                os.rmdir(inside)
+    if own and is_regular(old / MANIFEST):  # the last file to go: a crash before this can be made up for
         (old / MANIFEST).unlink()
-    for folder, _, _ in os.walk(old, topdown=False):
-        with suppress(OSError):  # it is not empty
-            os.rmdir(folder)
+    with suppress(OSError):
+        os.rmdir(old)
     if old.exists():
-        taken = (home.with_name(f"{home.name}.kept_{number}") for number in count(1))
-        old.rename(next(path for path in chain([home], taken) if not os.path.lexists(path)))
-
-
-def _is_regular(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+        old.rename(free_beside(home) if os.path.lexists(home) else home)
 
 
 def _listed(path: Path) -> set[str]:

@@ -4,21 +4,22 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from distillctl import atomic, checkpoints
+from distillctl import atomic, checkpoints, unfinished
 from distillctl.checkpoints import find_damage, latest, newest_good, partial_dir, rotate, step_dir, sweep
+
+WEIGHTS, OPTIMIZER = "hf/model.safetensors", "state/zero_pp_rank_0_mp_rank_00_optim_states.pt"
 
 
 def save(folder, step, *, keep=2, weights=b"abc", best=None):
     """What `train.checkpoint.save` does on one rank, with two small files in place of a model."""
     partial = partial_dir(folder, step)
-    shutil.rmtree(partial, ignore_errors=True)
-    for name in ("hf/weights", "state/optimizer"):
+    unfinished.make_way(partial)
+    for name in (WEIGHTS, OPTIMIZER):
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
         (partial / name).write_bytes(weights + str(step).encode())
     path = checkpoints.commit(partial, step, 1, checkpoints.seal(partial))
@@ -34,7 +35,7 @@ def test_commit_lists_every_file_with_its_hash_and_moves_the_pointer(tmp_path):
     path = save(tmp_path, 4)
     manifest = json.loads((path / "manifest.json").read_text())
     expected = {"sha256": hashlib.sha256(b"abc4").hexdigest(), "size_bytes": 4}
-    assert manifest["files"] == {"hf/weights": expected, "state/optimizer": expected}
+    assert manifest["files"] == {WEIGHTS: expected, OPTIMIZER: expected}
     assert json.loads((tmp_path / "latest.json").read_text()) == {"step": 4, "path": "step_000004"}
     assert names(tmp_path) == ["latest.json", "step_000004"]
 
@@ -50,7 +51,7 @@ def test_shares_of_the_ranks_make_up_the_whole(tmp_path):
 def test_the_same_step_can_be_committed_again(tmp_path):
     save(tmp_path, 4)
     path = save(tmp_path, 4, weights=b"other")
-    assert (path / "hf/weights").read_bytes() == b"other4"
+    assert (path / WEIGHTS).read_bytes() == b"other4"
     assert names(tmp_path) == ["latest.json", "step_000004"]
 
 
@@ -81,7 +82,7 @@ def test_rotation_keeps_the_best_too_until_a_better_one_comes(tmp_path):
 def test_rotation_never_drops_the_checkpoint_just_written(tmp_path):
     """After a fall back to step 10 there may be a damaged step 20, which must not count as the newest."""
     save(tmp_path, 10)
-    (save(tmp_path, 20) / "hf/weights").write_bytes(b"damaged")
+    (save(tmp_path, 20) / WEIGHTS).write_bytes(b"damaged")
     save(tmp_path, 11, keep=1)
     assert checkpoints.steps(tmp_path) == [11, 20]
     assert newest_good(tmp_path)[0] == tmp_path / "step_000011"
@@ -94,6 +95,7 @@ FOREIGN = {
     "state/link": lambda path: path.symlink_to("/precious"),
     "hf/folder": lambda path: path.symlink_to("/", target_is_directory=True),
     "pipe": os.mkfifo,
+    "my_empty_folder": Path.mkdir,
 }  # fmt: skip
 
 
@@ -125,9 +127,9 @@ def test_a_checkpoint_without_a_manifest_is_not_dropped(tmp_path):
     for step in (2, 3, 4):
         save(tmp_path, step)
     assert checkpoints.steps(tmp_path) == [1, 3, 4]
-    assert names(tmp_path / "step_000001" / "hf") == ["weights"]
+    assert (tmp_path / "step_000001" / WEIGHTS).read_bytes() == b"abc1"
     save(tmp_path, 1, weights=b"other")
-    assert (tmp_path / "step_000001.kept_1" / "hf" / "weights").read_bytes() == b"abc1"
+    assert (tmp_path / "step_000001.kept_1" / WEIGHTS).read_bytes() == b"abc1"
     assert find_damage(tmp_path / "step_000001") == ""
 
 
@@ -144,17 +146,19 @@ def test_a_manifest_that_lists_files_outside_removes_none(tmp_path):
 
 
 def test_only_what_is_named_and_made_like_ours_is_swept(tmp_path):
-    for name in (".tmp-step_000123", ".tmp-universal", ".tmp-mine", ".tmp-step_12", ".tmp-step_000123.old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "z").touch()
-    ours = [".distillctl-0123456789abcdef.tmp"]
+    ours = [".tmp-step_000123", ".tmp-universal", ".tmp-rehearsal"]
+    for name in (*ours, ".tmp-mine", ".tmp-step_12", ".tmp-step_000123.old"):
+        (tmp_path / name / "z").mkdir(parents=True)
+    for name in ours:
+        (tmp_path / name / "z").rmdir()
+    partial = ".distillctl-0123456789abcdef.tmp"
     files = [
         ".notes.tmp",
         ".latest.json.12.tmp",
         ".distillctl-notes.tmp",
         "x.distillctl-0123456789abcdef.tmp",
     ]
-    for name in [*ours, *files]:
+    for name in [partial, *files]:
         (tmp_path / name).touch()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -164,6 +168,62 @@ def test_only_what_is_named_and_made_like_ours_is_swept(tmp_path):
     sweep(tmp_path)
     kept = [".tmp-mine", ".tmp-step_12", ".tmp-step_000123.old", "elsewhere", *files, *links]
     assert names(tmp_path) == sorted(kept)
+
+
+MODEL = ["config.json", "generation_config.json", "model-00001-of-00002.safetensors",
+         "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+         "additional_chat_templates/tools.jinja", "tokenizer.model"]  # fmt: skip
+STATES = ["mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt",
+          "bf16_zero_pp_rank_11_mp_rank_00_optim_states.pt"]  # fmt: skip
+ZERO = "universal/zero/model.layers.0.mlp.up_proj.weight/"
+UNFINISHED = {
+    ".tmp-step_000009": [*(f"hf/{name}" for name in MODEL), *(f"state/{name}" for name in STATES),
+                         "zero_to_fp32.py", "manifest.json", ".distillctl-0123456789abcdef.tmp"],
+    ".tmp-rehearsal": [f"hf-abc_1234/{name}" for name in MODEL],
+    ".tmp-universal": ["latest_universal", f"universal/{STATES[1]}", f"{ZERO}exp_avg_sq.pt",
+                       "universal/zero/optimizer_state.pt", "universal/tmp/lm_head.weight/0/fp32.01"],
+}  # fmt: skip
+MINE = ["mine.txt", "hf/mine.txt", "hf/mine.json", "state/mine.pt", "hf-abc_1234/mine.safetensors",
+        "universal/zero/mine.pt", "mine/config.json", "hf-mine/config.json", "config.json.bak"]  # fmt: skip
+
+
+def fill(folder, files):
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(file)
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_a_sweep_takes_all_that_is_written_in_a_folder_and_nothing_else(tmp_path, name):
+    fill(tmp_path / name, UNFINISHED[name])
+    sweep(tmp_path)
+    assert names(tmp_path) == []
+    fill(tmp_path / name, [*UNFINISHED[name], *MINE])
+    (tmp_path / name / "hf").rename(tmp_path / "elsewhere")
+    (tmp_path / name / "hf").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / name / "empty").mkdir()
+    elsewhere = files_in(tmp_path / "elsewhere")
+    sweep(tmp_path)
+    assert files_in(tmp_path / name) == {file for file in MINE if not file.startswith("hf/")}
+    assert files_in(tmp_path / "elsewhere") == elsewhere
+    assert (tmp_path / name / "empty").is_dir()
+
+
+def test_what_somebody_keeps_where_a_checkpoint_is_put_together_moves_aside(tmp_path, capsys):
+    for number in (1, 2):
+        fill(tmp_path / ".tmp-step_000009", ["mine.txt", "hf/config.json"])
+        save(tmp_path, 9)
+        assert find_damage(tmp_path / "step_000009") == ""
+        assert files_in(tmp_path / "step_000009") == {WEIGHTS, OPTIMIZER, "manifest.json"}
+        assert files_in(tmp_path / f".tmp-step_000009.kept_{number}") == {"mine.txt"}
+        said = capsys.readouterr().err
+        assert said.endswith(
+            f"files that are not distillctl's: it is .tmp-step_000009.kept_{number} from now on\n"
+        )
 
 
 def test_no_write_replaces_a_temporary_file_or_goes_through_a_link(tmp_path, monkeypatch):
@@ -198,9 +258,9 @@ def umask():
 
 
 DAMAGES = {
-    "truncated": (lambda path: (path / "state/optimizer").write_bytes(b"abc"), "3 bytes instead of 5"),
-    "flipped bit": (lambda path: (path / "state/optimizer").write_bytes(b"abb20"), "SHA-256 differs"),
-    "missing file": (lambda path: (path / "state/optimizer").unlink(), "state/optimizer is missing"),
+    "truncated": (lambda path: (path / OPTIMIZER).write_bytes(b"abc"), "3 bytes instead of 5"),
+    "flipped bit": (lambda path: (path / OPTIMIZER).write_bytes(b"abb20"), "SHA-256 differs"),
+    "missing file": (lambda path: (path / OPTIMIZER).unlink(), f"{OPTIMIZER} is missing"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json cannot be used"),
     "empty manifest": (lambda path: (path / "manifest.json").write_text(""), "manifest.json cannot be used"),
     "torn manifest": (lambda path: (path / "manifest.json").write_text('{"format": 1'), "cannot be used"),
@@ -283,7 +343,7 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path, again):
         good, problems = newest_good(folder)
         assert problems == []
         assert set(names(folder)) <= {"latest.json", "step_000010", "step_000020"}
-        found.add((good.name, (good / "hf/weights").read_bytes()[:3]))
+        found.add((good.name, (good / WEIGHTS).read_bytes()[:3]))
         save(folder, 30)  # and goes on from there
         assert newest_good(folder)[0] == folder / step_dir(30)
         if process.exitcode == 0:

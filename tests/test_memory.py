@@ -70,7 +70,7 @@ def test_what_users_name_alike_stays(root, ended):
     name, pid = ended
     files = ["distillctl-2026-11-28", f"distillctl-{pid}-1-mymodel.safetensors", f"{name}-model.safetensors",
              f"{name}-abcdefgh", f"{name}-12ef34ab.old", f"{name}-pid-12", f"sem.{name}-12",
-             f"distillctl-{pid}-1-12ef34ab", f"distillctl-٢-1-n1-12ef34ab"]  # fmt: skip
+             f"distillctl-{pid}-1-12ef34ab", "distillctl-٢-1-n1-12ef34ab"]  # fmt: skip
     for file in files:
         make(root / file, "precious")
     folders = ["distillctl-2026-11-28-notes", "distillctl-2026-11-28-n1-notes", f"{name}-pid-13",

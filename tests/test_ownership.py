@@ -31,7 +31,7 @@ def run(tmp_path):
         folder.mkdir()
     partial = checkpoints.partial_dir(run.checkpoints, 1)
     (partial / "hf").mkdir(parents=True)
-    (partial / "hf" / "weights").write_text("weights")
+    (partial / "hf" / "model.safetensors").write_text("weights")
     checkpoints.commit(partial, 1, 1, checkpoints.seal(partial))
     return run
 
@@ -146,7 +146,8 @@ def test_a_folder_with_anything_else_is_refused_and_untouched(refused, folder, w
 WRITTEN = [
     ".lock", "config.yaml", "provenance.json", "events.jsonl", "status.json", "checkpoints", "samples",
     "eval", "logs", "tensorboard", "wandb", "checkpoints/step_000001", "checkpoints/step_000007",
-    "checkpoints/.tmp-step_000002", "checkpoints/.tmp-universal", "checkpoints/.tmp-dropped-step_000001",
+    "checkpoints/.tmp-step_000002", "checkpoints/.tmp-universal",
+    "checkpoints/.tmp-rehearsal", "checkpoints/.tmp-dropped-step_000001",
     "checkpoints/latest.json", "checkpoints/best.json", "samples/step_000001.parquet",
     "eval/step_000001.json", "eval/step_000001.parquet", "logs/attempt_1", "logs/attempt_2",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from distillctl import checkpoints
+from distillctl import checkpoints, unfinished
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
 from distillctl.isolation import NOWHERE, child_environment
 from distillctl.teacher.dropout import saved_as_given
@@ -60,7 +60,7 @@ def save(
     partial = checkpoints.partial_dir(folder, step)
     with disk_trouble_explained(folder, f"the checkpoint of step {step}"):
         if ranks.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            unfinished.make_way(partial)
             partial.mkdir(parents=True)
         ranks.barrier()
         client_state = {"step": step, "run": state}
@@ -89,6 +89,7 @@ def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any
     if student.universal:
         folder, tag = checkpoints.universal_dir(path.parent), _UNIVERSAL
         if ranks.is_main:
+            unfinished.make_way(folder)
             _convert(path / _TAG, folder / tag)
         ranks.barrier()
     try:
@@ -102,7 +103,7 @@ def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any
         raise RunFailed(f"{folder / tag} could not be loaded", "start anew with --resume never")
     ranks.barrier()
     if student.universal and ranks.is_main:
-        shutil.rmtree(folder)
+        unfinished.clear(folder)
     return int(state["step"]), dict(state["run"])
 
 

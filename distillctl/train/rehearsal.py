@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.preflight import Check
 from distillctl.teacher.loadable import faults, listed, load_on_meta, require_whole, tensor_names
@@ -24,8 +27,6 @@ from distillctl.train.student import Student
 
 SMALL_BYTES = 64 << 20
 """Weights up to this are written, larger ones by their names only: a tenth of a second."""
-FOLDER = ".tmp-rehearsal"
-"""Beside the checkpoints; what a crash leaves of it is swept at the next start."""
 _REFUSALS = (
     ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError
 )  # fmt: skip
@@ -43,10 +44,10 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) 
     state = gathered_state(student, ranks) if is_small else {}
     if not ranks.is_main:
         return []
-    trial = folder / FOLDER
+    place = checkpoints.rehearsal_dir(folder)
     with disk_trouble_explained(folder, "a save that is tried before the first step"):
-        shutil.rmtree(trial, ignore_errors=True)
-        trial.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
+        trial = Path(tempfile.mkdtemp(prefix="hf-", dir=place))
         try:
             return _tried(trial, student, tokenizer, state, ranks)
         except _REFUSALS as error:
@@ -60,6 +61,8 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) 
             ) from error
         finally:
             shutil.rmtree(trial, ignore_errors=True)
+            with suppress(OSError):  # somebody else keeps files there
+                place.rmdir()
 
 
 def _tried(

@@ -132,6 +132,9 @@ def rehearse(case, ranks):
     """What is said of saves that are tried: in full, of the names alone, and with a broken tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(case.student.path, trust_remote_code=False)
     said = []
+    mine = checkpoints.rehearsal_dir(case.folder) / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
     for attempt, limit in ((tokenizer, rehearsal.SMALL_BYTES), (tokenizer, 0), (Broken(), 0)):
         rehearsal.SMALL_BYTES = limit
         try:
@@ -140,7 +143,9 @@ def rehearse(case, ranks):
             said.append(error.message)
         else:
             said.append([[check.name, check.level, check.detail] for check in checks])
-    return {"said": said, "left": [path.name for path in case.folder.iterdir()]}
+    left = [str(path.relative_to(case.folder)) for path in case.folder.rglob("*")]
+    shutil.rmtree(mine.parent)
+    return {"said": said, "left": left}
 
 
 def digest(tensors):

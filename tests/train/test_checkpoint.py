@@ -97,6 +97,13 @@ def test_every_file_of_every_rank_is_in_the_manifest(two):
     assert sum("zero_pp_rank_1" in name for name in files) >= 1
 
 
+def test_what_a_killed_save_wrote_is_known_and_swept(one, two, tmp_path):
+    for step, out in enumerate((one[0], two[0]), start=1):
+        shutil.copytree(out / "checkpoints/step_000001", checkpoints.partial_dir(tmp_path, step))
+    checkpoints.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_step_with_a_nan_on_one_rank_is_skipped_on_all_and_counted(poisoned, stage):
     found, weights = found_in(poisoned, f"nan_{stage}")
@@ -148,7 +155,7 @@ def test_the_export_loads_in_plain_transformers_as_it_was_saved(one):
         assert torch.equal(parameter, one[2][name]), name
 
 
-def test_a_save_is_tried_before_the_first_step_and_leaves_nothing(one):
+def test_a_save_is_tried_before_the_first_step_and_leaves_only_what_was_there(one):
     written, named, _ = one[1]["rehearsed"]["said"]
     assert written == named
     assert written[0] == ["save", "ok", "a checkpoint can be saved: 50 tensors, with the model's names"]
@@ -158,7 +165,7 @@ def test_a_save_is_tried_before_the_first_step_and_leaves_nothing(one):
         "student's generation_config.json has temperature=0.6, top_p=0.9, which transformers refuses to "
         "save: it is kept as it is",
     ]
-    assert one[1]["rehearsed"]["left"] == []
+    assert one[1]["rehearsed"]["left"] == [".tmp-rehearsal", ".tmp-rehearsal/mine.txt"]
 
 
 def test_a_tokenizer_that_cannot_be_saved_is_refused_before_the_first_step(one):
