@@ -284,6 +284,12 @@ def test_the_least_recently_used_answers_are_dropped(cache, monkeypatch):
     assert all((other / "big").exists() for other in others)
 
 
+def test_answers_to_real_questions_are_known_for_ours_and_dropped(cache, kept, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 0)
+    cache.trim()
+    assert not kept.exists()
+
+
 def test_an_evaluation_does_not_drop_its_own_answers(asked, cache, engine, made_up, monkeypatch):
     monkeypatch.setattr(module, "MAX_BYTES", 10)
     for _ in range(2):
