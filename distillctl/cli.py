@@ -120,7 +120,10 @@ def prep_jsonl(
     answer_field: Annotated[
         str | None, typer.Option(help="Field with the answer; default answer, which may be absent.")
     ] = None,
-    answer_type: Annotated[AnswerType, typer.Option(help="How answers are compared.")] = "numeric",
+    answer_type: Annotated[
+        AnswerType | None,
+        typer.Option(help="How answers are compared; default: reward_model.style, else numeric."),
+    ] = None,
     limit: Limit = None,
     force: Force = False,
     as_json: JsonFlag = False,

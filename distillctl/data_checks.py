@@ -1,4 +1,4 @@
-"""What is known about the prompts of a run before anything starts: answers and special tokens in them."""
+"""What is known about the prompts of a run before anything starts: answers, unused text, special tokens."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[Prom
             detail += ", and checkpoint.best keeps no checkpoint"
         hint = "put answers into reward_model.ground_truth, as `distillctl prep` does, or set eval.every=0"
         checks.append(Check("validation answers", "warn", detail, hint))
+    return checks
+
+
+def unused_text_checks(train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:
+    """A warning for each set of rows with text in keys of their messages that are not read."""
+    checks = []
+    for key, rows in (("data.train_files", train), ("data.val_files", val)):
+        found = [row for row in rows if row.unused_keys]
+        if found:
+            names = dict.fromkeys(name for row in found for name in row.unused_keys)
+            named = ", ".join(f"`{name}`" for name in names)
+            detail = (
+                f"{key}: messages of {len(found)} of {len(rows)} rows have text that is not used in {named}"
+            )
+            hint = "write it into `content` where it belongs to the prompt or the answer"
+            checks.append(Check("unused text", "warn", detail, hint))
     return checks
 
 

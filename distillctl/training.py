@@ -20,7 +20,12 @@ from distillctl.data.lengths import require_usable
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.special_tokens import SpecialTokens
 from distillctl.data.template import require_rendering
-from distillctl.data_checks import answer_checks, require_each_once, special_token_checks
+from distillctl.data_checks import (
+    answer_checks,
+    require_each_once,
+    special_token_checks,
+    unused_text_checks,
+)
 from distillctl.devices import device_checks
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.estimate import memory_estimate
@@ -199,6 +204,7 @@ def _static_checks(plan: Plan, prompts: _Prompts) -> list[Check]:
     checks = preflight.static_checks(plan.config, plan.student, models)
     checks += preflight.schedule_checks(plan.config, len(prompts.train))
     checks += answer_checks(plan.config, prompts.train, prompts.val)
+    checks += unused_text_checks(prompts.train, prompts.val)
     if (plan.student / "tokenizer.json").is_file():  # else it is a hub model that is not fetched yet
         _require_short_prompts(plan, prompts)
         _require_rendering(plan.student, [*prompts.train, *prompts.val])

@@ -1,13 +1,14 @@
 """What is said about the prompts of a run before anything starts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from distillctl.config import Config
 from distillctl.data.read import PromptRow
 from distillctl.data.special_tokens import SpecialTokens
-from distillctl.data_checks import answer_checks, special_token_checks
+from distillctl.data_checks import answer_checks, special_token_checks, unused_text_checks
 from distillctl.errors import ConfigError
 from distillctl.machine import model_path
 from distillctl.teacher.compat import plain_tokenizer
@@ -36,6 +37,19 @@ def test_rows_with_answers_need_no_word():
 
 def test_rows_without_answers_that_nothing_needs_need_none():
     assert answer_checks(config(), [row()], []) == []
+
+
+def test_text_of_messages_that_is_not_used_is_said_for_each_set_of_rows():
+    thought = replace(row(), unused_keys=("reasoning_content", "name"))
+    train, val = (
+        unused_text_checks([row(), thought, thought], [row()]),
+        unused_text_checks([row()], [thought]),
+    )
+    assert [check.level for check in (*train, *val)] == ["warn", "warn"]
+    assert train[0].detail == (
+        "data.train_files: messages of 2 of 3 rows have text that is not used in `reasoning_content`, `name`"
+    )
+    assert val[0].detail.startswith("data.val_files: messages of 1 of 1 rows")
 
 
 @pytest.mark.parametrize("reference", [None, "<<2+3=5>>"])

@@ -1,16 +1,16 @@
 """Chats as data sets write them: messages of `role` and `content`, and the answer that they may end with.
 
 Read are lists of {role, content}, ShareGPT's {from, value}, content in parts of text, the JSON text of such a
-list, and plain text, which is one message of the user. What is no text, or would be lost, is refused.
+list (`chat_text`), and plain text, which is one message of the user. What is no text, or would be lost, is
+refused.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from distillctl.data.chat_text import chat_of_text
 from distillctl.data.columns import refuse_other_media
 from distillctl.data.values import bad_row, kind_of, require_text
 
@@ -20,7 +20,6 @@ _ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 _SPEAKERS = {**_ROLES, "human": "user", "gpt": "assistant"}
 """ShareGPT's `from`."""
 _TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
-_LIKE_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]\s*""", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def read_chat(value: object, where: str, name: str) -> Chat:
     Raises ConfigError for what is none, has no user message, or ends with a system message.
     """
     if isinstance(value, str):
-        value = _parsed(value, where, name)
+        value = chat_of_text(value, where, name)
     if value is None or isinstance(value, str):
         return Chat([{"role": "user", "content": require_text(value, where, name)}], None)
     if not isinstance(value, list):
@@ -57,24 +56,6 @@ def read_chat(value: object, where: str, name: str) -> Chat:
 def last_question(messages: list[Message]) -> str:
     """Content of the last user message."""
     return next(m["content"] for m in reversed(messages) if m["role"] == "user")
-
-
-def _parsed(text: str, where: str, name: str) -> object:
-    """The messages of which `text` is the JSON, else `text` itself."""
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError):
-        if not _LIKE_MESSAGES.fullmatch(text):
-            return text
-        raise bad_row(
-            f"{where}: `{name}` looks like the text of messages, but is not JSON",
-            "write messages as a list, or as its JSON text (json.dumps), not as Python prints them",
-        ) from None
-    pairs = ({"role", "content"}, {"from", "value"})
-    is_chat = bool(tree) and all(isinstance(m, dict) and any(p <= m.keys() for p in pairs) for m in tree)
-    return tree if is_chat else text
 
 
 def _message(message: Any, where: str, label: str) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,24 +11,24 @@ from typing import Any
 from distillctl.data.values import bad_row, has_text, is_filled
 from distillctl.errors import ConfigError
 
-_MEANING = frozenset(
-    {
-        "image", "images", "image_url", "video", "videos", "video_url", "audio", "audios", "input_audio",
-        "multi_modal_data", "pixel_values", "tools", "tool_call", "tool_calls", "tool_call_id", "functions",
-        "function_call",
-    }
-)  # fmt: skip
-"""Columns of rows, and keys of messages and their parts: text alone is another prompt without them."""
+_MEANING = re.compile(
+    r"(?:input)?(?:image|img|video|audio)s?(?:path|url|uri|file|filename|filepath|name|byte|base64|data)?s?"
+    r"|multimodaldata|pixelvalues|tools|toolcalls?|toolcallid|functions|functioncalls?"
+)
+"""Columns of rows, and keys of messages and their parts: text alone is another prompt without them. As all
+names here, small and without the marks between words."""
+_EARLIER = ("history",)
+"""Fields with the turns before a text or a chat (LLaMA-Factory)."""
 _PARTS = ("instruction", "input", "context")
 """Fields that are one prompt together (Alpaca, Dolly, SQuAD)."""
-_SYSTEM = ("system", "system_prompt")
+_SYSTEM = re.compile(r"sys(?:tem)?(?:prompt|message|msg|instruction)s?|system")
 """Fields with the system message of a text or a chat beside them (OpenOrca, LLaMA-Factory's ShareGPT)."""
 _MESSAGE_KEYS = ("role", "content", "from", "value")
 
 
 def may_change_prompt(name: object) -> bool:
     """Whether a column of this name has to be looked at, though it is not one that is read."""
-    return isinstance(name, str) and name.lower() in _MEANING.union(_PARTS, _SYSTEM)
+    return isinstance(name, str) and (_is_meaning(name) or _is_part(name) or _is_system(name))
 
 
 def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str] = ()) -> None:
@@ -35,7 +36,7 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
 
     `used`: columns that are read.
     """
-    names = [name for name in row if name.lower() in _MEANING and name not in used and is_filled(row[name])]
+    names = [name for name in row if _is_meaning(name) and name not in used and is_filled(row[name])]
     if names:
         raise bad_row(
             f"{where}: {_listed(names)} cannot be read, and the text means something else without",
@@ -46,18 +47,51 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
 def require_whole_prompt(row: Mapping[str, Any], where: str, used: Sequence[str]) -> None:
     """Raise ConfigError where the prompt, the column `used[0]`, leaves a part of it to other columns.
 
-    For a text that is what stands in the fields of Alpaca's kind; for any prompt without a system message,
-    what stands in a field for one. `used`: columns that are read.
+    For a text that is what stands in the fields of Alpaca's kind; for any prompt, in one with earlier turns,
+    and without a system message in one for that. `used`: columns that are read.
     """
     prompt = row[used[0]]
-    parts = (*_PARTS, *_SYSTEM) if isinstance(prompt, str) else () if _has_system(prompt) else _SYSTEM
-    left = [name for name in row if name.lower() in parts and name not in used and is_filled(row[name])]
+    names = [name for name in row if name not in used and is_filled(row[name])]
+    left = [
+        name
+        for name in names
+        if _small(name) in _EARLIER
+        or (_is_part(name) and isinstance(prompt, str))
+        or (_is_system(name) and not _has_system(prompt))
+    ]
     if left:
-        into = "one field" if left[0].lower() in _PARTS else "a chat that begins with the role `system`"
+        into = "a chat that begins with the role `system`" if _is_system(left[0]) else "one field"
+        into = "a chat with these turns" if _small(left[0]) in _EARLIER else into
         raise bad_row(
             f"{where}: `{used[0]}` is only a part of the prompt: {_listed(left)} would be left out",
             f"write all of it into {into}, or remove {_listed(left)} where the prompt does not need it",
         )
+
+
+def unused_keys(value: object) -> list[str]:
+    """Keys with text in the messages of a prompt that are not read, each once."""
+    messages = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return list(
+        dict.fromkeys(
+            key for one in messages for key in one if key not in _MESSAGE_KEYS and has_text(one[key])
+        )
+    )
+
+
+def _small(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _is_meaning(name: str) -> bool:
+    return bool(_MEANING.fullmatch(_small(name)))
+
+
+def _is_part(name: str) -> bool:
+    return _small(name) in (*_PARTS, *_EARLIER)
+
+
+def _is_system(name: str) -> bool:
+    return bool(_SYSTEM.fullmatch(_small(name)))
 
 
 def _has_system(chat: object) -> bool:
@@ -76,24 +110,28 @@ class ColumnTally:
     unused: dict[str, None] = field(default_factory=dict)
     """Other columns with text in any row, and other keys of messages as `messages[].name`."""
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take in one row."""
+    def add(self, row: Mapping[str, Any], also: Collection[str] = ()) -> None:
+        """Take in one row, of which columns in `also` are read too."""
+        self.used = tuple(dict.fromkeys((*self.used, *also)))
         for name, value in row.items():
             self.filled[name] += is_filled(value)
-            if name not in self.used:
-                self.unused |= {name: None} if has_text(value) else {}
-                continue
-            messages = value if isinstance(value, list) else []
-            for message in (one for one in messages if isinstance(one, dict)):
-                keys = [key for key in message if key not in _MESSAGE_KEYS and has_text(message[key])]
-                self.unused |= dict.fromkeys(f"{name}[].{key}" for key in keys)
+            if name in self.used:
+                self.unused |= dict.fromkeys(f"{name}[].{key}" for key in unused_keys(value))
+            elif has_text(value):
+                self.unused |= {name: None}
 
     def require(self, name: str, option: str) -> None:
-        """Raise ConfigError when none of the rows has the column that `option` names."""
+        """Raise ConfigError when none of the rows has anything in the column that `option` names."""
         if name not in self.filled:
             present = _listed(list(self.filled))
             raise ConfigError(
                 f"{option} {name}: no row that was read has such a field", f"correct it: they have {present}"
+            )
+        if not self.filled[name]:
+            present = _listed([other for other, num_rows in self.filled.items() if num_rows])
+            raise ConfigError(
+                f"{option} {name}: that field is empty in all rows that were read",
+                f"leave the option out, or name a field with answers: there is something in {present}",
             )
 
 

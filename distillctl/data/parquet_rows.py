@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillctl.data.columns import may_change_prompt
+from distillctl.data.narrow_floats import reader_of
 from distillctl.data.values import bad_row, no_column
 from distillctl.errors import ConfigError
 from distillctl.parquet_file import opened_parquet
@@ -68,15 +69,5 @@ def _values(column: pa.Array, path: Path, first: int, name: str, *, used: bool) 
                         "correct that value, or write the column as text",
                     ) from None
                 found.append(UNREADABLE)
-    return _as_written(found, str(column.type))
-
-
-def _as_written(values: list[Any], kind: str) -> list[Any]:
-    """Numbers of less than 64 bits as their text is, which somebody wrote: 0.1, where the same number as a
-    Python float is 0.10000000149011612."""
-    import numpy as np
-
-    narrow = {"float": np.float32, "halffloat": np.float16}.get(kind)
-    if narrow is None:
-        return values
-    return [None if value is None else float(str(narrow(value))) for value in values]
+    reader = reader_of(column.type) if used else None
+    return found if reader is None else [reader(value) for value in found]

@@ -9,18 +9,19 @@ complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
 from distillctl import __version__
-from distillctl.data.answers import require_answer
+from distillctl.data.answers import answer_type, require_answer
 from distillctl.data.chat import last_question, read_chat
 from distillctl.data.columns import ColumnTally
 from distillctl.data.out_folder import MANIFEST, digest, require_free, staged
-from distillctl.data.read import SUFFIXES, answer_text, records
+from distillctl.data.read import SUFFIXES, answer_text, records, struct
 from distillctl.data.schema import gsm8k_ground_truth, schema, to_row
 from distillctl.data.summary import counts
 from distillctl.data.turn_truth import truth_in_turn
@@ -39,7 +40,21 @@ Manifest = dict[str, Any]
 Row = dict[str, Any]
 Record = tuple[str, dict[str, Any]]
 
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What `prep jsonl` reads of a row, beside `reward_model`."""
+
+    prompt: str
+    answer: str
+    is_named: bool
+    """Whether `answer` was asked for, so that it counts before `reward_model.ground_truth`."""
+    kind: str | None
+    """The answer type; None: what a row's `reward_model.style` says."""
+
+
 _HUB_ID = "openai/gsm8k"
+_REWARD = "reward_model"
 _GSM8K_FIELDS = ("question", "answer")
 _SPLITS = ("train", "test")
 
@@ -60,7 +75,7 @@ def prep_gsm8k(out: Path, source: Path | None, limit: int | None, force: bool) -
         found = {split: _gsm8k_records(paths) for split, paths in files.items()}
     tally = ColumnTally(_GSM8K_FIELDS)
     splits = {
-        split: [_gsm8k_row(record, split, i) for i, record in enumerate(_tracked(rows, split, limit, tally))]
+        split: [_gsm8k_row(record, split, i, tally) for i, record in enumerate(_first(rows, split, limit))]
         for split, rows in found.items()
     }
     return _write(out, "gsm8k", _HUB_ID if source is None else source.resolve().name, splits, files, tally)
@@ -92,28 +107,28 @@ def prep_jsonl(
     answer_field: str | None,
     limit: int | None,
     force: bool,
-    kind: str = "numeric",
+    kind: str | None = None,
 ) -> Manifest:
     """The user's own prompts, as they are: no instruction is added and no split invented.
 
     `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test` as .jsonl,
     .json or .parquet. `prompt_field` holds text or a chat (`chat.read_chat`); `answer_field` may be null in
-    rows, and with None it is `answer`, which need not be there; `kind` is its answer type. The assistant's
-    turn that a chat ends with is the reference answer, and the ground truth where `answer_field` has none.
-    Raises ConfigError (bad rows, a field that no row has, no `source`, `out` is taken).
+    rows, and with None it is `answer`, which need not be there. The assistant's turn that a chat ends with is
+    the reference answer. The ground truth is that of `answer_field`, else `reward_model.ground_truth`, else
+    that of `answer`, else what that turn states; `kind` is its answer type, with None `reward_model.style`.
+    Raises ConfigError (bad rows, a named field without anything in it, no `source`, `out` is taken).
     """
     if source is None:
         raise ConfigError("prep jsonl: no source", "give the file of your prompts: --source FILE")
     files = _own_files(source)
     _check_out(out, files, limit, force)
-    answers = answer_field or "answer"
-    tally = ColumnTally((prompt_field, answers))
+    fields = _Fields(prompt_field, answer_field or "answer", answer_field is not None, kind)
+    names = (fields.prompt, fields.answer)
+    tally = ColumnTally(names)
     splits = {
         split: [
-            _own_row(record, split, i, prompt_field, answers, kind)
-            for i, record in enumerate(
-                _tracked(records(path, (prompt_field, answers), whole=True), split, limit, tally)
-            )
+            _own_row(record, split, i, fields, tally)
+            for i, record in enumerate(_first(records(path, (*names, _REWARD), whole=True), split, limit))
         ]
         for split, (path,) in files.items()
     }
@@ -122,11 +137,9 @@ def prep_jsonl(
     return _write(out, "jsonl", source.resolve().name, splits, files, tally)
 
 
-def _tracked(found: Iterable[Record], split: str, limit: int | None, tally: ColumnTally) -> Iterator[Record]:
-    """The first `limit` of the rows, counted in `tally`, with progress on stderr."""
-    for record in track(islice(found, limit), f"reading {split}"):
-        tally.add(record[1])
-        yield record
+def _first(found: Iterable[Record], split: str, limit: int | None) -> Iterator[Record]:
+    """The first `limit` of the rows, with progress on stderr."""
+    yield from track(islice(found, limit), f"reading {split}")
 
 
 def _gsm8k_files(source: Path, split: str) -> list[Path]:
@@ -169,8 +182,9 @@ def _download_gsm8k() -> dict[str, Iterator[Record]]:
     }
 
 
-def _gsm8k_row(record: Record, split: str, index: int) -> Row:
+def _gsm8k_row(record: Record, split: str, index: int, tally: ColumnTally) -> Row:
     where, fields = record
+    tally.add(fields)
     question, answer = (require_text(fields.get(name), where, name) for name in _GSM8K_FIELDS)
     try:
         truth = gsm8k_ground_truth(answer)
@@ -198,24 +212,39 @@ def _own_files(source: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _own_row(record: Record, split: str, index: int, prompt_field: str, answer_field: str, kind: str) -> Row:
-    where, fields = record
-    chat = read_chat(fields[prompt_field], where, prompt_field)
-    value = fields.get(answer_field)
-    if isinstance(value, bool) or not isinstance(value, str | Number | None):
-        raise ConfigError(f"{where}: `{answer_field}` must be text, a number or null")
-    answer, truth = answer_text(value), None
-    if answer is not None:
-        require_text(answer, where, answer_field)
-        truth = answer.strip()
-        if kind == "numeric":
-            read = read_truth(answer)
-            truth = truth if read.value is None else read.text  # else the whole text is the answer
-        require_answer(truth, kind, where)
-    elif chat.answer is not None:
+def _own_row(record: Record, split: str, index: int, fields: _Fields, tally: ColumnTally) -> Row:
+    where, row = record
+    chat = read_chat(row[fields.prompt], where, fields.prompt)
+    answer, given = _answer(row, where, fields.answer), row.get(_REWARD)
+    reward = struct(given, where, _REWARD) if isinstance(given, dict) else {}
+    rewarded = answer_text(reward.get("ground_truth"), where)
+    kind = fields.kind or answer_type(reward.get("style"))
+    by_name = fields.is_named and answer is not None
+    stated = answer if by_name or rewarded is None else rewarded
+    is_read = bool(reward) and (rewarded is None or not by_name)
+    tally.add(row, also=(_REWARD,) if is_read else ())
+    truth = None if stated is None else _truth(stated, kind, where)
+    if truth is None and chat.answer is not None:
         truth = truth_in_turn(chat.answer, kind)
-    question, answer = last_question(chat.messages), chat.answer or answer
-    return to_row(question, answer, truth, split, index, "distillctl/jsonl", chat.messages, kind)
+    question, reference = last_question(chat.messages), chat.answer or answer
+    return to_row(question, reference, truth, split, index, "distillctl/jsonl", chat.messages, kind)
+
+
+def _answer(row: Mapping[str, Any], where: str, name: str) -> str | None:
+    """The text of the answer in the column `name`."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, str | Number | None):
+        raise ConfigError(f"{where}: `{name}` must be text, a number or null")
+    answer = answer_text(value, f"{where}: `{name}`")
+    return None if answer is None else require_text(answer, where, name)
+
+
+def _truth(text: str, kind: str, where: str) -> str:
+    """The ground truth in an answer of type `kind`: of a numeric one its number, else all of it."""
+    require_text(text, where, "ground_truth")
+    require_answer(text.strip(), kind, where)
+    read = read_truth(text) if kind == "numeric" else None
+    return text.strip() if read is None or read.value is None else read.text
 
 
 def _check_source(source: Path) -> None:

@@ -8,9 +8,7 @@ as in `prompt_id`).
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -19,21 +17,20 @@ from typing import Any
 
 from distillctl.data.answers import answer_type, require_answer
 from distillctl.data.chat import Message, last_question, read_chat
-from distillctl.data.columns import refuse_other_media, require_whole_prompt
+from distillctl.data.chat_text import chat_of_text
+from distillctl.data.columns import refuse_other_media, require_whole_prompt, unused_keys
+from distillctl.data.json_text import parse_json
 from distillctl.data.parquet_rows import parquet_rows
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, no_column, require_text, too_long
 from distillctl.errors import ConfigError
 from distillctl.files import open_regular, require_file
 from distillctl.memory_limit import limited_items, readable_bytes
-from distillctl.terminal import inline
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30
 """Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
 _MAX_NESTING = 16
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""An escape that is half of a pair; both halves together are one character."""
 _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
 # Keys under which nested `ground_truth` structs keep the answer itself, in order of preference.
 _NESTED_KEYS = ("ground_truth", "target", "value")
@@ -62,6 +59,8 @@ class PromptRow:
     when that is no text or blank."""
     answer_type: str = "numeric"
     """One of `answers.ANSWER_TYPES`."""
+    unused_keys: tuple[str, ...] = ()
+    """Keys with text in its messages that are not read."""
     route: str | None = None
     """Value of the column that chooses the teacher, as text; None when it is null or not there."""
 
@@ -92,10 +91,10 @@ def records(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a file as (`file:line` or `file: row N`, its fields).
 
-    Of `columns` the first has to be there, and another that is missing is None; the rest of a row comes along
-    with `whole` only, where a missing field stays out. Raises ConfigError for a file that cannot be read or
-    holds no row, for a row that is not an object, for one with images, sounds, videos or tools, and for one
-    whose first column is only a part of the prompt.
+    Of `columns` the first, a prompt, has to be there: the JSON text of a chat comes as its messages. Another
+    that is missing is None; the rest of a row comes along with `whole` only, where a missing field stays out.
+    Raises ConfigError for a file that cannot be read or holds no row, a row that is not an object, one with
+    images, sounds, videos or tools, and one whose prompt is no valid chat or only a part of it.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: not a data file", f"accepted: {', '.join(SUFFIXES)}")
@@ -106,6 +105,8 @@ def records(
                 raise bad_row(f"{where}: expected an object, got {kind_of(row)}")
             if columns[0] not in row:
                 raise no_column(where, columns[0], row)
+            if isinstance(row[columns[0]], str):
+                row[columns[0]] = chat_of_text(row[columns[0]], where, columns[0])
             refuse_other_media(row, where, used=columns)
             require_whole_prompt(row, where, used=columns)
             empty = False
@@ -117,22 +118,24 @@ def records(
         raise ConfigError(f"{path}: holds no rows", "give a file with at least one row, or leave it out")
 
 
-def answer_text(value: object, depth: int = 0) -> str | None:
+def answer_text(value: object, where: str = "", depth: int = 0) -> str | None:
     """A ground truth as text, or None: a scalar, the first of a list, or what a struct nests.
 
     Whole floats lose their `.0`, because pandas turns integers into floats beside a null. `depth`: levels
-    around the value; one that lies absurdly deep is none.
+    around the value; one that lies absurdly deep is none. Raises ConfigError for an infinite number.
     """
     if depth > _MAX_NESTING:
         return None
     if isinstance(value, dict):
-        nested = (answer_text(value.get(key), depth + 1) for key in _NESTED_KEYS)
+        nested = (answer_text(value.get(key), where, depth + 1) for key in _NESTED_KEYS)
         return next((text for text in nested if text is not None), None)
     if isinstance(value, list):
-        return answer_text(value[0], depth + 1) if value else None
+        return answer_text(value[0], where, depth + 1) if value else None
     if isinstance(value, float):
         if math.isnan(value):  # a null, as pandas writes it
             return None
+        if math.isinf(value):
+            raise bad_row(f"{where}: the answer is no finite number, or one that is too large for a float")
         return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, str):
         return value if value.strip() else None
@@ -141,11 +144,11 @@ def answer_text(value: object, depth: int = 0) -> str | None:
 
 def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_key: str) -> PromptRow:
     chat = read_chat(row["prompt"], where, "prompt")
-    reward = _struct(row["reward_model"], where, "reward_model")
-    truth, kind = answer_text(reward.get("ground_truth")), answer_type(reward.get("style"))
+    reward = struct(row["reward_model"], where, "reward_model")
+    truth, kind = answer_text(reward.get("ground_truth"), where), answer_type(reward.get("style"))
     if truth is not None:
         require_answer(truth, kind, where)
-    extra = _struct(row["extra_info"], where, "extra_info")
+    extra = struct(row["extra_info"], where, "extra_info")
     if chat.answer is not None:
         extra = {**extra, "answer": chat.answer}
         truth = truth_in_turn(chat.answer, kind) if truth is None else truth
@@ -160,6 +163,7 @@ def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_
         split=split if isinstance(split, str) and split else stem,
         extra_info=extra or None,
         reference=reference if isinstance(reference, str) and reference.strip() else None,
+        unused_keys=tuple(unused_keys(row["prompt"])),
         route=_route(row[teacher_key]),
     )
 
@@ -171,7 +175,7 @@ def _route(value: object) -> str | None:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _struct(value: object, where: str, name: str) -> dict[str, Any]:
+def struct(value: object, where: str, name: str) -> dict[str, Any]:
     """A struct column's value, empty when it is null (NaN is pandas's null)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return {}
@@ -196,7 +200,7 @@ def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
     if path.stat().st_size > MAX_JSON_BYTES:
         message = f"{path}: is longer than {MAX_JSON_BYTES >> 20} MiB, too long for one JSON array"
         raise ConfigError(message, "write one object per line, as .jsonl, or parquet")
-    rows = _parse_json(path.read_bytes(), str(path), first_line=1)
+    rows = parse_json(path.read_bytes(), str(path), first_line=1)
     yield from ((f"{path}: row {index}", row) for index, row in enumerate(rows))
 
 
@@ -209,47 +213,8 @@ def _line_records(path: Path) -> Iterator[tuple[str, Any]]:
                 raise too_long(f"{path}:{number}: the line")
             if line.strip():
                 # Without its newline, or JSON that stops short would be blamed on the next line.
-                value = _parse_json(line.rstrip(b"\r\n"), str(path), first_line=number)
+                value = parse_json(line.rstrip(b"\r\n"), str(path), first_line=number)
                 yield f"{path}:{number}", value
-
-
-def _parse_json(data: bytes, path: str, first_line: int) -> Any:
-    """The value of a JSON text that begins at `first_line` of a file."""
-    try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
-        if _SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except UnicodeEncodeError:
-        raise bad_row(
-            f"{path}:{first_line}: holds half of a surrogate pair, which is not valid Unicode"
-        ) from None
-    except _Repeated as error:
-        raise bad_row(f"{path}:{first_line}: `{inline(error.key)}` comes twice in one object") from None
-    except UnicodeDecodeError as error:
-        line = first_line + data.count(b"\n", 0, error.start)
-        raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        hint = "every line has to be one JSON object" if path.endswith(".jsonl") else "correct the file"
-        raise ConfigError(f"{path}:{line}: not JSON: {error.msg}", hint) from error
-    except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
-        raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error
-
-
-class _Repeated(Exception):
-    """A key that an object has twice, of which a parser keeps the last alone."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Repeated(next(key for key in keys if keys.count(key) > 1))
-    return found
 
 
 def _missing_file_hint(path: Path) -> str:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from distillctl.data.answers import require_answer
-from distillctl.errors import ConfigError
-from distillctl.grading.final_answer import marked_phrase
-from distillctl.grading.reading import parse_number, phrase_number
+from distillctl.grading.choice import chosen_letter
+from distillctl.grading.final_answer import final_text, fold, number_in_turn
+from distillctl.grading.latex_answer import expression_in_turn
+from distillctl.grading.plain import plain
 
 
 def truth_in_turn(turn: str, kind: str) -> str | None:
-    """The ground truth of type `kind` in an assistant's turn, or None.
+    """The ground truth of type `kind` in an assistant's turn, or None: what grading finds in the same text.
 
-    A number is marked as the answer (`####`, a box, `answer is`) or stands alone; a choice names its letter;
-    text and expressions are the turn itself; no turn is a regular expression.
+    A number is marked as the answer (`####`, a box, `answer is`) or stands alone; a choice is its letter;
+    text is what is marked, else the last line; an expression is marked, or the turn has formulas; no turn is
+    a regular expression.
     """
-    text = turn.strip()
     if kind == "numeric":
-        phrase = marked_phrase(turn)
-        if phrase is None and parse_number(text) is not None:
-            phrase = text
-        read = None if phrase is None else phrase_number(phrase)
-        return None if read is None or read.value is None else read.text
-    with suppress(ConfigError):
-        require_answer(text, kind, "")
-        return None if kind == "regex" else text
-    return None
+        number = number_in_turn(turn)
+        return None if number is None else number.text
+    if kind == "choice":
+        return chosen_letter(turn)
+    if kind == "latex":
+        return expression_in_turn(turn)
+    text = final_text(turn) if kind == "exact" else None
+    return text if text and fold(plain(text)) else None

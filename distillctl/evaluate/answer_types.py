@@ -18,7 +18,7 @@ import re
 
 from distillctl.evaluate.grading import Grade, grade, verl_flexible, verl_strict
 from distillctl.grading.choice import chosen_letter, truth_letter
-from distillctl.grading.final_answer import after_thinking, fold, marked_phrase
+from distillctl.grading.final_answer import after_thinking, final_text, fold, marked_phrase
 from distillctl.grading.plain import plain
 
 REGEX_CHARS = 10_000
@@ -37,11 +37,10 @@ def grade_typed(text: str, ground_truth: str, kind: str) -> Grade:
 
 
 def _exact(text: str, truth: str) -> tuple[str | None, bool]:
-    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
-    extracted = marked_phrase(text) or (lines[-1].strip() if lines else None)
-    expected = (truth, marked_phrase(truth) or truth)
-    same = extracted is not None and fold(plain(extracted)) in {fold(plain(text)) for text in expected}
-    return extracted, same
+    extracted, stated = final_text(text), after_thinking(truth) or truth
+    expected = {fold(plain(one)) for one in (stated, marked_phrase(truth) or stated)}
+    found = {fold(plain(one)) for one in (extracted, after_thinking(text)) if one}
+    return extracted, extracted is not None and not found.isdisjoint(expected)
 
 
 def _choice(text: str, truth: str) -> tuple[str | None, bool]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import selectors
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from threading import local
 
 from distillctl.errors import EnvironmentUnfit
-from distillctl.grading.final_answer import after_thinking, raw_phrase
+from distillctl.grading.latex_answer import final_expression, is_delimited
 from distillctl.isolation import NOWHERE, child_environment
 from distillctl.machine import cpus
 
@@ -67,16 +66,6 @@ def compare_latex(pairs: Sequence[tuple[str, str]], timeout_s: float = TIMEOUT_S
     for child in children:
         child.kill()
     return verdicts
-
-
-def final_expression(text: str) -> str | None:
-    """The part of a response or ground truth that math-verify is to read: the marked answer in a box, else
-    all that follows the last think block; None where that is unfinished."""
-    phrase = raw_phrase(text)
-    if phrase is None:
-        return after_thinking(text)
-    is_math = not re.search(r"(?<!\\)\$|\\\(", phrase)  # else words with formulas in them
-    return f"$\\boxed{{{phrase}}}$" if is_math else phrase
 
 
 class _Child:
@@ -131,7 +120,7 @@ def main() -> None:
     for line in sys.stdin:
         response, truth = json.loads(line)
         found = parse(response)
-        same = bool(found) and verify(parse(truth if "$" in truth else f"${truth}$"), found)
+        same = bool(found) and verify(parse(truth if is_delimited(truth) else f"${truth}$"), found)
         print(json.dumps([same, str(found[-1]) if found else None]), flush=True)
 
 

@@ -16,6 +16,7 @@ from distillctl.grading.final_answer import (
     after_thinking,
     bold_phrases,
     marked_phrase,
+    strip,
 )
 from distillctl.grading.plain import plain
 
@@ -108,6 +109,10 @@ _NAMED = re.compile(
     rf"\b(?:option|choice|alternative|letter)\s+{_LETTER}(?!\s+(?:is|was|and|or|can)\b)", re.I
 )
 _ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=[^\S\n]*$))", re.MULTILINE)
+_OPTION = re.compile(
+    rf"(?P<label>{_OPEN}(?P<letter>[A-Za-z])[)\]}}>\"'.:]+(?=\s|$))(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*"
+)
+"""A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
 _LISTED = re.compile(rf"^[^\S\n]*(?:[-*>]\s*)?{_OPEN}([A-Z])[).:\]]", re.MULTILINE)
 
 
@@ -118,9 +123,10 @@ class _Several(Exception):
 def chosen_letter(text: str) -> str | None:
     """The letter that a response chooses, upper case; None where it chooses none, or several.
 
-    It is that of the marked answer (`final_answer.marked_phrase`), else of the last statement such as `the
-    answer is B`, `I choose B`, `B is correct`, else of the last bold words, else the letter that a response
-    of one line begins with, else the last that stands alone.
+    It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
+    as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else of
+    the last bold words, else the letter that a response of one line begins with, else the last that stands
+    alone.
     """
     rest = after_thinking(text)
     if rest is None:
@@ -128,16 +134,22 @@ def chosen_letter(text: str) -> str | None:
     words = plain("".join(map(_uncircled, rest)))
     try:
         marked = _of_phrase((marked_phrase(words, answer_is=False) or "")[:MAX_PHRASE])
-        return marked or _said(words) or _shown(rest, words)
+        return marked or _option(words) or _said(words) or _shown(rest, words)
     except _Several:
         return None
 
 
 def truth_letter(truth: str) -> str | None:
-    """The letter of a ground truth: the one that it begins with, `B` or `(B) Paris`, else read like a
-    response."""
-    match = re.match(r"\W*([A-Za-z])\b(?![\w'])", plain("".join(map(_uncircled, truth))))
-    return match[1].upper() if match else chosen_letter(truth)
+    """The letter of a ground truth, which is read like a response."""
+    return chosen_letter(truth)
+
+
+def _option(words: str) -> str | None:
+    """The letter of a text that is one option and no more, as `B) Paris`."""
+    match = _OPTION.fullmatch(strip(words))
+    return (
+        match["letter"].upper() if match and not _DENIED_AFTER.match(match[0], match.end("label")) else None
+    )
 
 
 def _said(words: str) -> str | None:

@@ -33,7 +33,8 @@ _ANSWER = re.compile(
     rf"(?:\banswer(?:\s+to\s[^.:\n]{{1,80}}?)?|答案){_IS}[ \t]*|\bfinal answer[ \t]*(?=\n)", re.IGNORECASE
 )
 _SENTENCES = re.compile(r"[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}/\d{1,2}/\d{4}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_MAX_UNIT_WORDS = 3
 _NUMBER_AND_REASON = re.compile(
     r"((?:[A-Za-z]\w{0,9}\s*=)?[^\n=]{1,100}?)"
     r"(?:[.:]?[^\S\n]*\n\s*"
@@ -81,13 +82,38 @@ def read_answer(text: str) -> Reading | None:
 
 
 def read_truth(text: str) -> Reading:
-    """A ground truth, read like a response; a single sentence without a mark is the answer itself."""
+    """A ground truth, read like a response; a single sentence without a mark is the answer itself.
+
+    A range, a date, a telephone number or `1 million` (`figures`) is text.
+    """
     rest = after_thinking(text) or text
     words = strip(plain(rest))
     is_phrase = "\n" not in words and not _SENTENCES.search(words)
     if is_phrase and next(_marked(words, numeric=True), None) is None:
-        return Reading(words, None) if _DATE.fullmatch(words) else phrase_number(words)
-    return read_answer(rest) or Reading(words, None)
+        found = phrase_number(words)
+    else:
+        found = read_answer(rest) or Reading(words, None)
+    return Reading(words, None) if found.is_figure else found
+
+
+def number_in_turn(text: str) -> Reading | None:
+    """The number that `read_answer` finds in a response which states it: marked as the answer, or alone with
+    its unit; None for a `figures.is_figure`."""
+    found = read_answer(text)
+    if found is None or found.value is None or found.is_figure:
+        return None
+    words = strip(plain(after_thinking(text) or ""))
+    if next(_marked(words, numeric=True), None) is not None:
+        return found
+    left, _, right = words.rpartition("=")
+    is_alone = "\n" not in words and not _WORD.search(left) and len(_WORD.findall(right)) <= _MAX_UNIT_WORDS
+    return found if is_alone and parse_number(right) == found.value else None
+
+
+def final_text(text: str) -> str | None:
+    """The final answer of a response whose answer is text: what is marked, else the last line."""
+    lines = [line.strip() for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    return marked_phrase(text) or (lines[-1] if lines else None)
 
 
 def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:

@@ -13,6 +13,7 @@ from fractions import Fraction
 
 from distillctl.grading.computing_words import tokens
 from distillctl.grading.expressions import Token, digits, evaluate
+from distillctl.grading.figures import is_figure
 from distillctl.grading.runs import Run, around, begin, counts, in_list
 
 MAX_STATED = 2000
@@ -40,6 +41,8 @@ class Reading:
     """A number without separators and units, or the words or the expression as they stand."""
     value: Fraction | None
     """None when that is no single number."""
+    is_figure: bool = False
+    """Whether the value is that of `figures.is_figure`, which a ground truth is not."""
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -105,7 +108,7 @@ def _reading(text: str, found: Sequence[Token], run: Run, *, lists: bool) -> Rea
         if other.mixed and other.value is not None and value.denominator == 1:
             return Reading(str(value + other.value), value + other.value)
         return Reading(text.strip(), None)
-    return Reading(_spelled(found[run.low : run.high], value), value)
+    return Reading(_spelled(found[run.low : run.high], value), value, is_figure(found, run))
 
 
 def _is_unfinished(found: Sequence[Token], run: Run) -> bool:

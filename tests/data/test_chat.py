@@ -72,17 +72,88 @@ def test_the_json_text_of_messages_is_read_as_messages(spaces):
         "[]",
         "[",
         '[{"a": 1}]',
-        '[{"role": "user"}]',
         '[{"role": "user", "content": "hi"}] What is this?',
-        '{"role": "user", "content": "hi"}',
+        "[{'role': 'user', 'content': 'hi'}, ] is printed by what?",
+        '{"role": "user", "content": "hi"} is what kind of JSON?',
+        '{"title": "Report", "parts": [{"name": "a", "text": "b"}]}',
+        '[{"name": "Bob", "role": "user"}, {"name": "Al", "role": "admin"}]',
+        '[{"from": "Paris", "to": "Rome"}]',
+        '{"from": "USD", "to": "EUR", "value": 10}',
+        '{"role": "engineer", "content": "A job."}',
+        '{"messages": []}',
+        '[{"a": 1}, {"b": 2',
+        "[INST] hi [/INST]",
+        '"quoted"',
+        "\ufeff[1, 2]",
+        "[" * 900 + "]" * 900,
+        "[" * 100_000,
     ],
 )
 def test_other_text_that_looks_like_it_stays_text(text):
     assert read(text) == Chat([{"role": "user", "content": text}], None)
 
 
-@pytest.mark.parametrize("text", [str([ASKED, SAID]), json.dumps([ASKED])[:-2] + ",}]"])
-def test_messages_as_python_prints_them_are_refused(text):
+CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "add"}}]}
+RESULT = {"role": "tool", "content": "5"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "what"),
+    [
+        ([ASKED, CALL, RESULT], r"`prompt\[1\]`: `tool_calls` cannot be read"),
+        ([CALL], r"`prompt\[0\]`: `tool_calls` cannot be read"),
+        ([ASKED, {"role": "assistant"}], r"`prompt\[1\].content` is missing"),
+        ([{"role": "user"}], r"`prompt\[0\].content` is missing"),
+        ([{"from": "human"}, {"from": "gpt"}], r"`prompt\[0\].value` is missing"),
+        ([{"role": "user", "parts": [{"text": "hi"}]}], r"`prompt\[0\].content` is missing"),
+        ([ASKED, {"content": "5"}], r"`prompt\[1\].role` is missing"),
+        ([ASKED, "5"], r"`prompt\[1\]` must be a message, got text"),
+        ([ASKED, None], r"`prompt\[1\]` must be a message, got null"),
+        ([[ASKED, SAID]], r"`prompt\[0\]` must be a message, got a list"),
+        ({"messages": [ASKED]}, "`prompt` must be text or messages, got an object"),
+        (ASKED, "`prompt` must be text or messages, got an object"),
+    ],
+)
+def test_the_json_text_of_a_bad_chat_is_refused_as_that_chat_is(tree, what):
+    for value in (tree, json.dumps(tree), "\ufeff" + json.dumps(tree, indent=1)):
+        with pytest.raises(ConfigError, match=f"^x.jsonl:1: {what}"):
+            read(value)
+
+
+def test_a_byte_order_mark_before_the_json_text_of_messages_does_no_harm():
+    assert read("\ufeff" + json.dumps([ASKED, SAID])) == Chat([ASKED], "5")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('[{"role": "user", "content": "a", "content": "b"}]', "`content` comes twice in one object"),
+        (json.dumps(json.dumps([ASKED])), "is the JSON text of the JSON text of messages"),
+    ],
+)
+def test_json_text_of_messages_that_is_ambiguous_is_refused(text, what):
+    with pytest.raises(ConfigError, match=f"^x.jsonl:1: `prompt`.*{what}"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        str([ASKED, SAID]),
+        str((ASKED, SAID)),
+        str([{"name": None} | ASKED]),
+        str([ASKED]).replace("}]", "},]"),
+        "[{'content': \"it's\", 'role': 'user'}\n {'role': 'assistant', 'content': 'a'}]",
+        json.dumps([ASKED])[:-2] + ",}]",
+        json.dumps([ASKED])[:-1] + ",]",
+        json.dumps([ASKED, SAID])[:-1],
+        json.dumps([ASKED, SAID])[:-9],
+        json.dumps([ASKED, SAID])[:30],
+        '[{"content": "a ] } b',
+        json.dumps(ASKED) + "\n" + json.dumps(SAID),
+    ],
+)
+def test_what_looks_like_messages_and_is_not_json_is_refused(text):
     with pytest.raises(ConfigError, match="looks like the text of messages, but is not JSON"):
         read(text)
 

@@ -407,13 +407,74 @@ def prepared(tmp_path, write_lines, rows, prompt_field="q", answer_field=None, *
     [({}, None, "5"), ({"answer": "6"}, None, "6"), ({"a": 6}, "a", "6"), ({"a": None}, "a", "5")],
 )
 def test_own_chat_with_an_answer_at_the_end(tmp_path, write_lines, more, answer_field, truth):
-    (row,), counts = prepared(tmp_path, write_lines, [{"q": TALK} | more], answer_field=answer_field)
+    rows = [{"q": TALK} | more, {"q": "b?", "a": 1}]
+    (row, _), counts = prepared(tmp_path, write_lines, rows, answer_field=answer_field)
     assert row["prompt"] == TALK[:1]
     assert row["extra_info"]["answer"] == "2+3=5\n#### 5"
     assert row["reward_model"] == {"style": "rule", "ground_truth": truth}
-    (read_back,) = read_rows(tmp_path / "own" / "train.parquet")
+    (read_back, _) = read_rows(tmp_path / "own" / "train.parquet")
     assert (read_back.reference, read_back.ground_truth) == ("2+3=5\n#### 5", truth)
-    assert counts["rows_with_reference"] == {"train": 1}
+    assert counts["rows_with_reference"] == {"train": 1 + (answer_field is not None)}
+
+
+@pytest.mark.parametrize(
+    ("more", "answer_field", "truth", "unused"),
+    [
+        ({}, None, "6", []),
+        ({"answer": "8"}, None, "6", []),
+        ({"a": "7"}, "a", "7", ["reward_model"]),
+        ({"a": None}, "a", "6", []),
+    ],
+)
+def test_own_ground_truth_in_verls_layout_stays_the_truth(
+    tmp_path, write_lines, more, answer_field, truth, unused
+):
+    verl = {"q": TALK, "reward_model": {"style": "rule", "ground_truth": "6"}}
+    rows, counts = prepared(
+        tmp_path, write_lines, [verl | more, {"q": "b?", "a": "1"}], answer_field=answer_field
+    )
+    assert rows[0]["reward_model"] == {"style": "rule", "ground_truth": truth}
+    assert rows[0]["extra_info"]["answer"] == "2+3=5\n#### 5"
+    assert [name for name in counts["unused_columns"] if name != "a"] == unused
+
+
+@pytest.mark.parametrize(
+    ("kind", "style", "truth"), [(None, "choice", "B"), ("exact", "exact", "It is (B).")]
+)
+def test_own_rows_have_the_style_of_verls_layout_unless_another_is_asked_for(
+    tmp_path, write_lines, kind, style, truth
+):
+    talk = [TALK[0], {"role": "assistant", "content": "It is (B)."}]
+    (row,), _ = prepared(tmp_path, write_lines, [{"q": talk, "reward_model": {"style": "choice"}}], kind=kind)
+    assert row["reward_model"] == {"style": style, "ground_truth": truth}
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n"])
+def test_an_answer_field_that_is_empty_in_all_rows_is_refused(tmp_path, write_lines, empty):
+    rows = [{"q": TALK, "solution": empty}, {"q": "b?", "note": "x"}]
+    with pytest.raises(
+        ConfigError, match="--answer-field solution: that field is empty in all rows"
+    ) as caught:
+        prepared(tmp_path, write_lines, rows, answer_field="solution")
+    assert "`q`, `note`" in caught.value.hint
+
+
+def test_own_infinite_answer_is_refused_with_its_row(tmp_path, write_lines):
+    with pytest.raises(ConfigError, match=r"mine.jsonl:2: `a`: .*no finite number"):
+        prepared(tmp_path, write_lines, ['{"q": "a?", "a": 1}', '{"q": "b?", "a": 1e400}'], answer_field="a")
+
+
+@pytest.mark.parametrize("chat", [TALK, json.dumps(TALK)])
+def test_a_chat_is_no_question_of_gsm8k(tmp_path, source, write_lines, chat):
+    write_lines(source / "train.jsonl", [GOOD | {"question": chat}])
+    with pytest.raises(ConfigError, match=r"train\.jsonl:1: `question` must be text, got a list"):
+        prep_gsm8k(tmp_path / "out", source, None, False)
+
+
+def test_keys_of_messages_in_json_text_that_are_not_used_are_named(tmp_path, write_lines):
+    talk = json.dumps([TALK[0], TALK[1] | {"thinking": "Hm."}])
+    _, counts = prepared(tmp_path, write_lines, [{"q": talk}])
+    assert counts["unused_columns"] == ["q[].thinking"]
 
 
 def test_own_chat_whose_answer_is_no_number_has_a_reference_and_no_truth(tmp_path, write_lines):
@@ -708,7 +769,9 @@ def test_the_answer_type_is_the_style_of_the_row_and_is_read_back(tmp_path, kind
     assert prompt.ground_truth == ("7" if kind == "numeric" else answer)
 
 
-@pytest.mark.parametrize(("kind", "answer"), [("regex", "("), ("choice", "42")])
+@pytest.mark.parametrize(
+    ("kind", "answer"), [("regex", "("), ("choice", "42"), ("choice", "I don't know"), ("choice", "A or B")]
+)
 def test_an_answer_that_is_nothing_of_its_type_is_refused_with_its_line(tmp_path, kind, answer):
     source = tmp_path / "mine.jsonl"
     rows = [{"question": "q", "answer": "A"}, {"question": "q", "answer": answer}]

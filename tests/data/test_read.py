@@ -116,7 +116,7 @@ def test_the_answer_at_the_end_counts_before_that_of_extra_info(path):
         ("1,234", "rule", "1234"),
         ("-0.5", "rule", "-0.5"),
         ("Paris", "exact", "Paris"),
-        ("B) Paris", "choice", "B) Paris"),
+        ("B) Paris", "choice", "B"),
         ("Paris", "choice", None),
         ("Paris", "regex", None),
         (r"\frac{1}{2}", "latex", r"\frac{1}{2}"),
@@ -138,6 +138,11 @@ def test_the_truth_in_an_answer_at_the_end_is_of_the_rows_type(path, turn, style
         ("image", {"bytes": "x", "path": None}),
         ("Videos", ["a.mp4"]),
         ("audio", "a.wav"),
+        ("image_path", "a.png"),
+        ("image_paths", ["a.png"]),
+        ("imageUrls", ["a.png"]),
+        ("img_path", "a.png"),
+        ("video_file", "a.mp4"),
         ("tools", [{"name": "add"}]),
         ("tools", '[{"name": "add"}]'),
         ("functions", [{"name": "add"}]),
@@ -159,6 +164,9 @@ def test_columns_of_images_with_nothing_in_them_do_no_harm(path, value):
     [
         ("Add.", "input"), ("Add.", "Context"), ("Add.", "instruction"), ("Add.", "system"),
         (CHAT, "system"), (CHAT, "system_prompt"), ([{"from": "human", "value": "Add."}], "system"),
+        (CHAT, "system_message"), ("Add.", "sys_prompt"), ("Add.", "systemPrompt"),
+        (json.dumps(CHAT), "system"),
+        ("Add.", "history"), (CHAT, "history"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_leaves_a_part_to_another_column_is_refused(path, prompt, name):
@@ -171,7 +179,15 @@ def test_a_prompt_that_leaves_a_part_to_another_column_is_refused(path, prompt, 
 
 @pytest.mark.parametrize(
     ("prompt", "name"),
-    [(CHAT, "input"), ([{"role": "system", "content": "Be brief."}, *CHAT], "system"), ("Add.", "output")],
+    [
+        (CHAT, "input"),
+        ([{"role": "system", "content": "Be brief."}, *CHAT], "system"),
+        ("Add.", "output"),
+        (json.dumps([{"role": "system", "content": "Be brief."}, *CHAT]), "system"),
+        (json.dumps(CHAT), "context"),
+        ("Add.", "image_caption"),
+        ("Add.", "system_id"),
+    ],
 )
 def test_columns_beside_a_whole_prompt_do_no_harm(path, prompt, name):
     rows = [{"prompt": prompt}, {"prompt": prompt, name: "2 and 3"}]
@@ -182,6 +198,13 @@ def test_columns_beside_a_whole_prompt_do_no_harm(path, prompt, name):
 def test_the_column_that_chooses_the_teacher_is_no_part_of_the_prompt(path):
     (row,) = read_rows(write(path, [{"prompt": "Add.", "context": "school"}]), teacher_key="context")
     assert row.route == "school"
+
+
+def test_keys_with_text_in_messages_that_are_not_read_are_kept_by_name(path):
+    said = {"role": "assistant", "content": "2", "reasoning_content": "1 and 1.", "thinking": "", "weight": 1}
+    (row,) = read_rows(write(path, [{"prompt": [*CHAT, said, *CHAT]}]))
+    assert row.unused_keys == ("reasoning_content",)
+    assert row.messages[1] == {"role": "assistant", "content": "2"}
 
 
 @pytest.mark.parametrize("name", ["reward_model", "extra_info", "data_source", "ability"])
@@ -446,6 +469,25 @@ def test_a_column_that_comes_twice_is_refused(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="two columns `prompt`"):
         read_rows(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
+@pytest.mark.parametrize("nested", [pa.list_, lambda width: pa.struct([("target", width)])])
+def test_a_nested_truth_of_any_width_is_the_number_that_was_written(tmp_path, width, nested):
+    number = pa.array(np.array([0.1], width.to_pandas_dtype()), width)[0].as_py()
+    truth = [number] if nested is pa.list_ else {"target": number}
+    column = pa.struct([("ground_truth", nested(width))])
+    rewards = pa.array([{"ground_truth": truth}, {"ground_truth": None}, None], column)
+    pq.write_table(pa.table({"prompt": ["a", "b", "c"], "reward_model": rewards}), tmp_path / "x.parquet")
+    assert [row.ground_truth for row in read_rows(tmp_path / "x.parquet")] == ["0.1", None, None]
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "Infinity"])
+def test_an_infinite_truth_is_refused_with_its_row(tmp_path, number):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"prompt": "a", "reward_model": {{"ground_truth": [{number}]}}}}\n')
+    with pytest.raises(ConfigError, match=r"x\.jsonl:1: .*no finite number"):
+        read_rows(path)
 
 
 @pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])

@@ -55,6 +55,9 @@ def test_a_choice_is_compared_by_its_letter(truth, right):
         ("Paris is a city.\n#### Lyon", "Paris", False),
         ("#### Paris, France", "Paris", False),
         ("", "Paris", False),
+        ("Roses are red,\nviolets are blue.", "Roses are red,\nviolets are blue.", True),
+        ("violets are blue.", "Roses are red,\nviolets are blue.", False),
+        ("Paris", "<think>Lyon?</think>Paris", True),
     ],
 )
 def test_exact_texts(text, truth, right):

@@ -28,9 +28,11 @@ def test_expressions_are_compared_by_their_value_and_in_order():
         (r"#### \frac{1}{2}", r"so \boxed{0.5}"),
         (r"<think>\boxed{3}", "3"),
         (r"$\boxed{1,2,3}$", r"\{1,2,3\}"),
+        (r"\sqrt{8}", r"2\sqrt{2}"),
+        ("x^2+1", r"\[1 + x^2\]"),
     ]
     verdicts = compare_latex(pairs)
-    expected = [True, False, True, True, False, True, False, False, True, False, True]
+    expected = [True, False, True, True, False, True, False, False, True, False, True, True, True]
     assert [verdict.same for verdict in verdicts] == expected
     assert verdicts[4].extracted is None
     assert not any(verdict.timed_out for verdict in verdicts)

@@ -270,6 +270,11 @@ SPELLINGS = [
     ("I checked whether the answer is A. The answer is C", "C"),
     ("This is not easy. The answer is B", "B"),
     ("Why not? The answer is B.", "B"),
+    ("C) Vitamin A is correct", "C"),
+    ("(A) is wrong. The answer is D.", "D"),
+    ("A) no. B) yes. The answer is B.", "B"),
+    ("A triangle has three sides, so the answer is C.", "C"),
+    ("A good question", None),
 ]
 
 
@@ -290,12 +295,23 @@ def test_the_letter_that_a_person_reads(text, letter):
         "The answer is B",
         r"\boxed{\text{B}}",
         "Answer: (B)",
+        "B: Paris",
+        "B) Vitamin A is correct",
+        "I think the answer is B.",
+        "(A) is wrong. The answer is B.",
+        "A triangle has three sides, so the answer is B.",
+        "<think>A? no</think>B",
     ],
 )
 def test_a_truth_is_read_like_a_response(truth):
     assert truth_letter(truth) == "B"
     assert grade_typed("I choose B.", truth, "choice").normalised
     assert not grade_typed("I choose C.", truth, "choice").normalised
+
+
+@pytest.mark.parametrize("truth", ["I don't know", "A good question", "A or B", "<think>B"])
+def test_a_truth_that_chooses_nothing_has_no_letter(truth):
+    assert truth_letter(truth) is None
 
 
 @pytest.mark.parametrize("truth", ["42", "Paris", "A and", ""])

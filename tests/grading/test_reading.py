@@ -505,6 +505,29 @@ TRUTHS = [
     ("[0, 1]", None),
     ("n/a", None),
     ("A", None),
+    ("2024-01-05", None),
+    ("2024/01/05", None),
+    ("1/2/2024", None),
+    ("5 January 2024", None),
+    ("July 4", None),
+    ("6-7 days", None),
+    ("about 6\u20137", None),
+    ("$5-$10", None),
+    ("It takes 6-7 days.", None),
+    ("First a day. Then 6-7 more", None),
+    ("#### 6-7", None),
+    ("3-2", None),
+    ("3 - 2", "1"),
+    ("12-3=9", "9"),
+    ("555-1234", None),
+    ("1-800-555-0199", None),
+    ("(555) 123-4567", None),
+    ("555 123 4567", None),
+    ("1 million", None),
+    ("$2.5 billion", None),
+    ("3 dozen eggs", None),
+    ("9/11", "9/11"),
+    ("5-year plan", "5"),
 ]
 
 
@@ -523,6 +546,12 @@ def test_an_expression_a_list_or_a_hedge_is_not_one_of_its_numbers(text, truth):
 @pytest.mark.parametrize(("truth", "value"), TRUTHS)
 def test_a_ground_truth_is_read_like_a_response(truth, value):
     assert read_truth(truth).value == (None if value is None else Fraction(value))
+
+
+@pytest.mark.parametrize("truth", ["6-7 days", "2024-01-05", "555-1234", "1 million"])
+def test_a_range_a_date_and_a_telephone_number_are_compared_as_text(truth):
+    assert grade(f"#### {truth}", truth).normalised
+    assert not grade("#### 1", truth).normalised
 
 
 @pytest.mark.parametrize("truth", [truth for truth, value in TRUTHS if value == "12"])

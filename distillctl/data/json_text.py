@@ -1,0 +1,54 @@
+"""JSON as rows are written in it: read strictly, with errors that name the place."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from distillctl.data.values import bad_row
+from distillctl.errors import ConfigError
+from distillctl.terminal import inline
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that is half of a pair; both halves together are one character."""
+
+
+class Repeated(Exception):
+    """A key that an object has twice, of which a parser keeps the last alone."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of `pairs`, as `object_pairs_hook` of `json.loads`; raises Repeated."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Repeated(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+def parse_json(data: bytes, path: str, first_line: int) -> Any:
+    """The value of a JSON text that begins at `first_line` of a file."""
+    try:
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique_keys)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise bad_row(
+            f"{path}:{first_line}: holds half of a surrogate pair, which is not valid Unicode"
+        ) from None
+    except Repeated as error:
+        raise bad_row(f"{path}:{first_line}: `{inline(error.key)}` comes twice in one object") from None
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        hint = "every line has to be one JSON object" if path.endswith(".jsonl") else "correct the file"
+        raise ConfigError(f"{path}:{line}: not JSON: {error.msg}", hint) from error
+    except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
+        raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error

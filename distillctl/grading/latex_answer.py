@@ -1,0 +1,45 @@
+r"""Which part of a text is its final answer in LaTeX: `$\boxed{\frac{1}{2}}$`."""
+
+from __future__ import annotations
+
+import re
+
+from distillctl.grading.final_answer import after_thinking, raw_phrase
+
+_DELIMITED = re.compile(r"(?<!\\)\$|\\[(\[]")
+_NUMBER = re.compile(r"-?\d[\d.,]*")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+
+
+def is_delimited(text: str) -> bool:
+    r"""Whether a text marks its formulas, as in `so $x^2$` and `\(x^2\)`."""
+    return bool(_DELIMITED.search(text))
+
+
+def final_expression(text: str) -> str | None:
+    """The part of a response or ground truth that math-verify is to read; None in an unfinished think block.
+
+    That is the marked answer, or a line of nothing but formula, in a box, else all after the thoughts.
+    """
+    thought, phrase = after_thinking(text), raw_phrase(text)
+    if thought is None:
+        return None
+    rest = thought.strip()
+    if phrase is None:
+        return f"$\\boxed{{{rest}}}$" if _is_expression(rest) else rest
+    return phrase if is_delimited(phrase) else f"$\\boxed{{{phrase}}}$"  # else words with formulas in them
+
+
+def expression_in_turn(text: str) -> str | None:
+    """The expression that a response states, such that `final_expression` makes the same of both; None for
+    prose without formulas."""
+    phrase, found = raw_phrase(text), final_expression(text)
+    if found is None or not (phrase or is_delimited(found) or _NUMBER.fullmatch(found)):
+        return None
+    return phrase if phrase and final_expression(phrase) == found else (after_thinking(text) or "").strip()
+
+
+def _is_expression(line: str) -> bool:
+    """Whether a text is one line of formula and nothing else; math-verify finds a number without a box."""
+    is_number = not line or _NUMBER.fullmatch(line)
+    return not (is_number or "\n" in line or is_delimited(line) or _WORD.search(line))
