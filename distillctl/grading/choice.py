@@ -1,123 +1,83 @@
 r"""The letter that a text chooses, as a person reads it: `(B)`, `**B) Paris**`, `option b is correct`.
 
-The article "a" and the pronoun "I" are no letters, `A and B` chooses none, and `not A but C` is C.
-A letter that the words around it deny, as in `B is wrong` or `all but B`, is not chosen.
+`A and B` chooses none, and `not A but C` is C. A letter that the words around it deny, as in `B is wrong` or
+`all but B`, is not chosen. A statement that a text only supposes (`if x > 0, the answer is B`) counts where
+there is no other. What follows a correction (`wait, it should be A`) counts first.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Iterator
 
-from distillctl.grading.expressions import CJK
+from distillctl.grading.denials import (
+    CROSSES,
+    denied_after,
+    denied_before,
+    denies,
+    supposed_after,
+    supposed_before,
+)
 from distillctl.grading.final_answer import (
     MAX_PHRASE,
     MAX_STATEMENTS,
     after_thinking,
-    bold_phrases,
+    boxed_fields,
     marked_phrase,
     strip,
 )
+from distillctl.grading.layout import is_of_list, shown
+from distillctl.grading.letters import LETTER, NOUN, OPEN, OPTION, uncircled
+from distillctl.grading.phrases import AFTER_LETTER, IS, Several, find_letter, of_phrase
 from distillctl.grading.plain import plain
-
-_OPEN, _CLOSE = r"[(\[{<\"']{0,4}", r"[)\]}>\"']{0,4}"
-_W = rf"[^\W{CJK}-\uffff]"  # a letter or digit of a script that puts blanks between words
-_LETTER = rf"(?P<open>{_OPEN})(?<!{_W})(?<!\w')(?P<letter>[A-Za-z])(?!{_W}|'\w)(?P<close>{_CLOSE})"
-_NOUN = r"(?:answer|option|choice|letter|alternative|solution|response|selection)"
-_IS = (
-    r"(?:(?<![A-Za-z])(?:is|are|was|be|would be|should be|must be|has to be|will be|seems to be|ist|lautet|es"
-    r"|est|é|è|adalah|là)(?![A-Za-z])|应?[该該]?[是为為]|는|은|は|[:=→]|->|-)"
-)
-_FILLER = re.compile(
-    r"(?:(?:the|my|our|correct|right|best|final|most|likely|either|both|between|clearly|definitely|probably"
-    rf"|indeed|therefore|thus|simply|only|just|none other than|und|{_NOUN}|{_IS})(?![A-Za-z])[\s,:]*"
-    r"|[\s*_$:.#>-]+)*",
-    re.IGNORECASE,
-)
-_CLOSED = re.compile(_CLOSE)
-_AT_START = re.compile(_LETTER)
-_NEGATED = re.compile(rf"(?:not|isn't|neither|all but|except)\s+(?:{_NOUN}\s+)?{_LETTER}", re.IGNORECASE)
-_INSTEAD = re.compile(
-    r"(?:\bbut|\brather|\binstead|\bit'?s|\bit is|\bis|\bno,)(?:\s+(?:rather|instead|it'?s|it is))*\s+", re.I
-)
-_DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|except|excluding|doubt|unlikely|whether|if|(?:all|anything|everything)"
-    r" but|rul(?:e|es|ed|ing) out|(?:eliminat|exclud|reject|discard)(?:e|es|ed|ing|s)?)|n['o]t)"
-    r"(?:\s+(?:be|to|is|it'?s|it|that|the|correct|right|best|choose|pick|select|say|think|believe|go|with|for|consider"
-    rf"|{_NOUN}))*[\s:]*{_OPEN}$",
-    re.IGNORECASE,
-)
-_DENIED_AFTER = re.compile(
-    r"\s*\?\s*(?:no(?!\s+doubt)|wrong|not)\b"
-    r"|\s+(?:(?:is|are|was|were|can|could|must|would|should|does|did|do|has|seems|looks|appears)"
-    r"(?:\s+(?:be|to be|been|also|clearly|definitely|probably|obviously|therefore|thus))*"
-    r"\s+(?:not|wrong|incorrect|false|out|excluded|eliminated|impossible|unlikely|ruled out|invalid"
-    r"|(?:only\s+)?part(?:ly|ially))\b|cannot\b|(?:is|are|was|were|ca|could|wo|would|does|did|do)n't\b)",
-    re.IGNORECASE,
-)
-_MAX_DENIAL = 60
-"""Characters before a letter in which words may deny it."""
-_ALSO = re.compile(
-    rf"\s*(?:[,、/&+]|and/or|and|or|und|oder|et|ou|y|o|和|或)(?:\s*(?:and|or))?\s*(?:{_NOUN}\s+)?"
-    rf"{_LETTER}(?!\s+(?:is|was)\b)"
-)
-_BESIDE = re.compile(
-    rf"(?<!{_W})([A-Za-z]){_CLOSE}\s*(?:[/&+、]|(?:,\s*)?(?:and|or)\b)\s*(?:{_NOUN}\s+)?{_OPEN}$",
-    re.IGNORECASE,
-)
-_REASONS = frozenset({
-    "because", "since", "as", "is", "was", "and", "or", "but", "not", "for", "due", "which", "that", "with",
-    "here", "by", "rather", "means",
-})  # fmt: skip
-"""Words that follow a letter and no article."""
-_NEXT_WORD = re.compile(r"\s+([\w']+)")
+from distillctl.grading.verdicts import Statement, called_right
 
 _NAMES = (
-    rf"{_NOUN}|ans\.?|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|ответ|jawaban|đáp án"
-    r"|答案|选项|选择|選擇|正解|答え|정답|답|答"
+    rf"{NOUN}|ans\.?|sol\.?|svar(?:et)?|odpowied[zź]|cevap|antwoord|đáp án|उत्तर"
+    r"|corre(?:ct|tt?)[ao]|richtig|gabarito|correct|(?:correct|right|best|true) (?:one|statement|pick)"
+    r"|答案|选项|选择的?|選擇|(?:正确|最合适|最佳)的|正解|正しいの|答え|정답|답|答"
 )
+_ADJECTIVE = r"(?:corre(?:ct|tt?)[aoe]?|exact[ae]|esatt[ao]|giust[ao]|yang \w+|đúng|poprawna|है)"
 _SAYS = re.compile(
     rf"(?:(?<![A-Za-z])(?:{_NAMES})(?:s?\s+(?:to|for|of)\s[^.:\n]{{1,80}}?)?(?:\s+(?:here|choice|option))?"
-    r"(?:\s*\([^()\n]{2,30}\))?"
-    rf"\s*{_IS}[\s:]*|应?[选選][择擇]?\s*|(?<![A-Za-z])answer\s+(?=[(\[]?[A-Z]\b))",
+    rf"(?:\s*\([^()\n]{{2,30}}\))?(?:\s+{_ADJECTIVE})?[\"'】\]]?[^\S\n]*{IS}[\s:]*"
+    r"|[【\[]\s*[正确最终参考标准]{0,4}(?:答案|answer)\s*[】\]][\s:]*|答案(?=并?不是|并非)|应?[选選][择擇]?\s*"
+    rf"|(?<![A-Za-z])(?:answer|cevap|उत्तर)\s+(?={OPEN}[A-Z]\b))",
     re.IGNORECASE,
 )
+"""`The answer is`, before a letter."""
+_LEAD = rf"[\s,:]+(?:that\s+)?(?:it'?s\s+|it is\s+)?(?:the\s+)?(?:{NOUN}\s*(?:is\s+)?)?"
 _CHOOSES = re.compile(
     r"(?:\b(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed)?|go(?:ing)? (?:with|for)|went with"
-    r"|vote for|opt for|say|guess|conclude|it'?s|it is|it must be|must be|leaves(?: us)?(?: only)?(?: with)?"
-    r"|so|thus|therefore"
-    r"|hence)"
-    rf"|(?:⇒|∴))[\s,:]+(?:that\s+)?(?:it'?s\s+|it is\s+)?(?:the\s+)?(?:{_NOUN}\s*(?:is\s+)?)?"
-    rf"(?={_OPEN}[A-Za-z](?![\w']))",
+    r"|vote for|opt for|say|guess|conclude|I meant?|it'?s|it is|(?:it )?(?:must|should|has to) be"
+    r"|(?:leaves|leaving)(?: us)?(?: only)?(?: with)?"
+    r"|only(?=\s+(?:\w+\s+)?[A-Z]\s+(?:does|works|fits|satisfies|holds))"
+    rf"|ist(?=\s+(?:{NOUN}\s+)?[A-Z]\s+(?:richtig|korrekt))"
+    rf"|(?:so|thus|therefore|hence)(?={_LEAD}{OPEN}[A-Za-z]"
+    r"(?:[)\]\"'.,;:!—-]|[^\S\n]*$|\s+(?:because|since|it|as|-)\b)))"
+    rf"|⇒|∴){_LEAD}(?={OPEN}[A-Za-z](?![\w']))",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""`I choose`, before a letter."""
+_NAMED = re.compile(
+    rf"(?P<label>^[^\S\n]*(?:[-*>•]\s*)?)?\b{OPTION}\s+{LETTER}"
+    rf"(?!\s+(?:is|was|and|or|can)\b|\s*,\s*{OPEN}[A-Za-z](?!\w))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_OPTION = re.compile(rf"{OPEN}(?P<letter>[A-Za-z])[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*")
+"""A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
+_CORRECTED = re.compile(
+    r"(?:(?<![^\s(,.;:!?…—-])(?:(?:no,?\s+)?wait|actually|in fact|however|correction|edit|update|or rather"
+    r"|sorry|oops|(?:scratch|strike) that|on (?:second thought|reflection)|hold on|hmm+|I mean|my mistake"
+    r"|(?:my )?apologies|I (?:made a|was) mistake\w*|(?:let me |after )reconsider\w*|I take that back"
+    r"|(?:but )?that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|let me correct (?:that|myself)"
+    r"|re-?(?:reading|checking|evaluating))\b"
+    r"|(?<=[.…?!,—-])\sno(?=[,—-]|\s[—-])|更正|不对)[\s,:;.!…—-]*(?:no\b[\s,—-]*)?",
     re.IGNORECASE,
 )
-_RIGHT = (
-    r"(?:\s+(?:clearly|indeed|therefore|thus|also|definitely|certainly|probably|actually|really|obviously|my|our"
-    r"|the|only|most|single|one|that is))*\s+"
-    r"(?:correct|right|best|better|true|answer|appropriate|accurate|likely|it\b|choice|option|the one\b)"
-    r"|(?<=\bis)\s*(?=[.;!\n]|$)"
-)
-_IS_RIGHT = re.compile(
-    rf"{_LETTER}(?P<option>(?:(?<=[)\]}}>\"'])|[.:])\s(?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)??[\s,]*"
-    r"(?:\b(?:is|(?:must|should|would|has to|seems to|appears to) be|seems|looks|appears|remains)\b"
-    rf"(?:{_RIGHT})|(?<!\w)(?:ist|es|est|è|é)\s+(?:\w{{2,3}}\s+)?"
-    r"(?:richtig|korrekt|corre[ct]t|juste|bonne|vraie?\b)"
-    r"|是?(?:正[确確解]|[对對]的)|が正|[이가] (?:정답|맞))",
-)
-_WRONG = re.compile(r"\b(?:not|wrong|incorrect|false)\b|n't\b", re.IGNORECASE)
-_NAMED = re.compile(
-    rf"\b(?:option|choice|alternative|letter)\s+{_LETTER}(?!\s+(?:is|was|and|or|can)\b)", re.I
-)
-_ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=[^\S\n]*$))", re.MULTILINE)
-_OPTION = re.compile(
-    rf"(?P<label>{_OPEN}(?P<letter>[A-Za-z])[)\]}}>\"'.:]+(?=\s|$))(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*"
-)
-"""A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
-_LISTED = re.compile(rf"^[^\S\n]*(?:[-*>]\s*)?{_OPEN}([A-Z])[).:\]]", re.MULTILINE)
-
-
-class _Several(Exception):
-    """A phrase names more than one letter as its answer."""
+"""`Wait, actually`, before what the text says instead."""
+_MAX_CORRECTIONS = 5
+"""Corrections whose rest is read, from the last."""
 
 
 def chosen_letter(text: str) -> str | None:
@@ -125,17 +85,25 @@ def chosen_letter(text: str) -> str | None:
 
     It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
     as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else of
-    the last bold words, else the letter that a response of one line begins with, else the last that stands
-    alone.
+    the last word such as `option`, else what `layout.shown` finds. What follows a text's last correction is
+    read before all of these.
     """
     rest = after_thinking(text)
     if rest is None:
         return None
-    words = plain("".join(map(_uncircled, rest)))
+    rest = boxed_fields(uncircled(rest))
+    words = plain(rest)
     try:
-        marked = _of_phrase((marked_phrase(words, answer_is=False) or "")[:MAX_PHRASE])
-        return marked or _option(words) or _said(words) or _shown(rest, words)
-    except _Several:
+        corrected = next(filter(None, map(_corrected, _corrections(words))), None)
+        return (
+            corrected
+            or _marked(words)
+            or _option(words)
+            or _said(words)
+            or _named(words)
+            or shown(rest, words)
+        )
+    except Several:
         return None
 
 
@@ -147,132 +115,107 @@ def truth_letter(truth: str) -> str | None:
 def _option(words: str) -> str | None:
     """The letter of a text that is one option and no more, as `B) Paris`."""
     match = _OPTION.fullmatch(strip(words))
-    return (
-        match["letter"].upper() if match and not _DENIED_AFTER.match(match[0], match.end("label")) else None
-    )
-
-
-def _said(words: str) -> str | None:
-    """The letter of the last statement that names one."""
-    for match in reversed(list(_SAYS.finditer(words))[-MAX_STATEMENTS:]):
-        letter = None if _denies(words, match.start()) else _of_phrase(_line(words, match.end()))
-        if letter:
-            return letter
-    said: list[tuple[int, str]] = []
-    for match in list(_CHOOSES.finditer(words))[-MAX_STATEMENTS:]:
-        letter = _of_phrase(_line(words, match.end()), cased=True)
-        if letter and not _denies(words, match.start()):
-            said.append((match.end(), letter))
-    said += _called_right(words)
-    if said:
-        return max(said)[1]
-    named = [m["letter"].upper() for m in _NAMED.finditer(words) if not _is_denied(words, m.span("letter"))]
-    return named[-1] if named else None
-
-
-def _called_right(words: str) -> list[tuple[int, str]]:
-    """Letters that a text calls right, as in `B is correct`, with their places. Raises _Several."""
-    found = []
-    for match in list(_IS_RIGHT.finditer(words))[-MAX_STATEMENTS:]:
-        letter = match["letter"].upper()
-        wrong = _WRONG.search(match["option"] or "") or _denies(words, match.start())
-        if wrong or not _is_letter(match, words, cased=False):
-            continue
-        if _beside(words, match.start()) not in (None, letter):
-            raise _Several
-        found.append((match.start("letter"), letter))
-    return found
-
-
-def _shown(rest: str, words: str) -> str | None:
-    """The letter of the last bold words, of the only line that begins with one, or the last one alone."""
-    for phrase in bold_phrases(rest):
-        match = _AT_START.match(phrase.strip())
-        if match and _is_letter(match, phrase.strip(), cased=True):
-            return _of_phrase(phrase[:MAX_PHRASE])
-    lines = [line for line in words.splitlines() if line.strip()]
-    if len(lines) == 1:
-        letter = _of_phrase(lines[0][:MAX_PHRASE])
-        if letter:
-            return letter
-    listed = list(_LISTED.finditer(words))
-    if len(listed) == 1 and _LISTED.match(words.lstrip()) and not _is_denied(words, listed[0].span(1)):
-        return str(listed[0][1])
-    for match in reversed(list(_ALONE.finditer(words))[-MAX_STATEMENTS:]):
-        span = match.span(match.lastindex or 0)
-        if not _is_denied(words, span):
-            letter = words[slice(*span)]
-            return letter if _beside(words, span[0]) in (None, letter) else None
-    return None
-
-
-def _of_phrase(phrase: str, *, cased: bool = False) -> str | None:
-    """The letter that a phrase begins with, after words such as `option`. Raises _Several."""
-    at = _start(phrase)
-    denied = _NEGATED.match(phrase, at)
-    if denied:
-        instead = _INSTEAD.search(phrase, denied.end())
-        return _of_phrase(phrase[instead.end() :], cased=cased) if instead else None
-    match = _AT_START.match(phrase, at)
-    if match is None or not _is_letter(match, phrase, cased=cased):
+    if match is None or match[0][-1] in CROSSES or denied_after(match[0], match.end("letter")):
         return None
-    ruled_out = _DENIED_AFTER.match(phrase, match.end())
-    if ruled_out:
-        instead = _INSTEAD.search(phrase, match.end("close"))
-        return _of_phrase(phrase[instead.end() :], cased=cased) if instead else None
-    also = _ALSO.match(phrase, match.end())
-    if also and also["letter"].upper() != match["letter"].upper() and _is_letter(also, phrase, cased=True):
-        raise _Several
     return match["letter"].upper()
+
+
+def _corrections(words: str) -> Iterator[str]:
+    """What follows each correction, the last first."""
+    for match in reversed(list(_CORRECTED.finditer(words))[-_MAX_CORRECTIONS:]):
+        yield words[match.end() :]
+
+
+def _corrected(words: str) -> str | None:
+    """The letter that the words after a correction state."""
+    return _begun(_line(words, 0)) or _marked(words) or _said(words, firm_only=True)
+
+
+def _begun(line: str) -> str | None:
+    """The letter that a line says and no more than a reason after it."""
+    try:
+        found = find_letter(line, 0, cased=True)
+    except Several:
+        return None
+    is_all = found and AFTER_LETTER.match(line, found.end()) and not is_of_list(line, found)
+    return found["letter"].upper() if found and is_all else None
+
+
+def _marked(words: str) -> str | None:
+    return of_phrase((marked_phrase(words, answer_is=False) or "")[:MAX_PHRASE])
+
+
+def _said(words: str, *, firm_only: bool = False) -> str | None:
+    """The letter of the last statement that names one; one that is only supposed counts where no other does,
+    and never with `firm_only`. Raises Several."""
+    supposed: set[str] = set()
+    place_of_several = -1
+    for found in (_answers, _choices_and_verdicts):
+        statements = [statement for statement in sorted(found(words)) if statement.place > place_of_several]
+        firm = [statement for statement in statements if not statement.supposed]
+        if firm:
+            last = _last(firm)
+            if last.letter:
+                return last.letter
+            place_of_several = last.place
+        supposed |= {statement.letter for statement in statements if statement.supposed}
+    if place_of_several >= 0:
+        raise Several
+    if firm_only or not supposed:
+        return None
+    if len(supposed) > 1 or "" in supposed:
+        raise Several
+    return supposed.pop()
+
+
+def _last(firm: list[Statement]) -> Statement:
+    """The last of the statements that say most; one of several letters where these only call several options
+    correct."""
+    firm = [statement for statement in firm if statement.strength > 0] or firm
+    chosen = [i for i, statement in enumerate(firm) if statement.strength > 1]
+    if len({statement.letter for statement in firm[chosen[-1] + 1 if chosen else 0 :]}) == 1:
+        return firm[-1]
+    return firm[chosen[-1]] if chosen else firm[-1]._replace(letter="")
+
+
+def _answers(words: str) -> Iterator[Statement]:
+    """Statements such as `the answer is B`."""
+    for match in list(_SAYS.finditer(words))[-MAX_STATEMENTS:]:
+        if not denied_before(words, match.start()):
+            yield from _statement(words, match, cased=False)
+
+
+def _choices_and_verdicts(words: str) -> Iterator[Statement]:
+    """Statements such as `I choose B` and `B is correct`."""
+    for match in list(_CHOOSES.finditer(words))[-MAX_STATEMENTS:]:
+        if not denied_before(words, match.start()):
+            yield from _statement(words, match, cased=True)
+    yield from called_right(words)
+
+
+def _statement(words: str, match: re.Match[str], *, cased: bool) -> Iterator[Statement]:
+    """The statement that begins with `match`, where a letter follows it."""
+    phrase = _line(words, match.end())
+    said = match.start() + len(match[0].rstrip())
+    supposed = "would be" in match[0].lower() or supposed_before(words, said)
+    try:
+        found = find_letter(phrase, 0, cased=cased)
+    except Several:
+        yield Statement(match.end(), "", supposed)
+        return
+    if found:
+        supposed = supposed or supposed_after(phrase, found.end())
+        yield Statement(match.end(), found["letter"].upper(), supposed)
+
+
+def _named(words: str) -> str | None:
+    """The last letter after a word such as `option`, but for the labels of a list."""
+    named = [match for match in _NAMED.finditer(words) if not denies(words, match)]
+    if len({match["letter"].upper() for match in named if match["label"] is not None}) > 1:
+        named = [match for match in named if match["label"] is None]
+    return named[-1]["letter"].upper() if named else None
 
 
 def _line(words: str, start: int) -> str:
     """The rest of a line, or the next one where nothing is left of it."""
     return words[start : start + MAX_PHRASE].lstrip().split("\n", 1)[0]
-
-
-def _start(phrase: str) -> int:
-    match = _FILLER.match(phrase)
-    return match.end() if match else 0
-
-
-def _is_letter(match: re.Match[str], text: str, *, cased: bool) -> bool:
-    """Whether a lone letter is no article and no pronoun; `cased`: small ones count in brackets only."""
-    letter, bracketed = match["letter"], bool(match["open"] or match["close"])
-    if bracketed:
-        return True
-    if cased and letter.islower():
-        return False
-    following = _NEXT_WORD.match(text, match.end("close"))
-    if following is None or letter not in "aAI":
-        return letter != "I" or following is None
-    word = following[1]
-    if letter == "I":
-        return word in ("is", "because", "since")
-    return word.lower() in _REASONS if letter != "A" else word.lower() in _REASONS or word[0].isupper()
-
-
-def _is_denied(text: str, span: tuple[int, int]) -> bool:
-    """Whether the words around the letter at `span` deny it: `not B`, `all but B`, `B is wrong`."""
-    closed = _CLOSED.match(text, span[1])
-    return _denies(text, span[0]) or bool(_DENIED_AFTER.match(text, closed.end() if closed else span[1]))
-
-
-def _denies(text: str, end: int) -> bool:
-    """Whether the words before `end` deny what follows: `not`, `I don't think that`."""
-    return bool(_DENIED_BEFORE.search(text[max(0, end - _MAX_DENIAL) : end]))
-
-
-def _beside(text: str, end: int) -> str | None:
-    """The letter that `and`, `or` or a slash joins to the one at `end`."""
-    match = _BESIDE.search(text[max(0, end - _MAX_DENIAL) : end])
-    return match[1].upper() if match else None
-
-
-def _uncircled(char: str) -> str:
-    """A letter of a circle or of full width as an ASCII letter."""
-    name = unicodedata.name(char, "") if not char.isascii() else ""
-    if "LATIN" in name and any(word in name for word in ("CIRCLED", "PARENTHESIZED", "FULLWIDTH", "SQUARED")):
-        plain_char = unicodedata.normalize("NFKC", char)
-        return plain_char.strip("()") if len(plain_char) == 3 else plain_char
-    return char

@@ -8,6 +8,7 @@ the last `\boxed{}`, else what follows the last `####` that is no heading, else 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from distillctl.grading.plain import plain
@@ -29,8 +30,14 @@ _HASHES = re.compile(r"####+(.*)")
 _ENUMERATION = re.compile(r"\d[.):]\s+[^\W\d]")  # `#### 1. Add the costs` is a heading
 _IS = r"(?:\s*(?:is|are|was|would be|will be|should be|equals|=|:|→|为|是)(?!\w)\s*:?|\s*:|[为是])"
 _LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?answer(?:{_IS})?\s*(?=\S)", re.IGNORECASE)
+_FOREIGN = (
+    r"(?:ответ|respuesta|r[eé]ponse|resposta|risposta|antwort|jawaban|odpowiedź|đáp án|정답|답)"
+    r"(?:\s*[:—]|\s+(?:es|est|é|è|ist|lautet|adalah|là|to)(?!\w))"
+)
+"""`The answer is` in other languages."""
 _ANSWER = re.compile(
-    rf"(?:\banswer(?:\s+to\s[^.:\n]{{1,80}}?)?|答案){_IS}[ \t]*|\bfinal answer[ \t]*(?=\n)", re.IGNORECASE
+    rf"(?:(?:\banswer(?:\s+to\s[^.:\n]{{1,80}}?)?|答案){_IS}|\b{_FOREIGN})[ \t]*|\bfinal answer[ \t]*(?=\n)",
+    re.IGNORECASE,
 )
 _SENTENCES = re.compile(r"[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -50,6 +57,13 @@ _HEADING = re.compile(
 )
 """What follows an answer's `####` line in one of its own: `#### Check`, `#### Note: 3 left`."""
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|<(?:b|strong)>([^<>\n]+)</(?:b|strong)>")
+_FIELD = re.compile(
+    r"<answer>([^<>{}]{1,500})</answer>"
+    r"|[\"'](?:final_?|correct_?)?(?:answer|choice|option)(?:_?letter)?[\"']\s*:"
+    r"\s*(?:\"([^\"{}\n]{1,500})\"|'([^'{}\n]{1,500})')",
+    re.IGNORECASE,
+)
+_ITEM = re.compile(r"(?:[-•]|\d+[.)])\s+(?=[^\W\d])")  # `- 5` may be a number
 _BRACE = re.compile(r"(\\(?:f?boxed|fbox)\s*)?\{|\}")
 
 
@@ -111,9 +125,20 @@ def number_in_turn(text: str) -> Reading | None:
 
 
 def final_text(text: str) -> str | None:
-    """The final answer of a response whose answer is text: what is marked, else the last line."""
-    lines = [line.strip() for line in (after_thinking(text) or "").splitlines() if line.strip()]
-    return marked_phrase(text) or (lines[-1] if lines else None)
+    """The final answer of a response whose answer is text: what is marked, else the last line; without the
+    mark of a list that it alone makes."""
+    rest = boxed_fields(after_thinking(text) or "")
+    lines = [line.strip() for line in rest.splitlines() if line.strip()]
+    found = marked_phrase(rest) or (lines[-1] if lines else None)
+    mark = _ITEM.match(found or "")
+    return found[mark.end() :] if found and mark and _is_only_item(found, lines) else found
+
+
+def _is_only_item(item: str, lines: list[str]) -> bool:
+    """Whether no item of a list stands above or below one."""
+    at = next((i for i in reversed(range(len(lines))) if item in plain(lines[i])), None)
+    beside = [] if at is None else lines[max(0, at - 1) : at] + lines[at + 1 : at + 2]
+    return at is not None and not any(map(_ITEM.match, beside))
 
 
 def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:
@@ -129,6 +154,16 @@ def raw_phrase(text: str) -> str | None:
     return None if rest is None else next(_marked(rest, numeric=False), None)
 
 
+def boxed_fields(text: str) -> str:
+    r"""`text` with its answer fields, `<answer>C</answer>` and JSON's `"answer": "C"`, as `\boxed{C}`."""
+    return _FIELD.sub(_boxed, text)
+
+
+def _boxed(field: re.Match[str]) -> str:
+    content = next(filter(None, field.groups())).strip()
+    return rf"\boxed{{{content}}}" if content else ""
+
+
 def bold_phrases(text: str) -> Iterator[str]:
     """The bold words of a text, plain, the last first."""
     for match in reversed(list(_BOLD.finditer(text))):
@@ -136,8 +171,10 @@ def bold_phrases(text: str) -> Iterator[str]:
 
 
 def fold(phrase: str) -> str:
-    """A text answer for comparison: case, spacing and punctuation around it do not matter."""
-    return " ".join(strip(phrase).casefold().split()).replace(", ", ",").strip(" ()")
+    """A text answer for comparison: case, spacing, punctuation around it and how Unicode composes its letters
+    do not matter."""
+    phrase = unicodedata.normalize("NFC", strip(phrase).casefold())
+    return " ".join(phrase.split()).replace(", ", ",").strip(" ()")
 
 
 def strip(phrase: str) -> str:

@@ -323,7 +323,8 @@ def test_a_truth_without_a_letter(truth):
 @pytest.mark.parametrize(
     "piece",
     ["A ", "(", "answer is ", "not A but ", "A, ", "\\boxed{", "**A** ", "- ", "A/", "\n", " ", "A\n", "(A) ",
-     "A is correct ", "A. x ", "I pick A ", "A and ", "A is not ", "A? no, "],
+     "A is correct ", "A. x ", "I pick A ", "A and ", "A is not ", "A? no, ", "wait ", "A: wrong\n", "✓ ",
+     "if A ", "is ", "<answer> ", "A\u9519", "**A** x\n", "option A ", "A) x\n", "'answer': ", "only if "],
 )  # fmt: skip
 def test_repeated_output_is_read_in_linear_time(piece):
     text = piece * (50_000 // len(piece))
