@@ -1,4 +1,4 @@
-"""What is known about the prompts of a run before anything starts: answers, unused text, special tokens."""
+"""What is known about the prompts of a run before anything starts: teachers, answers, unused text, tokens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,33 @@ from pathlib import Path
 
 from distillctl.config import Config
 from distillctl.data.encode import reference_text, require_references
-from distillctl.data.read import PromptRow
+from distillctl.data.read import PromptRow, records
 from distillctl.data.special_tokens import SpecialTokens, special_token_warning
 from distillctl.errors import ConfigError
 from distillctl.files import identity
 from distillctl.preflight import Check
+from distillctl.terminal import inline
+
+
+def require_routes(config: Config, rows: Sequence[PromptRow]) -> None:
+    """Raise ConfigError where there are several teachers and no training row has what chooses among them.
+
+    `rows`: read with `data.teacher_key`.
+    """
+    data = config.data
+    if not config.teachers or any(row.route is not None for row in rows):
+        return
+    columns = dict.fromkeys(
+        name
+        for file in data.train_files
+        for _, row in records(Path(file), ("prompt",), whole=True)
+        for name in row
+    )
+    raise ConfigError(
+        f"data.teacher_key={data.teacher_key}: no row of data.train_files has a value in such a column, by "
+        f"which {', '.join(f'teachers.{name}' for name in config.teachers)} would get theirs",
+        f"name the column with the teachers' keys; there are: {', '.join(map(inline, columns))}",
+    )
 
 
 def require_each_once(val_files: list[str]) -> None:

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+from codecs import BOM_UTF8
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,8 +125,11 @@ def _require_regular(path: Path, mode: int) -> None:
         raise ConfigError(f"{path}: is {kind(mode)}, not a regular file", "put a regular file in its place")
 
 
-def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:
-    """A UTF-8 file of at most `max_bytes`; raises ConfigError for any other."""
+def read_text(path: Path, max_bytes: int, missing_hint: str = "", *, bom: bool = True) -> str:
+    """A UTF-8 file of at most `max_bytes`; raises ConfigError for any other.
+
+    With `bom` it may begin with a byte order mark, which is left out.
+    """
     size = require_file(path, missing_hint)
     data = b""
     try:
@@ -140,6 +144,8 @@ def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:
             "MiB are read",
             "check that it is the file you mean",
         )
+    if data.startswith(BOM_UTF8) and not bom:
+        raise ConfigError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without BOM")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -148,8 +154,12 @@ def read_text(path: Path, max_bytes: int, missing_hint: str = "") -> str:
 
 
 def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES, hint: str = _SAVE_AGAIN) -> dict[str, Any]:
-    """A JSON file, by default one of a model; raises ConfigError when it is missing or no JSON object."""
-    text = read_text(file, max_bytes, hint)
+    """A JSON file, by default one of a model; raises ConfigError when it is missing or no JSON object.
+
+    Neither transformers nor vLLM reads one that begins with a byte order mark, and they do without such a
+    generation_config.json in silence.
+    """
+    text = read_text(file, max_bytes, hint, bom=False)
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -78,9 +78,9 @@ def run(
     error: DistillError | None = None
     events.emit("phase", 0, name=STARTING, state="begin")
     with scratch_directory() as scratch:
-        attempt = _Attempt(plan, run_dir, scratch, events, signals)
+        attempt = _Attempt(plan, run_dir, scratch, events, signals, preflight_only)
         try:
-            attempt.start(checkpoint, preflight_only=preflight_only)
+            attempt.start(checkpoint)
             attempt.supervise()
         except DistillError as caught:
             error = caught
@@ -102,10 +102,16 @@ class _Attempt:
     """The processes of one attempt."""
 
     def __init__(
-        self, plan: Plan, run_dir: RunDir, scratch: Path, events: EventLog, signals: Signals
+        self,
+        plan: Plan,
+        run_dir: RunDir,
+        scratch: Path,
+        events: EventLog,
+        signals: Signals,
+        preflight_only: bool,
     ) -> None:
         self.plan, self.run_dir, self.scratch = plan, run_dir, scratch
-        self.events, self.signals = events, signals
+        self.events, self.signals, self.preflight_only = events, signals, preflight_only
         self.logs = run_dir.logs(run_dir.attempt)
         self.settings = plan.engine(scratch)
         self.engine: Child | None = None
@@ -114,7 +120,7 @@ class _Attempt:
         self.num_restarts = 0
         self.asked_to_stop = False
 
-    def start(self, checkpoint: Path | None, *, preflight_only: bool) -> None:
+    def start(self, checkpoint: Path | None) -> None:
         """Start everything."""
         plan = self.plan
         self.engine = children.start_rollout_engine(plan, self.settings, self.logs)
@@ -139,7 +145,7 @@ class _Attempt:
             and checkpoints.read_manifest(checkpoint)["world_size"] != plan.world_size,
             parent_pid=self.settings.parent_pid,
             gpus=plan.used_gpus,
-            preflight_only=preflight_only,
+            preflight_only=self.preflight_only,
         )
         path = self.logs / "job.json"
         job.save(path)
@@ -154,7 +160,7 @@ class _Attempt:
                 return
             for teacher in self.teachers:
                 if teacher.process.poll() is not None:
-                    raise EnvironmentUnfit(_death(teacher), f"whole log: {teacher.log}")
+                    raise EnvironmentUnfit(_death(teacher), self._log_hint(teacher))
             self._keep_engine()
             time.sleep(POLL_S)
 
@@ -206,7 +212,13 @@ class _Attempt:
                 kind: type[DistillError] = getattr(errors, told["type"])
                 return kind(told["message"], told["hint"])
         first = min(dead, key=lambda rank: rank.process.returncode)
-        return RunFailed(_death(first), f"whole log: {first.log}")
+        return RunFailed(_death(first), self._log_hint(first))
+
+    def _log_hint(self, child: Child) -> str:
+        """Where the rest of a log is; that of a preflight alone goes with its folder."""
+        if self.preflight_only:
+            return "train without --dry-run to keep the whole log"
+        return f"whole log: {child.log}"
 
     def _keep_engine(self) -> None:
         """Start a fresh rollout engine in place of one that died; the ranks bring its weights up to date."""
@@ -216,11 +228,11 @@ class _Attempt:
             return
         socket = Path(self.settings.socket)
         if not socket.exists():  # it was never ready, so another would not be either
-            raise EnvironmentUnfit(_death(engine), f"whole log: {engine.log}")
+            raise EnvironmentUnfit(_death(engine), self._log_hint(engine))
         if self.num_restarts >= limit:
             raise RunFailed(
                 f"{_death(engine)}\nIt was restarted as often as rollout.max_restarts={limit} allows",
-                f"whole log: {engine.log}",
+                self._log_hint(engine),
             )
         self.num_restarts += 1
         code = engine.process.returncode

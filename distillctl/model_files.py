@@ -41,6 +41,36 @@ def check_weights(path: Path, key: str) -> None:
     _check_layers(path, key, tensors)
 
 
+def loaded_files(path: Path) -> list[str]:
+    """Names of the files that transformers loads a model from."""
+    if (path / SINGLE).is_file():
+        return [SINGLE]
+    return sorted(set(read_json(path / INDEX)["weight_map"].values()))
+
+
+def require_engine_files(path: Path, key: str) -> None:
+    """Raise ConfigError unless vLLM loads the files that transformers does.
+
+    It takes those that the index names where there is one, and else all there are (`_prepare_weights` and
+    `filter_duplicate_safetensors_files` of its loader).
+    """
+    ours = loaded_files(path)
+    if (path / INDEX).is_file():
+        shard_of = read_json(path / INDEX).get("weight_map")
+        if ours == [SINGLE] and (not isinstance(shard_of, dict) or set(shard_of.values()) != {SINGLE}):
+            raise ConfigError(
+                f"{key}: {path} has {SINGLE} and an {INDEX} of other files: the engine would load those",
+                f"remove {INDEX}, or {SINGLE} where the index is the right one",
+            )
+        return
+    others = sorted({file.name for file in path.glob("*.safetensors")} - set(ours))
+    if others:
+        raise ConfigError(
+            f"{key}: {path} has {', '.join(others[:5])} beside {SINGLE}, which the engine would load too",
+            f"move what does not belong to the model to another folder: {others[0]}",
+        )
+
+
 def layer_of(name: str) -> int | None:
     """The number of the layer that a tensor belongs to; None for any other."""
     match = _LAYER.match(name)

@@ -39,11 +39,11 @@ def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     """The template transformers would render with: chat_template.jinja before tokenizer_config.json.
 
     `tokenizer`: what `tokenizer_config` found. None without a template; raises ConfigError for one that is no
-    text.
+    text, or begins with a byte order mark, which would stand in every prompt.
     """
     file = path / "chat_template.jinja"
     if file.is_file():
-        return read_text(file, _MAX_TEMPLATE_BYTES) or None
+        return read_text(file, _MAX_TEMPLATE_BYTES, bom=False) or None
     template = tokenizer.get("chat_template")
     if isinstance(template, list):
         named = [entry for entry in template if isinstance(entry, dict)]

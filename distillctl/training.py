@@ -23,6 +23,7 @@ from distillctl.data.template import require_rendering
 from distillctl.data_checks import (
     answer_checks,
     require_each_once,
+    require_routes,
     special_token_checks,
     unused_text_checks,
 )
@@ -181,7 +182,7 @@ def _prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
 
 def _weight_checks(plan: Plan) -> list[Check]:
     """What the models' files hold beside what is used; raises ConfigError where something is missing."""
-    suspects = [Suspect(plan.student, "student.model", engine=True)]
+    suspects = [Suspect(plan.student, "student.model", engine=True, trained=True)]
     for name, job in plan.teachers.items():
         teacher, path = plan.config.all_teachers[name], Path(job.model)
         if teacher.url is not None:
@@ -246,7 +247,8 @@ def _read_prompts(config: Config) -> _Prompts:
     data = config.data
     require_utf8(Path.cwd(), "the working directory")
     require_each_once(data.val_files)
-    train = [row for file in data.train_files for row in read_rows(Path(file))]
+    train = [row for file in data.train_files for row in read_rows(Path(file), data.teacher_key)]
+    require_routes(config, train)
     val = [row for file in data.val_files if config.eval.every for row in read_rows(Path(file))]
     if data.train_batch_size > len(train):
         raise ConfigError(

@@ -1,5 +1,6 @@
 """Model directories that cannot be used: refused by train and eval before anything starts."""
 
+import codecs
 import json
 import shutil
 import struct
@@ -59,8 +60,8 @@ def longer(model):
         file.write(b"x")
 
 
-def header(model, text, tail=b""):
-    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + tail)
+def header(model, text, tail=b"", name="model.safetensors"):
+    (model / name).write_bytes(struct.pack("<Q", len(text)) + text + tail)
 
 
 def entries(model, change):
@@ -102,6 +103,21 @@ def added(name="x", **changed):
     return change
 
 
+def mark(file):
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+
+
+def lose(model):
+    """Rename the last norm to a tensor that quantised layers may have."""
+    entries(model, lambda tree: tree.update({"model.layers.0.self_attn.k_scale": tree.pop(NORM)}))
+
+
+def beside(model, name):
+    """A second file with a tensor of its own."""
+    header(model, json.dumps({"exp_avg": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode(),
+           b"\0" * 4, name)  # fmt: skip
+
+
 def stray(model):
     """A second file with the same tensors, which transformers ignores and vLLM loads."""
     shutil.copy(model / "model.safetensors", model / "other.safetensors")
@@ -114,6 +130,7 @@ def shards(model, weight_map):
 
 
 FIRST, NORM = "model-00001-of-00002.safetensors", "model.norm.weight"
+IGNORES_ALL = {"quant_method": "compressed-tensors", "ignore": ["re:.*"]}
 NESTED = {"text_config": {"parts": [{"auto_map": {"AutoModel": "x.Y"}}]}}
 # What is done to the directory, and what the refusal says.
 ANY = {
@@ -172,6 +189,14 @@ ANY = {
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer.json"),
     "a tokenizer that is not JSON": (lambda m: (m / "tokenizer.json").write_text("x"), "json cannot"),
     "a tokenizer without a model": (lambda m: (m / "tokenizer.json").write_text("{}"), "it has no 'model'"),
+    **{f"a byte order mark in {name}": (lambda m, name=name: mark(m / name), f"{name}: begins with a byte")
+       for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json",
+                    "chat_template.jinja")},
+    "a quantisation that is a text": (lambda m: edit(m / "config.json", quantization_config="none"),
+                                      'has quantization_config="none", which is not a JSON object'),
+    "a quantisation without a weight": (
+        lambda m: (edit(m / "config.json", quantization_config=IGNORES_ALL), lose(m)),
+        f"lacks 1 tensor ({NORM}), which its config.json asks for"),
     "a tokenizer of another kind": (lambda m: edit(m / "tokenizer.json", model=3), "is not a tokenizer"),
 }  # fmt: skip
 
@@ -259,7 +284,31 @@ def test_a_mixture_of_experts_is_refused(refused, folder, name):
     assert f"{name}=8: it is a mixture of experts" in refused(*train_with("student.model"))[0]
 
 
+ENGINE = {
+    "the optimizer's tensors": (lambda m: beside(m, "optimizer.safetensors"),
+                                "has optimizer.safetensors beside model.safetensors, which the engine would"),
+    "an adapter": (lambda m: beside(m, "adapter_model.safetensors"), "has adapter_model.safetensors beside"),
+    "an index of other files": (lambda m: (m / INDEX).write_text(json.dumps({"weight_map": {NORM: FIRST}})),
+                                f"has model.safetensors and an {INDEX} of other files"),
+    "a head for rewards": (lambda m: entries(m, added("score.weight")), "a place for 1 tensor (score."),
+    "names without their prefix": (
+        lambda m: entries(m, lambda tree: tree.update({NORM.removeprefix("model."): tree.pop(NORM)})),
+        "holds 1 tensor (norm.weight) under names that transformers maps to the model's and the engine does"),
+}  # fmt: skip
+"""What transformers loads and the engine does not start with."""
+
+
+@pytest.mark.parametrize("case", ENGINE)
+@pytest.mark.parametrize("arguments", [train_with("student.model"), EVAL], ids=["train", "eval"])
+def test_files_that_the_engine_does_not_start_with(refused, folder, arguments, case):
+    change, words = ENGINE[case]
+    change(folder / "model")
+    assert words in refused(*arguments)[0]
+
+
 STUDENT = {
+    "quantised weights": (lambda m: edit(m / "config.json", quantization_config=IGNORES_ALL),
+                          "quantised weights cannot be trained"),
     "a named stop token": (lambda m: edit(m / "generation_config.json", eos_token_id=["x"]), "eos_token_id"),
     "no template": (lambda m: (m / "chat_template.jinja").unlink(), "has no chat template"),
     "an empty template": (lambda m: (m / "chat_template.jinja").write_text(""), "has no chat template"),

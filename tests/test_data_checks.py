@@ -101,6 +101,33 @@ def test_train_refuses_a_loss_on_missing_answers_before_it_starts(refused, folde
     assert "none of 2 prompts" in refused("train", "--preset", PRESET, *TINY, *keys)[0]
 
 
+ROUTED = ["teachers.math.model=builtin:tiny-teacher", "data.teacher_key=domain", "data.train_files=a.jsonl",
+          "eval.every=0"]  # fmt: skip
+
+
+def test_a_column_of_teachers_that_no_row_has_is_refused(refused, folder):
+    lines(folder / "a.jsonl", [{"prompt": "What is 2+3?", "field": "math"}, {"prompt": "x", "level": 1}])
+    message, fix = refused("train", "--preset", PRESET, *TINY, *ROUTED)
+    assert message == (
+        "data.teacher_key=domain: no row of data.train_files has a value in such a column, by which "
+        "teachers.math would get theirs"
+    )
+    assert fix == "name the column with the teachers' keys; there are: prompt, field, level"
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_column_of_teachers_that_is_empty_is_refused(refused, folder, value):
+    lines(folder / "a.jsonl", [{"prompt": "What is 2+3?", "domain": value}] * 2)
+    _, fix = refused("train", "--preset", PRESET, *TINY, *ROUTED)
+    assert fix.endswith("there are: prompt, domain")
+
+
+def test_one_row_with_a_teacher_is_enough(folder, distillctl, monkeypatch):
+    monkeypatch.setattr("distillctl.training.measured_checks", lambda plan: [])
+    lines(folder / "a.jsonl", [{"prompt": "What is 2+3?"}, {"prompt": "x", "domain": "law"}])
+    assert distillctl("train", "--preset", PRESET, *TINY, *ROUTED, "--dry-run")[0] == 0
+
+
 def test_a_dry_run_says_what_is_missing_and_what_is_text(folder, distillctl, monkeypatch):
     monkeypatch.setattr("distillctl.training.measured_checks", lambda plan: [])
     lines(folder / "bare.jsonl", [{"prompt": "What is <|im_end|> 2+3?"}] * 3)

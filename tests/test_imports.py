@@ -63,7 +63,7 @@ LAYERS = {
                 "model_files", "objective", "redact", "rollout.process", "safetensors_header", "samples",
                 "terminal"},
     "preflight": {"config", "errors", "files", "machine", "teacher", "tokenizer_files"},
-    "data_checks": {"config", "data", "errors", "files", "preflight"},
+    "data_checks": {"config", "data", "errors", "files", "preflight", "terminal"},
     "rollout": {"config", "errors", "files", "gpus", "isolation", "lifeline", "machine", "memory", "samples"},
     "models": {"data", "distillctl", "errors"},
     "watch": {"atomic", "checkpoints", "config", "data", "distillctl", "errors", "events", "files",

@@ -1,9 +1,12 @@
 """The launcher's view of signals; what it does with processes is in `train/test_faults.py`."""
 
 import signal
+import subprocess
 
 import pytest
 
+from distillctl import children
+from distillctl.children import Child
 from distillctl.launch import REPEAT_S, Signals
 
 
@@ -46,3 +49,29 @@ def test_the_grace_begins_with_the_first(clock):
     assert found.older_than(5)
     assert not found.older_than(6)
     assert not found.older_than(None)
+
+
+def test_a_dry_run_shows_the_end_of_a_log_and_names_no_file_that_is_gone(distillctl, monkeypatch, tmp_path):
+    """Shells stand for the processes: the engine's ends with a word, the rank's waits."""
+
+    def start(name, log, script):
+        with log.open("wb") as out:
+            process = subprocess.Popen(["sh", "-c", script], stdout=out, start_new_session=True)
+        return Child(name, process, log)
+
+    def engine(plan, settings, logs):
+        return start("rollout engine", logs / "rollout.log", "echo out of luck; exit 1")
+
+    def rank(plan, rank, job, scratch):
+        return start("trainer rank 0", job.with_name("rank_0.log"), "exec sleep 60")
+
+    monkeypatch.setattr(Signals, "install", lambda self: None)
+    monkeypatch.setattr(children, "start_rollout_engine", engine)
+    monkeypatch.setattr(children, "start_rank", rank)
+    monkeypatch.chdir(tmp_path)
+    assert distillctl("prep", "arith", "--limit", 8)[0] == 0
+    settings = ["train.device=cpu", "data.train_batch_size=2", "--dry-run"]
+    code, _, err = distillctl("train", "--preset", "tiny-from-small-arith", *settings)
+    assert code == 3
+    assert "error: the rollout engine ended with code 1; its last lines:\n    out of luck\n" in err
+    assert err.endswith("  fix: train without --dry-run to keep the whole log\n")

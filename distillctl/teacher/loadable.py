@@ -1,10 +1,9 @@
 """Whether transformers loads a model whole: no tensor missing, none of another shape.
 
 transformers gives tensors that it does not find random values and says so only in a log. `require_loadable`
-asks it beforehand, in a process of its own, to load the models on torch's meta device, where tensors have
-shapes and no memory: its own class for the configuration, its own renaming of tensors, its own ties, in
-3 seconds (2.7 of them imports) for models of any size. `faults` and `require_whole` are what `load_model`
-uses on the loaded model, so that nothing goes past the check.
+asks it beforehand, in a process of its own (`tensor_faults`), to load the models on torch's meta device: 3
+seconds (2.7 of them imports) for models of any size. `require_whole` is what `load_model` uses on the loaded
+model, so that nothing goes past the check.
 """
 
 from __future__ import annotations
@@ -13,43 +12,23 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import environ
 from pathlib import Path
-from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json
 from distillctl.isolation import NOWHERE, child_environment
-from distillctl.lifeline import die_with_parent
 from distillctl.machine import is_shipped
-from distillctl.memory_limit import limited
-from distillctl.model_files import layer_of
+from distillctl.model_files import layer_of, require_engine_files
 from distillctl.safetensors_header import AGAIN
+from distillctl.teacher import tensor_faults
+from distillctl.teacher.tensor_faults import BUILD_TIMEOUT_S, Faults
 
-BUILD_TIMEOUT_S = 50
-"""Longest time to build one model without memory."""
-BUILD_BYTES = 2 << 30
-"""Most memory to build one: buffers such as rotary frequencies are real."""
 _MAX_SHOWN = 5
 """Tensors named in one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What is wrong with a model's tensors; the names are transformers', sorted."""
-
-    missing: list[str]
-    """Needed, and in no file: they would have random values."""
-    misshapen: list[str]
-    """`NAME [file's shape] instead of [model's]`."""
-    unused: list[str]
-    """In the files, and not part of the model that config.json describes."""
-    untied: list[str]
-    """Tied by config.json, but with values of their own in the files."""
-    renamed: list[str]
-    """Tied by config.json, and in the files under this name only instead of that of what it is tied to."""
+_SAVE_AGAIN = "load the model with transformers and save it again with save_pretrained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +40,22 @@ class Suspect:
     """The setting that names it."""
     engine: bool
     """Whether vLLM runs it."""
+    trained: bool = False
+    """Whether it is the student."""
 
 
 def require_loadable(suspects: Sequence[Suspect]) -> list[str]:
     """Raise ConfigError unless transformers loads each model whole; returns what it would leave unused.
 
-    Models that are not here with their weights, and quantised ones, are left to those who load them; those
-    shipped with distillctl are whole.
+    Models that are not here with their weights are left to those who load them; those shipped with distillctl
+    are whole. Of quantised ones `prequantized` says what is looked at.
     """
     wanted: dict[Path, Suspect] = {}
     for suspect in suspects:
         if _is_to_be_checked(suspect.path):
+            _require_quantization(suspect)
+            if suspect.engine:
+                require_engine_files(suspect.path, suspect.key)
             wanted.setdefault(suspect.path, suspect)
     notes = []
     for path, found in _found(list(wanted), wanted).items():
@@ -80,20 +64,6 @@ def require_loadable(suspects: Sequence[Suspect]) -> list[str]:
             _require_engine(found, path, wanted[path].key)
         notes += [f"{wanted[path].key}: {note}" for note in _notes(found)]
     return notes
-
-
-def faults(model: Any, info: Mapping[str, Any]) -> Faults:
-    """From a transformers model and the loading information that came with it."""
-    misshapen = (
-        f"{name} {list(file)} instead of {list(own)}" for name, file, own in info.get("mismatched_keys", ())
-    )
-    return Faults(
-        missing=sorted(info["missing_keys"]),
-        misshapen=sorted(misshapen),
-        unused=sorted(info.get("unexpected_keys", ())),
-        untied=[],
-        renamed=[],
-    )
 
 
 def require_whole(found: Faults, path: str, key: str = "") -> None:
@@ -109,13 +79,20 @@ def require_whole(found: Faults, path: str, key: str = "") -> None:
             f"{where} does not belong to its config.json: {listed(found.misshapen)}",
             f"{AGAIN}, its config.json and its weights together",
         )
+    if found.doubled:
+        raise ConfigError(
+            f"{where} holds {listed(found.doubled)} and the same under another name, of which transformers "
+            "would take either",
+            "remove one of the two from the files",
+        )
 
 
 def _require_engine(found: Faults, path: Path, key: str) -> None:
     """Raise ConfigError where vLLM would run another model than transformers, or none.
 
-    It never reads what config.json ties, and does not start with layers beyond those of config.json, unless
-    they are for predicting several tokens at once, which it knows.
+    It never reads what config.json ties, and starts neither with names that only transformers maps to the
+    model's, nor with tensors that the model has no place for, but for biases, which it passes over, and
+    layers for predicting several tokens at once (`AutoWeightsLoader`).
     """
     where = f"{key}: config.json of {path}"
     if found.untied:
@@ -128,16 +105,36 @@ def _require_engine(found: Faults, path: Path, key: str) -> None:
         raise ConfigError(
             f"{where} ties {found.renamed[0]} (tie_word_embeddings), under which name alone the files hold "
             "the embeddings: transformers would find them, the engine would not",
-            "load the model with transformers and save it again with save_pretrained",
+            _SAVE_AGAIN,
+        )
+    if found.foreign:
+        raise ConfigError(
+            f"{key}: {path} holds {listed(found.foreign)} under names that transformers maps to the model's "
+            "and the engine does not know",
+            _SAVE_AGAIN,
         )
     config = read_json(path / "config.json")
-    layers = [name for name in found.unused if layer_of(name) is not None]
-    if layers and not config.get("num_nextn_predict_layers"):
+    num_layers = config.get("num_hidden_layers")
+    beyond = [name for name in found.unused if _is_beyond(name, num_layers)]
+    if beyond and not config.get("num_nextn_predict_layers"):
         raise ConfigError(
-            f"{where} has num_hidden_layers={config.get('num_hidden_layers')}, but the files hold "
-            f"{listed(layers)} beyond, with which the engine does not start",
+            f"{where} has num_hidden_layers={num_layers}, but the files hold "
+            f"{listed(beyond)} beyond, with which the engine does not start",
             "correct num_hidden_layers, or load the model with transformers and save it again",
         )
+    others = [name for name in found.unused if name not in beyond and not name.endswith(".bias")]
+    if others:
+        raise ConfigError(
+            f"{where} describes a model without a place for {listed(others)} of the files, with which the "
+            "engine does not start",
+            "correct config.json (model_type, quantization_config), or remove what does not belong to it",
+        )
+
+
+def _is_beyond(name: str, num_layers: object) -> bool:
+    """Whether a tensor is of a layer that config.json does not count."""
+    layer = layer_of(name)
+    return layer is not None and isinstance(num_layers, int) and layer >= num_layers
 
 
 def _notes(found: Faults) -> list[str]:
@@ -159,9 +156,25 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _is_to_be_checked(path: Path) -> bool:
-    if is_shipped(path) or not list(path.glob("*.safetensors")):
-        return False
-    return not read_json(path / "config.json").get("quantization_config")
+    return not is_shipped(path) and bool(list(path.glob("*.safetensors")))
+
+
+def _require_quantization(suspect: Suspect) -> None:
+    """Raise ConfigError for a quantization_config that is none, and for one of a model to train."""
+    settings = read_json(suspect.path / "config.json").get("quantization_config")
+    where = f"{suspect.key}: config.json of {suspect.path}"
+    if settings is None:
+        return
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{where} has quantization_config={json.dumps(settings)[:80]}, which is not a JSON object",
+            f"remove it where the weights are not quantised, or {AGAIN}",
+        )
+    if suspect.trained:
+        raise ConfigError(
+            f"{where} has a quantization_config: quantised weights cannot be trained",
+            "take the model that was quantised, in 16 or 32 bits",
+        )
 
 
 def _found(paths: list[Path], wanted: Mapping[Path, Suspect]) -> dict[Path, Faults]:
@@ -170,7 +183,7 @@ def _found(paths: list[Path], wanted: Mapping[Path, Suspect]) -> dict[Path, Faul
         return {}
     offline = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps([str(path.absolute()) for path in paths])],
+        [sys.executable, "-m", tensor_faults.__name__, json.dumps([str(path.absolute()) for path in paths])],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=NOWHERE,
         env=child_environment({**environ, **offline}, NOWHERE),
     )  # fmt: skip
@@ -192,78 +205,3 @@ def _failure(culprit: Suspect, code: int, log: str) -> ConfigError | Environment
     lines = [line for line in log.strip().splitlines() if line.strip()]
     reason = lines[-1].strip()[:500] if lines else f"exit code {code}"
     return ConfigError(f"{what}: {reason}", f"check its config.json and generation_config.json, or {AGAIN}")
-
-
-def main() -> None:
-    """Entry point of the child: paths as a JSON list; prints the `Faults` of each, a line each.
-
-    An error ends it; its last line is shown.
-    """
-    die_with_parent()
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    disable_progress_bar()
-    set_verbosity_error()  # what it would log is in the loading information
-    for path in json.loads(sys.argv[1]):
-        signal.alarm(BUILD_TIMEOUT_S)
-        with limited(path, BUILD_BYTES):
-            model, info = load_on_meta(Path(path))
-        found, where = faults(model, info), _tensors(Path(path))
-        ties = model.all_tied_weights_keys.items()
-        found = replace(
-            found,
-            misshapen=found.misshapen + _no_floats(model, where),
-            untied=_untied(ties, where),
-            renamed=sorted(tied for tied, to in ties if tied in where and to not in where),
-        )
-        signal.alarm(0)
-        print(json.dumps(asdict(found)), flush=True)
-
-
-def load_on_meta(path: Path) -> tuple[Any, dict[str, Any]]:
-    """A model whose tensors have shapes and no memory, and transformers' loading info, for `faults`."""
-    from transformers import AutoModelForCausalLM
-
-    model, info = AutoModelForCausalLM.from_pretrained(
-        path,
-        device_map="meta",
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are named by `faults`
-    )
-    return model, info
-
-
-def tensor_names(path: Path) -> set[str]:
-    """Names of all tensors in a model directory's files."""
-    return set(_tensors(path))
-
-
-def _tensors(path: Path) -> dict[str, Any]:
-    """Slices of a model directory's tensors by name; nothing is read yet."""
-    from safetensors import safe_open
-
-    opened: list[Any] = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
-    return {name: file.get_slice(name) for file in opened for name in file.offset_keys()}
-
-
-def _no_floats(model: Any, where: Mapping[str, Any]) -> list[str]:
-    """Weights that are integers in the files: of a quantised model whose config.json does not say so."""
-    named = [(name, where[name].get_dtype()) for name, _ in model.named_parameters() if name in where]
-    return [f"{name} of {dtype}" for name, dtype in named if dtype.startswith(("I", "U", "BOOL"))]
-
-
-def _untied(ties: Iterable[tuple[str, str]], where: Mapping[str, Any]) -> list[str]:
-    """Tensors that config.json ties to another one and that have values of their own in the files.
-
-    Read here, because on the meta device transformers does not compare them.
-    """
-    import torch
-
-    pairs = [(tied, to) for tied, to in ties if tied in where and to in where]
-    return sorted(tied for tied, to in pairs if not torch.equal(where[tied][:], where[to][:]))
-
-
-if __name__ == "__main__":
-    main()

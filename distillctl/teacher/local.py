@@ -20,8 +20,9 @@ from distillctl.samples import MicroBatch, Scored
 from distillctl.teacher.buffers import restore_buffers
 from distillctl.teacher.compat import require_plain_head
 from distillctl.teacher.dropout import switch_off, without_rates
-from distillctl.teacher.loadable import faults, require_whole
+from distillctl.teacher.loadable import require_whole
 from distillctl.teacher.packed import PACKED, packed_arguments
+from distillctl.teacher.tensor_faults import faults
 
 
 class LocalTeacher:

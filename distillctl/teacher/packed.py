@@ -27,7 +27,10 @@ _UNSUPPORTED = ("softcap", "s_aux")
 
 
 def packed_arguments(input_ids_T: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
-    """Arguments of a model loaded with `PACKED` for sequences of `lengths`, which lie one after another."""
+    """Arguments of a model loaded with `PACKED` for sequences of `lengths`, which lie one after another.
+
+    What it returns, and keeps for that, is settled here, whatever its config.json asks for.
+    """
     device = input_ids_T.device
     ends_S = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
     return {
@@ -36,6 +39,9 @@ def packed_arguments(input_ids_T: Tensor, lengths: Sequence[int]) -> dict[str, A
         "cu_seq_lens_q": ends_S.to(device),
         "lengths": tuple(lengths),
         "use_cache": False,
+        "output_attentions": False,
+        "output_hidden_states": False,
+        "return_dict": True,
     }
 
 

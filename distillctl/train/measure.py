@@ -57,7 +57,7 @@ def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
 def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int) -> Check:
     """The student against its own files as the teacher, through the code that trains: the KL is 0.
 
-    Collective. Raises RunFailed where it is not.
+    Collective. Raises RunFailed where it is not, ConfigError for NaN.
     """
     twin = LocalTeacher(path, dtype, batch.rows_N.device)
     (scored,) = twin.score([batch])
@@ -68,6 +68,7 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
             batch, Dense(scored.teacher, head_VG), inputs, Objective(vocab_size, chunk_size=_CHUNK)
         )
     kl = float(stats_SN["kl/reverse"].mean())
+    _require_finite("student.model", kl)
     if not abs(kl) < MAX_SELF_KL[dtype]:
         raise RunFailed(
             f"the student has a KL of {kl:.1e} nats from itself (allowed: {MAX_SELF_KL[dtype]:.0e})",
@@ -103,13 +104,19 @@ def teacher_checks(
             stats_SN = student.statistics(batch, Dense(scored.teacher, head_VG), inputs, objective)
         entropy = float(stats_SN["teacher/entropy"].mean())
     kl = float(stats_SN["kl/reverse"].mean())
-    if not math.isfinite(kl + entropy):
-        raise ConfigError(
-            f"{teacher_section(name)}.model: its log-probabilities are not finite ({kl:g}, {entropy:g})",
-            "its weights hold NaN or infinity: download or copy the model again",
-        )
+    _require_finite(f"{teacher_section(name)}.model", kl, entropy)
     bound = max(MAX_SELF_KL[dtype], MAX_SELF_KL[student.dtype])
     return _teacher_findings(teacher_section(name), kl, entropy, math.log(vocab_size), bound)
+
+
+def _require_finite(key: str, *values: float) -> None:
+    """Raise ConfigError unless what a model's log-probabilities gave is finite."""
+    if not math.isfinite(sum(values)):
+        shown = ", ".join(f"{value:g}" for value in values)
+        raise ConfigError(
+            f"{key}: its log-probabilities are not finite ({shown})",
+            "its weights hold NaN or infinity: download or copy the model again",
+        )
 
 
 def _teacher_findings(key: str, kl: float, entropy: float, uniform: float, bound: float) -> list[Check]:
@@ -168,7 +175,7 @@ def served_agrees(
     """A served teacher against the same weights in this process, on the same tokens and the whole head.
 
     Loads the weights for the moment of the check; where they are not on this machine or there is no room for
-    them, says so. Raises RunFailed where the two disagree.
+    them, says so. Raises RunFailed where the two disagree, ConfigError for NaN.
     """
     if not list(Path(path).glob("*.safetensors")):
         return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
@@ -180,6 +187,7 @@ def served_agrees(
     assert isinstance(answer.teacher, TopK)
     logp_N = _target_logp(path, dtype, batch)
     _free()
+    _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))
     found = gap(logp_N, answer.teacher.target_logp_N, dtype)
     if not found.is_rounding:
         raise RunFailed(

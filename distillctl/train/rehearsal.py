@@ -20,7 +20,8 @@ from huggingface_hub.errors import StrictDataclassError
 from distillctl import checkpoints
 from distillctl.errors import ConfigError
 from distillctl.preflight import Check
-from distillctl.teacher.loadable import faults, listed, load_on_meta, require_whole, tensor_names
+from distillctl.teacher.loadable import listed, require_whole
+from distillctl.teacher.tensor_faults import faults, load_on_meta, tensor_names
 from distillctl.train.checkpoint import disk_trouble_explained, export, gathered_state
 from distillctl.train.ranks import Ranks
 from distillctl.train.student import Student
@@ -28,9 +29,11 @@ from distillctl.train.student import Student
 SMALL_BYTES = 64 << 20
 """Weights up to this are written, larger ones by their names only: a tenth of a second."""
 _REFUSALS = (
-    ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError
+    ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError,
+    ValueError,
 )  # fmt: skip
-"""What transformers and tokenizers raise for files that they cannot write or read back."""
+"""What transformers and tokenizers raise for files that they cannot write or read back: OSError with a number
+is the disk's, without one it is about what a file holds."""
 
 
 def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) -> list[Check]:
@@ -51,7 +54,7 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) 
         try:
             return _tried(trial, student, tokenizer, state, ranks)
         except _REFUSALS as error:
-            if isinstance(error, ConfigError):
+            if isinstance(error, ConfigError) or (isinstance(error, OSError) and error.errno is not None):
                 raise
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(

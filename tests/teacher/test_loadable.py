@@ -58,8 +58,9 @@ def in_shards(model, drop=""):
 
 
 Q, UP, BIAS = "model.layers.2.self_attn.q_proj.weight", "mlp.up_proj.weight", "layers.1.self_attn.k_proj.bias"
-WHOLE = Faults(missing=[], misshapen=[], unused=[], untied=[], renamed=[])
+WHOLE = Faults(missing=[], misshapen=[], unused=[], untied=[], renamed=[], foreign=[], doubled=[])
 HEAD = {"lm_head.weight": torch.ones(465, 96)}
+O_BIAS, BIAS_0 = "model.layers.0.self_attn.o_proj.bias", "model.layers.0.self_attn.k_proj.bias"
 EMBEDDINGS = "model.embed_tokens.weight"
 LAYER_3 = [name for name in load_file(SOURCE / "model.safetensors") if ".3." in name]
 BROKEN = {
@@ -82,9 +83,100 @@ MISSHAPEN = {
     "a reshaped tensor": (lambda m: change(m, **{Q: torch.ones(48, 192)}), f"{Q} [48, 192] instead of"),
     "integers": (lambda m: change(m, **{Q: torch.ones(96, 96, dtype=torch.int8)}), f"{Q} of I8"),
 }  # fmt: skip
+MISSHAPEN |= {
+    name: (lambda m, dtype=dtype: change(m, **{Q: torch.ones(96, 96).to(dtype)}), f"{Q} of {text}")
+    for name, dtype, text in (
+        ("eight bits", torch.float8_e4m3fn, "F8_E4M3"),
+        ("other eight bits", torch.float8_e5m2, "F8_E5M2"),
+        ("powers of two", torch.float8_e8m0fnu, "F8_E8M0"),
+        ("complex numbers", torch.complex64, "C64"),
+    )
+}
 UNUSED = {
     "more layers than config.json": (fewer_layers, 12, "model.layers.3."),
     "a reward's head": (lambda m: change(m, **{"score.weight": torch.ones(1, 96)}), 1, "score.weight"),
+    "an output's bias": (lambda m: change(m, **{O_BIAS: torch.ones(96)}), 1, O_BIAS),
+    "scales": (lambda m: change(m, **{f"{Q}_scale": torch.ones(1)}), 1, f"{Q}_scale"),
+    "biases of another family": (
+        lambda m: edit(m, model_type="llama", architectures=["LlamaForCausalLM"]), 12, BIAS_0
+    ),
+}  # fmt: skip
+
+
+def renamed(model, change_name):
+    found = load_file(model / "model.safetensors")
+    save_file({change_name(name): tensor for name, tensor in found.items()}, model / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+
+
+def without_prefix(name):
+    return name.removeprefix("model.")
+
+
+FOREIGN = {
+    "no prefix": without_prefix,
+    "a prefix too many": lambda name: f"model.{name}",
+    "no prefix in one layer": lambda name: without_prefix(name) if ".0." in name else name,
+}
+
+
+def fp8(name, weight):
+    return {f"{name}.weight": weight.to(torch.float8_e4m3fn), f"{name}.weight_scale": torch.ones(1)}
+
+
+def gptq(name, weight):
+    num_out, num_in = weight.shape
+    packed = {"qweight": (num_in // 8, num_out), "qzeros": (1, num_out // 8), "g_idx": (num_in,)}
+    found = {f"{name}.{part}": torch.zeros(shape, dtype=torch.int32) for part, shape in packed.items()}
+    return found | {f"{name}.scales": torch.ones(1, num_out, dtype=torch.float16)}
+
+
+def nf4(name, weight):
+    packed = torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8)
+    state = {f"{name}.weight.absmax": torch.ones(8), f"{name}.weight.quant_map": torch.ones(16)}
+    key = f"{name}.weight.quant_state.bitsandbytes__nf4"
+    return {f"{name}.weight": packed, **state, key: torch.zeros(9, dtype=torch.uint8)}
+
+
+METHODS = {
+    "fp8": (fp8, {"quant_method": "fp8"}),
+    "gptq": (gptq, {"quant_method": "gptq", "bits": 4}),
+    "nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    "all ignored": (lambda name, weight: {f"{name}.weight": weight},
+                    {"quant_method": "compressed-tensors", "ignore": ["re:.*"]}),
+}  # fmt: skip
+
+
+def quantize(model, method, drop=()):
+    """The names that the method's tensors have; those that contain one of `drop` are left out."""
+    pack, settings = METHODS[method]
+    found = {}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        is_linear = name.endswith("_proj.weight")
+        found |= pack(name.removesuffix(".weight"), tensor) if is_linear else {name: tensor}
+    kept = {name: t for name, t in found.items() if not any(part in name for part in drop)}
+    save_file(kept, model / "model.safetensors", metadata={"format": "pt"})
+    edit(model, quantization_config=settings)
+
+
+def keep_scale(model):
+    """Take out one weight and leave its scale."""
+    tensors = load_file(model / "model.safetensors")
+    del tensors[Q]
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+
+Q_MODULE = Q.removesuffix(".weight")
+LOST = {
+    "fp8 all of a matrix": ("fp8", [Q_MODULE + ".weight"], [Q]),
+    "fp8 a scale": ("fp8", [f"{Q}_scale"], [f"{Q}_scale"]),
+    "fp8 a norm": ("fp8", ["model.norm"], ["model.norm.weight"]),
+    "fp8 a bias": ("fp8", [BIAS], [f"model.{BIAS}"]),
+    "gptq all of a matrix": ("gptq", [f"{Q_MODULE}.q", f"{Q_MODULE}.s", f"{Q_MODULE}.g"], [Q]),
+    "gptq a part": ("gptq", [f"{Q_MODULE}.qzeros"], [f"{Q_MODULE}.qzeros"]),
+    "nf4 all of a matrix": ("nf4", [f"{Q_MODULE}.weight"], [Q]),
+    "all ignored, a matrix": ("all ignored", [Q], [Q]),
+    "all ignored, a layer": ("all ignored", ["layers.3."], LAYER_3),
 }  # fmt: skip
 
 
@@ -114,6 +206,24 @@ def models(tmp_path_factory):
     renamed_embeddings(root / "embeddings as a head")
     shutil.copytree(SOURCE, root / "in shards")
     in_shards(root / "in shards")
+    for name, change_name in FOREIGN.items():
+        shutil.copytree(SOURCE, root / name)
+        renamed(root / name, change_name)
+    shutil.copytree(SOURCE, root / "both prefixes")
+    change(root / "both prefixes", **{"embed_tokens.weight": torch.zeros(465, 96)})
+    for name in METHODS:
+        shutil.copytree(SOURCE, root / name)
+        quantize(root / name, name)
+    for name, (method, drop, _) in LOST.items():
+        shutil.copytree(SOURCE, root / name)
+        quantize(root / name, method, drop)
+    shutil.copytree(SOURCE, root / "a weight without its scale")
+    quantize(root / "a weight without its scale", "fp8", ["_scale"])
+    shutil.copytree(SOURCE, root / "fp8 but for the bytes")
+    quantize(root / "fp8 but for the bytes", "fp8")
+    keep_scale(root / "fp8 but for the bytes")
+    shutil.copytree(SOURCE, root / "not packed")
+    edit(root / "not packed", quantization_config=METHODS["nf4"][1])
     paths = sorted(root.iterdir())
     found = loadable._found(paths, {path: Suspect(path, "teacher.model", engine=False) for path in paths})
     return {path.name: (path, faults) for path, faults in found.items()}
@@ -165,6 +275,41 @@ def test_no_broken_model_is_loaded(models, case):
     assert names in error.value.message
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_quantised_model_is_whole(models, method):
+    assert models[method][1] == WHOLE
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_what_a_quantised_model_lacks_is_named(models, case):
+    assert models[case][1].missing == LOST[case][2]
+
+
+def test_a_scale_alone_is_no_weight(models):
+    assert models["fp8 but for the bytes"][1] == replace(WHOLE, missing=[Q])
+
+
+@pytest.mark.parametrize("case", ["a weight without its scale", "not packed"])
+def test_matrices_that_the_method_cannot_read_are_named(models, case):
+    dtype = "F32" if case == "not packed" else "F8_E4M3"
+    assert len(models[case][1].misshapen) == 28
+    assert models[case][1].misshapen[0] == f"model.layers.0.mlp.down_proj.weight of {dtype}"
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_names_that_transformers_alone_maps_are_found(models, case):
+    count = {"no prefix in one layer": 12}.get(case, 50)
+    found = models[case][1]
+    assert found == replace(WHOLE, foreign=found.foreign)
+    assert len(found.foreign) == count
+    assert all(FOREIGN[case](f"model.{name.split('model.')[-1]}") == name for name in found.foreign)
+
+
+def test_two_tensors_for_one_parameter_are_found(models):
+    names = ["embed_tokens.weight"]
+    assert models["both prefixes"][1] == replace(WHOLE, foreign=names, doubled=names)
+
+
 @pytest.fixture
 def answers(monkeypatch, models):
     """`require_loadable` on the models without another child."""
@@ -188,10 +333,38 @@ def test_what_is_not_used_is_said(answers):
     (note,) = answers("more layers than config.json", engine=False)
     start = "teacher.model: the files hold 12 tensors (model.layers.3.input_layernorm.weight, "
     assert note.startswith(start)
-    (note,) = answers("a reward's head", engine=True)
-    assert (
-        note == "teacher.model: the files hold 1 tensor (score.weight), which its config.json has no use for"
+    (note,) = answers("an output's bias", engine=True)
+    assert note == f"teacher.model: the files hold 1 tensor ({O_BIAS}), which its config.json has no use for"
+
+
+@pytest.mark.parametrize("case", ["a reward's head", "scales"])
+def test_tensors_that_the_engine_does_not_start_with_are_refused(answers, models, case):
+    with pytest.raises(ConfigError) as error:
+        answers(case, engine=True)
+    assert error.value.message == (
+        f"teacher.model: config.json of {models[case][0]} describes a model without a place for 1 tensor "
+        f"({UNUSED[case][2]}) of the files, with which the engine does not start"
     )
+
+
+@pytest.mark.parametrize(("case", "count"), [("no prefix", 50), ("no prefix in one layer", 12)])
+def test_names_that_the_engine_does_not_know_are_refused_for_it_alone(answers, case, count):
+    assert answers(case, engine=False) == []
+    with pytest.raises(ConfigError, match=rf"holds {count} tensors \(.*the engine does not know") as error:
+        answers(case, engine=True)
+    assert "save it again" in error.value.hint
+
+
+def test_two_tensors_for_one_parameter_are_refused(answers):
+    with pytest.raises(
+        ConfigError, match=r"holds 1 tensor \(embed_tokens\.weight\) and the same under another"
+    ):
+        answers("both prefixes", engine=False)
+
+
+def test_a_quantised_student_is_refused(models):
+    with pytest.raises(ConfigError, match="quantised weights cannot be trained"):
+        require_loadable([Suspect(models["fp8"][0], "student.model", engine=True, trained=True)])
 
 
 def test_layers_that_the_engine_does_not_start_with_are_refused(answers):

@@ -1,6 +1,8 @@
 """The local teacher against plain transformers, one unpadded sequence at a time."""
 
 import importlib.util
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -235,3 +237,15 @@ def test_the_room_a_copy_needs_is_that_of_its_weights_in_its_precision(plain, mo
     for free, fits in ((size, True), (size - 1, False)):
         monkeypatch.setattr(measure, "memory_bytes", lambda free=free: free + measure.WORKSPACE_BYTES)
         assert (measure.no_room(PATH, dtype, CPU) == "") == fits
+
+
+def test_what_config_json_asks_to_return_changes_nothing(sequences, tmp_path):
+    folder = shutil.copytree(PATH, tmp_path / "teacher")
+    asked = {"return_dict": False, "use_cache": True, "output_attentions": True, "output_hidden_states": True}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | asked | {"torchscript": True}))
+    batch = micro_batch(sequences, [0, 1])
+    (expected,), (found,) = (
+        LocalTeacher(str(path), torch.float32, CPU).score([batch]) for path in (PATH, folder)
+    )
+    assert torch.equal(found.teacher, expected.teacher)

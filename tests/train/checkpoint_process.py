@@ -128,14 +128,26 @@ class Broken(Tokenizer):
         raise NotImplementedError("this tokenizer has no save")
 
 
+class Unreadable(Tokenizer):
+    """One whose saved files transformers does not read back: it says so with an OSError of its own."""
+
+    def save_pretrained(self, folder):
+        raise OSError("the config file is not a valid JSON file")
+
+
 def rehearse(case, ranks):
-    """What is said of saves that are tried: in full, of the names alone, and with a broken tokenizer."""
+    """What is said of saves that are tried: in full, of the names alone, and with two broken tokenizers."""
     tokenizer = AutoTokenizer.from_pretrained(case.student.path, trust_remote_code=False)
     said = []
     mine = checkpoints.rehearsal_dir(case.folder) / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    for attempt, limit in ((tokenizer, rehearsal.SMALL_BYTES), (tokenizer, 0), (Broken(), 0)):
+    for attempt, limit in (
+        (tokenizer, rehearsal.SMALL_BYTES),
+        (tokenizer, 0),
+        (Broken(), 0),
+        (Unreadable(), 0),
+    ):
         rehearsal.SMALL_BYTES = limit
         try:
             checks = rehearsal.rehearse_save(case.folder, case.student, attempt, ranks)

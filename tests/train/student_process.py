@@ -111,21 +111,22 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
 
 
 def self_tests(out):
-    """What the preflight says of the tiny student against itself, and against another model's files; and of
-    teachers: another model, itself, one with a head of zeros, whose distribution is uniform, and one of NaN.
+    """What the preflight says of the tiny student against itself, against another model's files and some of
+    NaN; and of teachers: another model, itself, one with a head of zeros, whose distribution is uniform, and
+    one of NaN.
     """
     student_path, other = (
         str(model_path(f"builtin:{name}", "")) for name in ("tiny-student", "tiny-teacher")
     )
     student = Student(student_path, torch.float32, load_preset("tiny-from-small-arith"), num_steps=NUM_STEPS)
     batch = measure.probe([rollout.prompt for rollout in make_rollouts(0)], torch.device("cpu"))
-    said = []
-    for path in (student_path, other):
+    said, (zeros, nan) = [], spoilt(out)
+    for path in (student_path, other, str(nan)):
         try:
             said.append(measure.self_test(student, path, torch.float32, batch, VOCAB_SIZE).detail)
-        except RunFailed as error:
+        except (RunFailed, ConfigError) as error:
             said.append(error.message)
-    return [*said, *(teacher_checks(student, batch, path) for path in (other, student_path, *spoilt(out)))]
+    return [*said, *(teacher_checks(student, batch, path) for path in (other, student_path, zeros, nan))]
 
 
 def teacher_checks(student, batch, path):

@@ -156,7 +156,7 @@ def test_the_export_loads_in_plain_transformers_as_it_was_saved(one):
 
 
 def test_a_save_is_tried_before_the_first_step_and_leaves_only_what_was_there(one):
-    written, named, _ = one[1]["rehearsed"]["said"]
+    written, named, *_ = one[1]["rehearsed"]["said"]
     assert written == named
     assert written[0] == ["save", "ok", "a checkpoint can be saved: 50 tensors, with the model's names"]
     assert written[1] == [
@@ -172,3 +172,9 @@ def test_a_tokenizer_that_cannot_be_saved_is_refused_before_the_first_step(one):
     message = one[1]["rehearsed"]["said"][2]
     assert message.startswith(f"student.model: a checkpoint of {one[0] / 'student'} could not be saved")
     assert message.endswith("NotImplementedError: this tokenizer has no save")
+
+
+def test_a_file_that_transformers_cannot_read_is_no_fault_of_the_disk(one):
+    message = one[1]["rehearsed"]["said"][3]
+    assert message.startswith(f"student.model: a checkpoint of {one[0] / 'student'} could not be saved")
+    assert message.endswith("OSError: the config file is not a valid JSON file")

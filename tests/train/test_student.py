@@ -210,7 +210,7 @@ def test_nobody_looks_unless_asked(results):
 
 @pytest.fixture(scope="module")
 def preflight(tmp_path_factory, run_ranks):
-    """What is said of the student's own files and another's, and of four teachers."""
+    """What is said of the student's own files, another's and those of NaN, and of four teachers."""
     out = tmp_path_factory.mktemp("preflight")
     run_ranks(SCRIPT, out, "self-test")
     return json.loads((out / "losses.json").read_text())
@@ -222,27 +222,31 @@ def test_the_preflight_finds_no_kl_of_the_student_from_itself_and_refuses_any_ot
     assert other.startswith("the student has a KL of")
 
 
+def test_a_student_of_nan_is_named(preflight):
+    assert preflight[2] == "student.model: its log-probabilities are not finite (nan)"
+
+
 def test_a_teacher_that_knows_something_else_is_in_order(preflight):
-    ((level, detail),) = preflight[2]
+    ((level, detail),) = preflight[3]
     assert level == "ok"
     assert detail.startswith("teacher: mean entropy ")
 
 
 def test_a_teacher_that_is_the_student_is_warned_of(preflight):
-    ((level, detail),) = preflight[3]
+    ((level, detail),) = preflight[4]
     assert level == "warn"
     assert detail.startswith("teacher is the student's own distribution on prompts: the KL is 0.0e+00 nats")
 
 
 def test_a_uniform_teacher_is_warned_of_with_its_entropy(preflight):
-    ((level, detail),) = preflight[4]
+    ((level, detail),) = preflight[5]
     assert level == "warn"
     uniform = f"{math.log(465):.3f}"
     assert detail.startswith(f"teacher is nearly uniform on prompts: its mean entropy is {uniform} nats, ")
 
 
 def test_a_teacher_of_nan_is_refused(preflight):
-    assert preflight[5].startswith("teacher.model: its log-probabilities are not finite")
+    assert preflight[6].startswith("teacher.model: its log-probabilities are not finite")
 
 
 def listed(probabilities, num_topk):
