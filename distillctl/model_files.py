@@ -6,6 +6,7 @@ at afterwards (`teacher.loadable`).
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def check_weights(path: Path, key: str) -> None:
         )
     headers = {file.name: read_header(file, key) for file in files}
     tensors = _loaded(path, key, headers)
+    _check_quantization(path, key)
     _check_embeddings(path, key, tensors)
     _check_layers(path, key, tensors)
 
@@ -116,6 +118,16 @@ def _loaded(path: Path, key: str, headers: dict[str, dict[str, Any]]) -> dict[st
             if file in used:
                 tensors[name] = entry
     return tensors
+
+
+def _check_quantization(path: Path, key: str) -> None:
+    settings = read_json(path / "config.json").get("quantization_config")
+    if settings is not None and not isinstance(settings, dict):
+        raise ConfigError(
+            f"{key}: config.json of {path} has quantization_config={json.dumps(settings)[:80]}, which is not "
+            "a JSON object",
+            f"remove it where the weights are not quantised, or {AGAIN}",
+        )
 
 
 def _check_embeddings(path: Path, key: str, tensors: dict[str, Any]) -> None:

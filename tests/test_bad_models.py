@@ -194,9 +194,6 @@ ANY = {
                     "chat_template.jinja")},
     "a quantisation that is a text": (lambda m: edit(m / "config.json", quantization_config="none"),
                                       'has quantization_config="none", which is not a JSON object'),
-    "a quantisation without a weight": (
-        lambda m: (edit(m / "config.json", quantization_config=IGNORES_ALL), lose(m)),
-        f"lacks 1 tensor ({NORM}), which its config.json asks for"),
     "a tokenizer of another kind": (lambda m: edit(m / "tokenizer.json", model=3), "is not a tokenizer"),
 }  # fmt: skip
 
@@ -225,6 +222,13 @@ def test_a_model_that_lacks_a_tensor_is_not_evaluated(refused, folder):
     entries(folder / "model", lambda tree: tree.update({"model.other.weight": tree.pop(NORM)}))
     message, _ = refused(*EVAL)
     assert message.startswith(f"--checkpoint: {folder / 'model'} lacks 1 tensor ({NORM}), ")
+
+
+def test_a_quantised_model_that_lacks_a_tensor_is_not_evaluated(refused, folder):
+    """The engine looks for what is missing in other models alone."""
+    edit(folder / "model" / "config.json", quantization_config=IGNORES_ALL)
+    lose(folder / "model")
+    assert f"lacks 1 tensor ({NORM}), which its config.json asks for" in refused(*EVAL)[0]
 
 
 @pytest.mark.parametrize("case", ANY)
@@ -290,10 +294,6 @@ ENGINE = {
     "an adapter": (lambda m: beside(m, "adapter_model.safetensors"), "has adapter_model.safetensors beside"),
     "an index of other files": (lambda m: (m / INDEX).write_text(json.dumps({"weight_map": {NORM: FIRST}})),
                                 f"has model.safetensors and an {INDEX} of other files"),
-    "a head for rewards": (lambda m: entries(m, added("score.weight")), "a place for 1 tensor (score."),
-    "names without their prefix": (
-        lambda m: entries(m, lambda tree: tree.update({NORM.removeprefix("model."): tree.pop(NORM)})),
-        "holds 1 tensor (norm.weight) under names that transformers maps to the model's and the engine does"),
 }  # fmt: skip
 """What transformers loads and the engine does not start with."""
 

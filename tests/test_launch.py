@@ -69,9 +69,9 @@ def test_a_dry_run_shows_the_end_of_a_log_and_names_no_file_that_is_gone(distill
     monkeypatch.setattr(children, "start_rollout_engine", engine)
     monkeypatch.setattr(children, "start_rank", rank)
     monkeypatch.chdir(tmp_path)
-    assert distillctl("prep", "arith", "--limit", 8)[0] == 0
-    settings = ["train.device=cpu", "data.train_batch_size=2", "--dry-run"]
-    code, _, err = distillctl("train", "--preset", "tiny-from-small-arith", *settings)
+    (tmp_path / "data.jsonl").write_text('{"prompt": "What is 2+3?"}\n')
+    data = ["data.train_files=data.jsonl", "data.train_batch_size=1", "eval.every=0", "train.device=cpu"]
+    code, _, err = distillctl("train", "--preset", "tiny-from-small-arith", *data, "--dry-run")
     assert code == 3
-    assert "error: the rollout engine ended with code 1; its last lines:\n    out of luck\n" in err
+    assert "error: the rollout engine ended with code 1; its last lines:\n  out of luck\n" in err
     assert err.endswith("  fix: train without --dry-run to keep the whole log\n")

@@ -53,7 +53,8 @@ def require_loadable(suspects: Sequence[Suspect]) -> list[str]:
     wanted: dict[Path, Suspect] = {}
     for suspect in suspects:
         if _is_to_be_checked(suspect.path):
-            _require_quantization(suspect)
+            if suspect.trained:
+                _require_plain(suspect.path, suspect.key)
             if suspect.engine:
                 require_engine_files(suspect.path, suspect.key)
             wanted.setdefault(suspect.path, suspect)
@@ -159,20 +160,11 @@ def _is_to_be_checked(path: Path) -> bool:
     return not is_shipped(path) and bool(list(path.glob("*.safetensors")))
 
 
-def _require_quantization(suspect: Suspect) -> None:
-    """Raise ConfigError for a quantization_config that is none, and for one of a model to train."""
-    settings = read_json(suspect.path / "config.json").get("quantization_config")
-    where = f"{suspect.key}: config.json of {suspect.path}"
-    if settings is None:
-        return
-    if not isinstance(settings, dict):
+def _require_plain(path: Path, key: str) -> None:
+    """Raise ConfigError for a quantised model."""
+    if read_json(path / "config.json").get("quantization_config") is not None:
         raise ConfigError(
-            f"{where} has quantization_config={json.dumps(settings)[:80]}, which is not a JSON object",
-            f"remove it where the weights are not quantised, or {AGAIN}",
-        )
-    if suspect.trained:
-        raise ConfigError(
-            f"{where} has a quantization_config: quantised weights cannot be trained",
+            f"{key}: config.json of {path} has a quantization_config: quantised weights cannot be trained",
             "take the model that was quantised, in 16 or 32 bits",
         )
 

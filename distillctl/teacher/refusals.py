@@ -14,6 +14,8 @@ _HINTS = {
     "--enable-scale-out",
     "greater than max allowed": "start it with --max-logprobs {max_logprobs} or lower loss.topk",
     "does not exist": "the server no longer serves the model that it listed when the run began",
+    "Out of range float values": "its log-probabilities are no numbers: the weights that it serves hold NaN "
+    "or infinity",
     "maximum context length": "start it with a larger --max-model-len, or lower data.max_prompt_length or "
     "data.max_response_length",
 }

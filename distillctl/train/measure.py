@@ -182,12 +182,12 @@ def served_agrees(
     shortage = no_room(path, dtype, batch.rows_N.device)
     if shortage:
         return Check("served teacher", "warn", f"{name}: not compared with the local model: {shortage}")
+    logp_N = _target_logp(path, dtype, batch)
+    _free()
+    _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))  # of NaN no server answers
     # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
     (answer,) = served.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
     assert isinstance(answer.teacher, TopK)
-    logp_N = _target_logp(path, dtype, batch)
-    _free()
-    _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))
     found = gap(logp_N, answer.teacher.target_logp_N, dtype)
     if not found.is_rounding:
         raise RunFailed(
