@@ -96,6 +96,13 @@ def _require_engine(found: Faults, path: Path, key: str) -> None:
     layers for predicting several tokens at once (`AutoWeightsLoader`).
     """
     where = f"{key}: config.json of {path}"
+    if found.classes:
+        named, own = found.classes
+        raise ConfigError(
+            f"{where} names {named} in architectures, which the engine would run, but its model_type is that "
+            f"of {own}, which is trained and scores",
+            "correct the one that is not the model's",
+        )
     if found.untied:
         raise ConfigError(
             f"{where} ties {found.untied[0]} (tie_word_embeddings), but the files hold other values for it, "

@@ -45,6 +45,8 @@ class Faults:
     """In the files under names that transformers maps to the model's and would not save it with."""
     doubled: list[str]
     """Of the foreign ones, those that transformers maps to what another tensor is mapped to as well."""
+    classes: list[str]
+    """Where they differ: the class in `architectures`, which vLLM goes by, and that of model_type."""
 
 
 def faults(model: Any, info: Mapping[str, Any]) -> Faults:
@@ -60,6 +62,7 @@ def faults(model: Any, info: Mapping[str, Any]) -> Faults:
         renamed=[],
         foreign=[],
         doubled=[],
+        classes=[],
     )
 
 
@@ -119,7 +122,8 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
     """Those that transformers knows, and those that its loading passes over."""
-    tensors, settings = _tensors(path), read_json(path / "config.json").get("quantization_config")
+    tensors, config = _tensors(path), read_json(path / "config.json")
+    settings, named = config.get("quantization_config"), (config.get("architectures") or [""])[0]
     targets = _targets(model, tensors)
     where = {targets[name]: tensor for name, tensor in tensors.items()}
     quantized = quantized_modules(model, where) if settings else {}
@@ -129,6 +133,7 @@ def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
     wrong |= unpacked(model, where, quantized, str((settings or {}).get("quant_method")))
     found, ties = faults(model, info), model.all_tied_weights_keys.items()
     foreign, doubled = _other_names(model, targets)
+    own = type(model).__name__
     return replace(
         found,
         misshapen=found.misshapen + [f"{name} of {dtype}" for name, dtype in sorted(wrong.items())],
@@ -136,6 +141,7 @@ def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
         renamed=sorted(tied for tied, to in ties if tied in where and to not in where),
         foreign=foreign,
         doubled=doubled,
+        classes=[named, own] if named.lower() not in ("", own.lower()) else [],
     )
 
 

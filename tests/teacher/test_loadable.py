@@ -58,7 +58,7 @@ def in_shards(model, drop=""):
 
 
 Q, UP, BIAS = "model.layers.2.self_attn.q_proj.weight", "mlp.up_proj.weight", "layers.1.self_attn.k_proj.bias"
-WHOLE = Faults(missing=[], misshapen=[], unused=[], untied=[], renamed=[], foreign=[], doubled=[])
+WHOLE = Faults(missing=[], misshapen=[], unused=[], untied=[], renamed=[], foreign=[], doubled=[], classes=[])
 HEAD = {"lm_head.weight": torch.ones(465, 96)}
 O_BIAS, BIAS_0 = "model.layers.0.self_attn.o_proj.bias", "model.layers.0.self_attn.k_proj.bias"
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -206,6 +206,8 @@ def models(tmp_path_factory):
     renamed_embeddings(root / "embeddings as a head")
     shutil.copytree(SOURCE, root / "in shards")
     in_shards(root / "in shards")
+    shutil.copytree(SOURCE, root / "another class")
+    edit(root / "another class", architectures=["LlamaForCausalLM"])
     for name, change_name in FOREIGN.items():
         shutil.copytree(SOURCE, root / name)
         renamed(root / name, change_name)
@@ -360,6 +362,13 @@ def test_two_tensors_for_one_parameter_are_refused(answers):
         ConfigError, match=r"holds 1 tensor \(embed_tokens\.weight\) and the same under another"
     ):
         answers("both prefixes", engine=False)
+
+
+def test_a_class_that_the_engine_alone_would_take_is_refused_for_it(answers):
+    """It starts, without the biases that the other class has no place for."""
+    assert answers("another class", engine=False) == []
+    with pytest.raises(ConfigError, match=r"names LlamaForCausalLM in architectures.* of Qwen2ForCausalLM,"):
+        answers("another class", engine=True)
 
 
 def test_a_quantised_student_is_refused(models):
