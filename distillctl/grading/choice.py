@@ -18,6 +18,7 @@ from distillctl.grading.denials import (
     supposed_after,
     supposed_before,
 )
+from distillctl.grading.discourse import NAMES
 from distillctl.grading.final_answer import (
     MAX_PHRASE,
     MAX_STATEMENTS,
@@ -33,9 +34,8 @@ from distillctl.grading.plain import plain
 from distillctl.grading.verdicts import Statement, called_right
 
 _NAMES = (
-    rf"{NOUN}|ans\.?|sol\.?|svar(?:et)?|odpowied[zź]|cevap|antwoord|đáp án|उत्तर"
-    r"|corre(?:ct|tt?)[ao]|richtig|gabarito|correct|(?:correct|right|best|true) (?:one|statement|pick)"
-    r"|答案|选项|选择的?|選擇|(?:正确|最合适|最佳)的|正解|正しいの|答え|정답|답|答"
+    rf"{NOUN}|{NAMES}|sol\.?|corre(?:ct|tt?)[ao]|richtig|gabarito|correct"
+    r"|(?:correct|right|best|true) (?:one|statement|pick)|选项|选择的?|選擇|(?:正确|最合适|最佳)的|正しいの"
 )
 _ADJECTIVE = r"(?:corre(?:ct|tt?)[aoe]?|exact[ae]|esatt[ao]|giust[ao]|yang \w+|đúng|poprawna|है)"
 _SAYS = re.compile(

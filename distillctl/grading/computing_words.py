@@ -19,6 +19,7 @@ _BETWEEN: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("plus",): (("sign", "+"),),
     ("minus",): (("sign", "-"),),
     ("to", "the", "power", "of"): (("power", "^"),),
+    ("over",): (("over", "/"),),
 }
 """Words between two values, as kinds of tokens and their texts."""
 _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
@@ -39,6 +40,9 @@ _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("negative",): (("sign", "-"),),
 }
 """Words before one value; a command makes an expression without a value of it."""
+_ROUNDS = frozenset({"round", "rounds", "rounded", "rounding"})
+"""Words that stand for an equals sign where `to` and a value follow: `71.6, which rounds up to 72`."""
+_DIGITS = frozenset({"decimal", "decimals", "significant", "places", "digits", "d"})
 _POWERS = {"squared": "2", "cubed": "3"}
 _FOLLOW = frozenset({"is", "equals", "and", "or", "plus", "minus", "times", "which", "because", "since"})
 """Words after `squared` that are no unit, as the one in `42 squared feet` is."""
@@ -46,7 +50,7 @@ _STATES = frozenset(
     {"is", "are", "was", "be", "equals", "equal", "to", "of", "at", "answer", "get", "gives", "about"}
 )
 """Words after which `minus` is a sign."""
-_FIRST = frozenset(words[0] for words in (*_BETWEEN, *_BEFORE)) | {*_POWERS, "of"}
+_FIRST = frozenset(words[0] for words in (*_BETWEEN, *_BEFORE)) | _ROUNDS | {*_POWERS, "of"}
 
 
 def tokens(text: str) -> list[Token]:
@@ -68,7 +72,10 @@ def _operators(found: Sequence[Token], i: int, before: Sequence[Token]) -> tuple
         return _power(found, i, before), 1
     if word == "of":
         shape = [token.kind for token in before[-3:]]
-        return (_made(found, i, 1, (("times", "*"),)) if shape == ["number", "over", "number"] else []), 1
+        is_share = shape == ["number", "over", "number"] or shape[-1:] == ["percent"]
+        return (_made(found, i, 1, (("times", "*"),)) if is_share else []), 1
+    if word in _ROUNDS:
+        return _rounds(found, i)
     after_value = bool(before) and before[-1].kind in _VALUES
     if after_value:
         choices = _BETWEEN
@@ -81,6 +88,16 @@ def _operators(found: Sequence[Token], i: int, before: Sequence[Token]) -> tuple
             made = _made(found, i, len(words), operators)
             return made, len(words) if made else 1
     return [], 1
+
+
+def _rounds(found: Sequence[Token], i: int) -> tuple[list[Token], int]:
+    """An equals sign for `rounds to`; none for `rounded to 2 decimals`."""
+    to = i + 1 + (i + 1 < len(found) and found[i + 1].text.lower() in ("up", "down", "off"))
+    if to + 1 >= len(found) or found[to].text.lower() != "to":
+        return [], 1
+    if to + 2 < len(found) and found[to + 2].text.lower() in _DIGITS:
+        return [], 1
+    return _made(found, i, to + 1 - i, (("equals", "\u2192"),)), to + 1 - i
 
 
 def _power(found: Sequence[Token], i: int, before: Sequence[Token]) -> list[Token]:
@@ -98,6 +115,8 @@ def _made(
 ) -> list[Token]:
     """Operators in place of `num_words` words from token `i`; none where no value follows."""
     at = i + num_words
+    if found[i].text.lower() == "over" and at + 1 < len(found) and found[at + 1].kind == "word":
+        return []  # 42 over 7 days
     if at >= len(found) or found[at].kind not in _OPERANDS:
         return []
     return [Token(kind, text, found[i].start, found[at].start) for kind, text in operators]

@@ -1,27 +1,27 @@
 """Arithmetic in plain text, evaluated exactly: tokens, and the value of a stretch of them.
 
-Numbers, brackets, + - * / ^, fractions, mixed numbers, square roots of squares and factorials have a value;
+Numbers, brackets, + - * / ^, fractions, mixed numbers, percentages of something, absolute values, binomial
+coefficients, roots of powers and factorials have a value;
 a letter, another command or a list has none. There is no `eval`: numbers are fractions, never floats, and a
 result of more than `MAX_BITS` bits is no value, so that 9^9^9 takes no time.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from distillctl.grading.arithmetic import MAX_BITS as MAX_BITS
+from distillctl.grading.arithmetic import NoValue, binomial, factorial, power, root, small
+
 MAX_DIGITS = 1000
 """Of one number; Python reads integers of at most 4300 digits."""
-MAX_BITS = 20_000
-"""Of the numerator and the denominator of a result."""
 MAX_DEPTH = 30
 """Of brackets in brackets, and of powers of powers."""
 MAX_TOKENS = 1000
 """Of one expression."""
-MAX_FACTORIAL = 1000
 
 CURRENCY = "$€£¥₹₩₽¢"
 _GROUPS = r"\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d|,\d)|\d{1,3}(?:[ '\u2019\u2009]\d{3}){1,9}(?![\d'\u2019])"
@@ -35,8 +35,8 @@ _HEXADECIMAL = r"0[xX][0-9A-Fa-f]{1,100}"
 _TOKENS = {
     "number": rf"(?<![\d.,(\[{{])(?:{_DECIMAL_COMMA})(?!\d|[.,]\d|\s*[)\]}}])|(?<![\w.,]){_HEXADECIMAL}(?!\w)"
     rf"|{_REPEATING}|(?:(?<![\d.,])(?:{_GROUPS})|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![\w.]))?|(?<![\w.])\.\d+",
-    "root": r"\\sqrt|√|(?<![A-Za-z])sqrt(?![A-Za-z])",
-    "fraction": r"\\frac",
+    "root": r"\\sqrt|\\abs(?![A-Za-z])|√|(?<![A-Za-z])sqrt(?![A-Za-z])",
+    "fraction": r"\\frac|\\binom",
     "power": r"\*\*|\^",
     "times": r"[*\u00d7\u22c5\u00b7\u2219\u2217]|\\(?:times|cdot|ast)(?![A-Za-z])",
     "over": r"[/\u00f7]|\\(?:div|over)(?![A-Za-z])",
@@ -127,13 +127,9 @@ def evaluate(found: Sequence[Token]) -> Fraction | None:
     reader = _Reader([token for token in found if token.kind != "currency"])
     try:
         value = reader.sum(0)
-    except (_NoValue, ZeroDivisionError):
+    except (NoValue, ZeroDivisionError):
         return None
     return value if reader.kind() in ("", "percent") and reader.at_last() else None
-
-
-class _NoValue(Exception):
-    """These tokens are no arithmetic, or too much of it."""
 
 
 class _Reader:
@@ -159,22 +155,29 @@ class _Reader:
         while self.kind() == "sign":
             minus = self._take().text == "-"
             term = self._product(depth)
-            value = _small(value - term if minus else value + term)
+            value = small(value - term if minus else value + term)
         return value
 
     def _product(self, depth: int) -> Fraction:
         negative = False
         while self.kind() == "sign":
             negative ^= self._take().text == "-"
-        value = self._power(depth)
+        value = self._percentage(self._power(depth), alone=True)
         while self.kind() in ("times", "over", "open", "root", "fraction"):
             divide = self.kind() == "over"
             if self.kind() in ("times", "over"):
                 self._take()
             negative ^= self._minus()
-            factor = self._power(depth)
-            value = _small(value / factor if divide else value * factor)
+            factor = self._percentage(self._power(depth), alone=False)
+            value = small(value / factor if divide else value * factor)
         return -value if negative else value
+
+    def _percentage(self, value: Fraction, *, alone: bool) -> Fraction:
+        """A factor as the share that it is where a percent sign follows: 20% * 210, 210 * 20%. One hundred
+        percent is a change of the unit: 3/4 * 100% is 75%."""
+        if self.kind() != "percent" or value == 100 or (alone and self.kind(1) != "times"):
+            return value
+        return value / 100 if self._take().text == "%" else value
 
     def _minus(self) -> bool:
         return self.kind() == "sign" and self._take().text == "-"
@@ -183,41 +186,48 @@ class _Reader:
         base = self._operand(depth)
         while self.kind() == "bang":
             self._take()
-            if base.denominator != 1 or not 0 <= base <= MAX_FACTORIAL:
-                raise _NoValue
-            base = _small(Fraction(math.factorial(int(base))))
+            base = factorial(base)
         if self.kind() != "power":
             return base
         self._take()
         if depth >= MAX_DEPTH:
-            raise _NoValue
+            raise NoValue
         negative = self._minus()
         exponent = self._power(depth + 1)
-        return _raise(base, -exponent if negative else exponent)
+        return power(base, -exponent if negative else exponent)
 
     def _operand(self, depth: int) -> Fraction:
         if depth >= MAX_DEPTH:
-            raise _NoValue
+            raise NoValue
         kind = self.kind()
         if kind == "number":
             return self._number(depth)
         if kind == "open":
             return self._bracket(depth)
         if kind == "root":
-            self._take()
-            return _root(self._operand(depth + 1))
+            return self._root(depth)
         if kind == "fraction":
-            self._take()
+            if self._take().text == "\\binom":
+                return binomial(self._bracket(depth), self._bracket(depth))
             return self._bracket(depth) / self._bracket(depth)
-        raise _NoValue
+        raise NoValue
+
+    def _root(self, depth: int) -> Fraction:
+        """A root or an absolute value."""
+        if self._take().text == "\\abs":
+            return abs(self._bracket(depth))
+        degree = Fraction(2)
+        if self.kind() == "open" and self._found[self._at].text == "[":
+            degree = self._bracket(depth)
+        return root(self._operand(depth + 1), degree)
 
     def _bracket(self, depth: int) -> Fraction:
         if self.kind() != "open":
-            raise _NoValue
+            raise NoValue
         opened = self._take().text
         value = self.sum(depth + 1)
         if self.kind() != "close" or self._take().text != _CLOSES[opened]:
-            raise _NoValue
+            raise NoValue
         return value
 
     def _number(self, depth: int) -> Fraction:
@@ -251,34 +261,5 @@ def digits(text: str) -> str:
 
 def _known(value: Fraction | None) -> Fraction:
     if value is None:
-        raise _NoValue
+        raise NoValue
     return value
-
-
-def _small(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise _NoValue
-    return value
-
-
-def _raise(base: Fraction, exponent: Fraction) -> Fraction:
-    if exponent.denominator != 1:
-        if exponent == Fraction(1, 2):
-            return _root(base)
-        raise _NoValue
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if abs(base) != 1 and base != 0 and bits * abs(exponent) > MAX_BITS:
-        raise _NoValue
-    if abs(exponent) > 2**64:
-        exponent = Fraction(2 + int(exponent) % 2) * (1 if exponent > 0 else -1)  # of 0, 1 and -1
-    return Fraction(base ** int(exponent))
-
-
-def _root(value: Fraction) -> Fraction:
-    """The square root of the square of a fraction."""
-    if value < 0:
-        raise _NoValue
-    root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))
-    if root * root != value:
-        raise _NoValue
-    return root

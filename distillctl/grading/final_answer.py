@@ -1,8 +1,9 @@
 r"""Where a text states its final answer.
 
-Only what follows the last closed think block counts; in an unfinished one nothing does. There the answer is
-the last `\boxed{}`, else what follows the last `####` that is no heading, else the last `answer is` or
-`answer:`, else the last bold number, else the last number.
+Only what follows the last closed think block counts; in an unfinished one nothing does. There what a
+correction states comes first; then the last `\boxed{}`, else what follows the last `####` that is no heading,
+else the last `answer is` or `answer:`, else the last bold number that no conclusion follows, else the number
+of the last sentence with one that neither checks nor explains.
 """
 
 from __future__ import annotations
@@ -11,12 +12,24 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from distillctl.grading.denials import denied_before
+from distillctl.grading.discourse import (
+    IS,
+    NAMES,
+    before_explanation,
+    gives_up,
+    parts,
+    without_asides,
+)
+from distillctl.grading.number_words import in_digits
 from distillctl.grading.plain import plain
 from distillctl.grading.reading import (
     Reading,
     begins_with_number,
+    concluded_number,
     has_number,
     last_number,
+    only_number,
     parse_number,
     phrase_number,
 )
@@ -28,28 +41,16 @@ MAX_STATEMENTS = 20
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _HASHES = re.compile(r"####+(.*)")
 _ENUMERATION = re.compile(r"\d[.):]\s+[^\W\d]")  # `#### 1. Add the costs` is a heading
-_IS = r"(?:\s*(?:is|are|was|would be|will be|should be|equals|=|:|→|为|是)(?!\w)\s*:?|\s*:|[为是])"
-_LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?answer(?:{_IS})?\s*(?=\S)", re.IGNORECASE)
-_FOREIGN = (
-    r"(?:ответ|respuesta|r[eé]ponse|resposta|risposta|antwort|jawaban|odpowiedź|đáp án|정답|답)"
-    r"(?:\s*[:—]|\s+(?:es|est|é|è|ist|lautet|adalah|là|to)(?!\w))"
-)
-"""`The answer is` in other languages."""
+_LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?(?:{NAMES})(?:{IS})?\s*(?=\S)", re.IGNORECASE)
+_PART_OF_IT = r"(?!(?:the )?(?:first|second|third|next|part|step)\b)"  # `the answer to the first part is 3`
 _ANSWER = re.compile(
-    rf"(?:(?:\banswer(?:\s+to\s[^.:\n]{{1,80}}?)?|答案){_IS}|\b{_FOREIGN})[ \t]*|\bfinal answer[ \t]*(?=\n)",
+    rf"(?:{NAMES})(?:\s+to\s{_PART_OF_IT}[^.:\n]{{1,80}}?)?(?:\s\([^()\n]{{1,20}}\))?{IS}[ \t]*"
+    r"|\bfinal answer[ \t]*(?=\n)",
     re.IGNORECASE,
 )
 _SENTENCES = re.compile(r"[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _MAX_UNIT_WORDS = 3
-_NUMBER_AND_REASON = re.compile(
-    r"((?:[A-Za-z]\w{0,9}\s*=)?[^\n=]{1,100}?)"
-    r"(?:[.:]?[^\S\n]*\n\s*"
-    r"(?:here'?s (?:why|how)|explanation|because|reason(?:ing)?|check|verification|note|proof)\b"
-    r"|[,;]\s+(?:since|because|as)\b[^\n]*\Z)",
-    re.IGNORECASE,
-)
-"""A response that begins with its answer: `x=12, since 12-3=9`."""
 _HEADING = re.compile(
     r"(?:note|check|step|explanation|verification|remark|reason(?:ing)?|hint|example|proof)s?\b"
     r"|(?!.*(?:\bno|\bnot|n't)\b)[^\W\d_]+(?:[ \t]+[^\W\d_]+){0,2}:?$",
@@ -63,7 +64,10 @@ _FIELD = re.compile(
     r"\s*(?:\"([^\"{}\n]{1,500})\"|'([^'{}\n]{1,500})')",
     re.IGNORECASE,
 )
-_ITEM = re.compile(r"(?:[-•]|\d+[.)])\s+(?=[^\W\d])")  # `- 5` may be a number
+_TEXT_ITEM = re.compile(r"(?:[-•]|\d+[.)])\s+(?=[^\W\d])")  # `- 5` may be a number
+_CONCLUDES = re.compile(r"\b(?:so|total|therefore|thus|hence|altogether|overall|in all)\b", re.IGNORECASE)
+_ITEM = re.compile(r"(?:[-*+•\u2013]|\d{1,2}[.)])[ \t]+(?=\S)|>[ \t]*")
+"""What a list's item or a quotation begins with."""
 _BRACE = re.compile(r"(\\(?:f?boxed|fbox)\s*)?\{|\}")
 
 
@@ -80,19 +84,37 @@ def read_answer(text: str) -> Reading | None:
     rest = after_thinking(text)
     if rest is None:
         return None
-    words = plain(rest)
-    phrase = next(_marked(words, numeric=True), None)
-    if phrase is None:
-        phrase = next(filter(_is_bold_answer, bold_phrases(rest)), None)
-    if phrase is not None:
-        return phrase_number(phrase)
-    alone = _NUMBER_AND_REASON.match(words.lstrip())
-    if alone and parse_number(alone[1].rpartition("=")[2]) is not None:
-        return phrase_number(alone[1])
-    number = last_number(words)
-    if number is not None:
-        return number
-    return next((Reading(phrase, None) for phrase in _hashes(words, numeric=False)), None)
+    for part in parts(rest):
+        words = plain(part.text)
+        phrase = next(_marked(words, numeric=True), None)
+        if phrase is not None:
+            return phrase_number(phrase)
+        main = without_asides(part.text)
+        clear = _clear(main) if part.whole else None
+        if clear is not None:
+            return clear
+    if gives_up(main):
+        return None
+    shown = last_number(in_digits(plain(main))) or (last_number(plain(rest)) if main != rest else None)
+    return shown or next((Reading(phrase, None) for phrase in _hashes(plain(rest), numeric=False)), None)
+
+
+def _clear(text: str) -> Reading | None:
+    """The number of a text that shows it as its answer: what it says before it explains, the last bold one,
+    one that it concludes with, or the only one. A bold one after which a conclusion comes was given."""
+    before = before_explanation(text)
+    if before.strip():
+        number = _clear(before)
+        if number is not None:
+            return number
+    for match in reversed(list(_BOLD.finditer(text))):
+        phrase = plain(match[1] or match[2])
+        if _is_bold_answer(phrase):
+            return concluded_number(plain(text[match.end() :])) or phrase_number(phrase)
+    if gives_up(text):
+        return None
+    words = plain(text)
+    return concluded_number(words) or only_number(words)
 
 
 def read_truth(text: str) -> Reading:
@@ -101,7 +123,7 @@ def read_truth(text: str) -> Reading:
     A range, a date, a telephone number or `1 million` (`figures`) is text.
     """
     rest = after_thinking(text) or text
-    words = strip(plain(rest))
+    words = in_digits(strip(plain(rest)))
     is_phrase = "\n" not in words and not _SENTENCES.search(words)
     if is_phrase and next(_marked(words, numeric=True), None) is None:
         found = phrase_number(words)
@@ -130,7 +152,7 @@ def final_text(text: str) -> str | None:
     rest = boxed_fields(after_thinking(text) or "")
     lines = [line.strip() for line in rest.splitlines() if line.strip()]
     found = marked_phrase(rest) or (lines[-1] if lines else None)
-    mark = _ITEM.match(found or "")
+    mark = _TEXT_ITEM.match(found or "")
     return found[mark.end() :] if found and mark and _is_only_item(found, lines) else found
 
 
@@ -138,20 +160,26 @@ def _is_only_item(item: str, lines: list[str]) -> bool:
     """Whether no item of a list stands above or below one."""
     at = next((i for i in reversed(range(len(lines))) if item in plain(lines[i])), None)
     beside = [] if at is None else lines[max(0, at - 1) : at] + lines[at + 1 : at + 2]
-    return at is not None and not any(map(_ITEM.match, beside))
+    return at is not None and not any(map(_TEXT_ITEM.match, beside))
 
 
 def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:
     r"""What a response states in its last `\boxed{}`, else after its last `####`, else (`answer_is`) after
     its last `answer is`; None without any."""
-    rest = after_thinking(text)
-    return None if rest is None else next(_marked(plain(rest), numeric=False, answer_is=answer_is), None)
+    for part in parts(after_thinking(text) or ""):
+        phrase = next(_marked(plain(part.text), numeric=False, answer_is=answer_is), None)
+        if phrase is not None:
+            return phrase
+    return None
 
 
 def raw_phrase(text: str) -> str | None:
     """`marked_phrase` as it stands, with its LaTeX."""
-    rest = after_thinking(text)
-    return None if rest is None else next(_marked(rest, numeric=False), None)
+    for part in parts(after_thinking(text) or ""):
+        phrase = next(_marked(part.text, numeric=False), None)
+        if phrase is not None:
+            return phrase
+    return None
 
 
 def boxed_fields(text: str) -> str:
@@ -184,7 +212,7 @@ def strip(phrase: str) -> str:
     if boxed:
         return boxed
     phrase = phrase.rstrip(".,;!").strip()
-    if phrase.endswith("$") and phrase.startswith("$"):  # $42$ is LaTeX
+    if re.fullmatch(r"\$+[^$]*\$+", phrase):  # $42$ is LaTeX
         phrase = phrase.strip("$")
     return phrase.strip()
 
@@ -208,12 +236,16 @@ def _marked(words: str, *, numeric: bool, answer_is: bool = True) -> Iterator[st
     """Phrases of a plain text that are marked as the answer, best first; `numeric`: it is a number."""
     boxed = last_boxed(words)
     if boxed:
-        yield boxed
-    yield from _hashes(words, numeric=numeric)
+        yield in_digits(boxed) if numeric else boxed
+    for phrase in _hashes(words, numeric=numeric):
+        yield in_digits(phrase) if numeric else phrase
     said = list(_ANSWER.finditer(words)) if answer_is else []
     for match in reversed(said[-MAX_STATEMENTS:]):
         phrase = strip(_line(words[match.end() : match.end() + MAX_PHRASE]))
-        if phrase and (not numeric or has_number(phrase)):
+        phrase = in_digits(phrase) if numeric else phrase
+        if not phrase or denied_before(words, match.start()):
+            continue
+        if not numeric or (has_number(phrase) and not gives_up(match[0] + phrase)):
             yield phrase
 
 
@@ -242,9 +274,11 @@ def _is_answer(phrase: str, is_last: bool) -> bool:
 
 def _is_bold_answer(phrase: str) -> bool:
     """Whether bold words are a number, or `x = ` or `Total: ` and a number."""
+    if phrase.rstrip().endswith((".", "!")) and _CONCLUDES.search(phrase):
+        return has_number(phrase) and not _ENUMERATION.match(phrase) and not _HEADING.match(phrase)
     _, mark, right = phrase.rpartition("=")
     label, colon, rest = phrase.partition(":")
-    if mark and begins_with_number(phrase):
+    if mark and (begins_with_number(phrase) or not has_number(phrase.partition("=")[0])):
         return parse_number(right) is not None
     if colon and rest.strip() and not has_number(label):
         return parse_number(rest) is not None
@@ -252,5 +286,14 @@ def _is_bold_answer(phrase: str) -> bool:
 
 
 def _line(text: str) -> str:
-    """The first line that is not blank."""
-    return next((line for line in text.split("\n", 4)[:4] if strip(line)), "")
+    """The first line that is not blank; empty where that is the first of several in a list."""
+    lines = text.split("\n", 4)[:5]
+    at = next((i for i, line in enumerate(lines[:4]) if strip(line)), None)
+    if at is None:
+        return ""
+    item = _ITEM.match(lines[at].lstrip()) if at > 0 else None
+    if item is None:
+        return lines[at]
+    if item[0][0] != ">" and at + 1 < len(lines) and _ITEM.match(lines[at + 1].lstrip()):
+        return ""
+    return lines[at].lstrip()[item.end() :]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from distillctl.grading.final_answer import after_thinking, raw_phrase
+from distillctl.grading.formulas import stated_formula
+from distillctl.grading.plain import STYLE
 
 _DELIMITED = re.compile(r"(?<!\\)\$|\\[(\[]")
 _NUMBER = re.compile(r"-?\d[\d.,]*")
@@ -17,17 +19,22 @@ def is_delimited(text: str) -> bool:
 
 
 def final_expression(text: str) -> str | None:
-    """The part of a response or ground truth that math-verify is to read; None in an unfinished think block.
+    """The part of a response or ground truth that math-verify is to read; None in an unfinished think block,
+    or where the words deny the answer.
 
-    That is the marked answer, or a line of nothing but formula, in a box, else all after the thoughts.
+    That is the formula that a marked answer states, or a line of nothing but formula, in a box, else all
+    after the thoughts.
     """
     thought, phrase = after_thinking(text), raw_phrase(text)
     if thought is None:
         return None
     rest = thought.strip()
     if phrase is None:
-        return f"$\\boxed{{{rest}}}$" if _is_expression(rest) else rest
-    return phrase if is_delimited(phrase) else f"$\\boxed{{{phrase}}}$"  # else words with formulas in them
+        phrase = rest if _is_expression(rest) else None
+        if phrase is None:
+            return rest if stated_formula(rest.rpartition("\n")[2]) is not None else None
+    formula = stated_formula(STYLE.sub(" ", phrase))
+    return None if formula is None else f"$\\boxed{{{formula}}}$"
 
 
 def expression_in_turn(text: str) -> str | None:

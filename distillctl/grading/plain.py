@@ -19,7 +19,22 @@ _LOWERED = str.maketrans(_RAISED, "0123456789-+")
 _POWER = re.compile(rf"(?<=[\d)\]}}])[{_RAISED}]+")
 _WORDS = r"(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mbox|hbox|operatorname|emph|bf|rm)"
 
+_INSIDE = r"[-{(\d][-+*/^\d.,(){} ]{0,40}(?<=[\d)}])"
+STYLE = re.compile(
+    r"\\(?:textcolor|color|colorbox)\s*\{[^{}\n]{0,40}\}"
+    r"|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|sf|tt)(?![A-Za-z])"
+)
+"""LaTeX that colours or sizes what follows it."""
+
 _UNDRESS = (
+    (STYLE, " "),
+    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
+    (
+        re.compile(r"\\(?:left\s*\||lvert(?![A-Za-z]))([^|\n]{1,60}?)\\(?:right\s*\||rvert(?![A-Za-z]))"),
+        r"\\abs{\1}",
+    ),
+    (re.compile(rf"(?<![\w|)])\|({_INSIDE})\|(?![-\w|])"), r"\\abs{\1}"),
+    (re.compile(r"(?<![\d.,])(?=[1-9])(\d{1,3})\.(\d{3})(?=\s?€)"), r"\1\2"),
     (re.compile(r"<<[^<>\n]*>>(?=\s*[-$\d.])"), ""),  # GSM8K's calculator notes stand before their result
     (re.compile(r"<sup>\s*([^<>\n]{1,20}?)\s*</sup>"), r"^{\1}"),
     (re.compile(r"<br\s*/?>|</?p>", re.IGNORECASE), "\n"),

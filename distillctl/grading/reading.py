@@ -11,23 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from distillctl.grading.clauses import reason, without_brackets
 from distillctl.grading.computing_words import tokens
 from distillctl.grading.expressions import Token, digits, evaluate
 from distillctl.grading.figures import is_figure
 from distillctl.grading.runs import Run, around, begin, counts, in_list
+from distillctl.grading.sentence import concludes, last_run, phrase_run
+from distillctl.grading.standing import is_denied
 
 MAX_STATED = 2000
 """Characters of a phrase that states a number; a longer one has no value."""
 _AND = frozenset({"and", "or", "to", "und", "oder", "y", "o", "ou", "et", "和", "或"})
-_OF = frozenset({"of", "plus", "minus", "times"})
-_ARTICLES = frozenset({"the", "all", "these", "those", "his", "her", "their", "its"})
-_IS = frozenset({"is", "are", "was", "were", "be", "equals", "equal", "costs", "cost", "becomes", "gives"})
-_MAX_UNIT_WORDS = 3
 _AFTER_NUMBER = re.compile(r"[^\d+*=()\[\]{}<>]*(?:\^[{(]?-?\d[})]?)?[^\d+*=^()\[\]{}<>]*")
-_REASON = frozenset({"since", "because", "as", "where"})
 _BOUNDS = frozenset({
-    ("at", "least"), ("at", "most"), ("more", "than"), ("less", "than"), ("fewer", "than"),
+    ("at", "least"), ("at", "most"), ("more", "than"), ("less", "than"), ("fewer", "than"), ("much", "as"),
+    ("many", "as"), ("greater", "than"), ("larger", "than"), ("higher", "than"), ("smaller", "than"),
+    ("lower", "than"),
 })  # fmt: skip
+_STATES = frozenset({"is", "are", "was", "be", "answer", "has", "have", "of"})
+"""Words after which `up to` makes a bound; `adds up to` makes none."""
 _LESS_OR_MORE = frozenset(
     {"more", "less", "fewer", "greater", "higher", "lower", "above", "below", "over", "under"}
 )
@@ -60,28 +62,39 @@ def phrase_number(text: str) -> Reading:
     """The number that a phrase of plain text states; no value for an expression that cannot be computed, a
     list, or a hedge such as `15 or 20`.
 
-    It is the one that the phrase begins with, else the right side of an equation, else the first number after
-    the last verb, else the first of all.
+    It is the one that the phrase begins with, else the one that its sentence states (`sentence`).
     """
     if len(text) > MAX_STATED:
         return Reading(text, None)
-    found = tokens(text)
-    found = found[: _reason(found)]
-    run = begin(found, prose=False)
-    if run is None or _goes_on(found, run):
-        run = _right_side(found) or _stated(found, computed=run is not None)
+    found = without_brackets(tokens(text))
+    found = found[: reason(found)]
+    run = phrase_run(found)
     if run is None:
         return Reading(text, None)
     return _reading(text, found, run, lists=True)
 
 
 def last_number(text: str) -> Reading | None:
-    """The last number of a plain text with its run; None without a number."""
-    found = tokens(text)
-    anchor = next((i for i in reversed(range(len(found))) if counts(found, i)), None)
-    if anchor is None:
+    """The number that the last sentence with one states; None without a number."""
+    found = without_brackets(tokens(text))
+    run = last_run(found)
+    return None if run is None else _reading(text, found, run, lists=False)
+
+
+def concluded_number(text: str) -> Reading | None:
+    """`last_number` where its sentence draws a conclusion with it, as in `so 42`, `= 42`, `42 in total`."""
+    found = without_brackets(tokens(text))
+    run = last_run(found)
+    return None if run is None or not concludes(found, run) else _reading(text, found, run, lists=False)
+
+
+def only_number(text: str) -> Reading | None:
+    """`last_number` where a text has no other."""
+    found = without_brackets(tokens(text))
+    run = last_run(found)
+    if run is None or any(counts(found, i) and not run.low <= i < run.high for i in range(len(found))):
         return None
-    return _reading(text, found, around(found, anchor, prose=True), lists=False)
+    return _reading(text, found, run, lists=False)
 
 
 def begins_with_number(text: str) -> bool:
@@ -92,9 +105,9 @@ def begins_with_number(text: str) -> bool:
 
 
 def has_number(text: str) -> bool:
-    """Whether a plain text has a number that is no part of a word."""
+    """Whether a plain text has a number that is no part of a word and not denied."""
     found = tokens(text)
-    return any(counts(found, i) for i in range(len(found)))
+    return any(counts(found, i) and not is_denied(found, Run(i, i + 1)) for i in range(len(found)))
 
 
 def _reading(text: str, found: Sequence[Token], run: Run, *, lists: bool) -> Reading:
@@ -132,107 +145,25 @@ def _spelled(run: Sequence[Token], value: Fraction) -> str:
     return written if re.fullmatch(r"[-\d./]+(?:[eE][-+]?\d+)?", written) else str(value)
 
 
-def _goes_on(found: Sequence[Token], run: Run) -> bool:
-    """Whether a computation goes on after a run and its unit: `5 boxes * 3`, `2/3 of 30`, `6 =`."""
-    i = run.high
-    for _ in range(_MAX_UNIT_WORDS + 1):
-        if i >= len(found):
-            return False
-        kind = found[i].kind
-        if kind == "equals":
-            return True
-        if kind == "word" and found[i].text.lower() in _OF:
-            return _computes(found, run, i)
-        if kind in ("times", "over", "sign") or found[i].text in ("x", "X"):
-            follows = found[i + 1].kind if i + 1 < len(found) else ""
-            return follows in ("number", "open", "currency") and found[i].text != "-"
-        if kind not in ("word", "percent", "currency"):
-            return False
-        i += 1
-    return False
-
-
-def _computes(found: Sequence[Token], run: Run, i: int) -> bool:
-    """Whether word `i` of `_OF` computes with a run: `2/3 of 30`, but neither `42 of 50` nor `3/4 of it`."""
-    if found[i].text.lower() == "of":
-        if not _is_share(found[run.low : i]):
-            return False
-        if any(token.kind == "equals" for token in found[i:]):
-            return True
-    at = i + 1 + (i + 1 < len(found) and found[i + 1].text.lower() in _ARTICLES)
-    return at < len(found) and found[at].kind in ("number", "open", "currency", "root", "fraction")
-
-
-def _is_share(part: Sequence[Token]) -> bool:
-    """Whether these tokens are a fraction or a percentage, which `of` makes a computation of."""
-    return any(token.kind in ("over", "fraction", "percent") or token.text == "percent" for token in part)
-
-
 def _is_bound(found: Sequence[Token], run: Run) -> bool:
     """Whether a run is a bound and no value: `at least 42`, `42 or more`, `42+`."""
     before = [token.text.lower() for token in found[max(0, run.low - 2) : run.low]]
     if tuple(before) in _BOUNDS:
         return not (before[1] == "than" and run.low > 2 and found[run.low - 3].kind == "number")
-    rest = found[run.high : run.high + 3]
+    if tuple(before) == ("up", "to"):
+        return run.low == 2 or found[run.low - 3].text.lower() in _STATES
+    rest = found[run.high : run.high + 5]
+    is_result = run.low > 0 and found[run.low - 1].kind == "equals"
+    for k, token in enumerate([] if is_result else rest[1:], 1):
+        if token.text.lower() == "than" and rest[k - 1].text.lower() in _LESS_OR_MORE:
+            return k + 1 < len(rest) and rest[k + 1].kind in ("number", "currency")
+    rest = rest[:3]
     if rest and rest[0].text == "+":
         return rest[0].start == found[run.high - 1].end
     words = [token.text.lower() for token in rest]
     after = words[1:] if rest and rest[0].kind == "word" and words[0] not in _AND else words[:2]
     is_open = len(after) == 2 and after[0] in ("or", "and") and after[1] in _LESS_OR_MORE
     return is_open or words[:2] in (["at", "least"], ["at", "most"])
-
-
-def _reason(found: Sequence[Token]) -> int:
-    """Where a reason begins that follows an equation and a comma: `x=12, since 12-3=9`; else the end."""
-    for i in range(1, len(found) - 1):
-        if found[i].text in (",", ";") and found[i + 1].text.lower() in _REASON:
-            return i if any(token.kind == "equals" for token in found[:i]) else len(found)
-    return len(found)
-
-
-def _right_side(found: Sequence[Token]) -> Run | None:
-    """The run after the last equals sign that has a number behind it on its line."""
-    end = len(found)  # of what no later equals sign has behind it
-    for i in reversed(range(len(found))):
-        if found[i].kind == "line":
-            end = i
-        elif found[i].kind == "equals":
-            rest = found[i + 1 : end]
-            run = begin(rest, prose=False) or _first(rest)
-            if run is not None:
-                return Run(run.low + i + 1, run.high + i + 1)
-            if i and counts(found, i - 1):
-                return around(found, i - 1, prose=False)
-            end = i + 1
-    return None
-
-
-def _stated(found: Sequence[Token], *, computed: bool) -> Run | None:
-    """The first number after the last verb or colon that has one behind it, else the first of all; after a
-    verb only where a computation is `computed` before it."""
-    end = len(found)
-    for i in reversed(range(len(found))):
-        is_verb = found[i].text.lower() in _IS
-        if is_verb or (found[i].kind == "colon" and not computed):
-            run = _first(found[i + 1 : end])
-            if run is not None:
-                return Run(run.low + i + 1, run.high + i + 1)
-            end = i + 1
-    return None if computed else _first(found)
-
-
-def _first(found: Sequence[Token]) -> Run | None:
-    """The run of the first number that is not denied, as in `not 5 but 6`."""
-    i = 0
-    while i < len(found):
-        if counts(found, i):
-            run = around(found, i, prose=False)
-            before = found[run.low - 1].text.lower() if run.low else ""
-            if before not in ("not", "isn't", "n't", "than", "least", "most"):
-                return run
-            i = run.high
-        i += 1
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +201,9 @@ def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other |
     """The number before `and` or `or` and a run, or before `or x =` and one; `lists`: it may have a unit."""
     i = run.low - 1
     named = i > 1 and found[i].kind == "equals" and found[i - 1].kind in ("word", "letter")
+    named = named and found[i - 1].text != "which"
     i -= 2 * named
-    listed = named and lists and i > 0 and found[i].kind == "comma"  # x = 3, y = 4
+    listed = named and lists and i > 0 and found[i].kind == "comma" and _is_named(found, i - 1)
     if i < 1 or not (listed or found[i].text.lower() in _AND):
         return None
     i -= 1
@@ -281,6 +213,11 @@ def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other |
         return None
     other = around(found, i, prose=True)
     return _Other(evaluate(found[other.low : other.high]), mixed=False)
+
+
+def _is_named(found: Sequence[Token], i: int) -> bool:
+    """Whether token `i` ends `x = 3`, which `y = 4` may follow, and no equation such as `2x + 1 = 3`."""
+    return i > 1 and found[i - 1].kind == "equals" and found[i - 2].kind in ("word", "letter")
 
 
 def _is_joint(token: Token, *, lists: bool) -> bool:

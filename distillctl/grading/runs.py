@@ -6,7 +6,7 @@ a bullet; a point or a colon between digits makes something else of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distillctl.grading.expressions import CJK, Token, glued
@@ -71,6 +71,27 @@ def around(found: Sequence[Token], anchor: int, *, prose: bool) -> Run:
     while high < len(found) and _connects(found, high - 1, prose=prose):
         high += 1
     return _bracketed(found, low, anchor, high)
+
+
+def _stretches(found: Sequence[Token], low: int, end: int, *, prose: bool) -> Iterator[tuple[int, int]]:
+    """From `low` to `end` the longest stretches of tokens that belong together."""
+    start = low
+    for i in range(low, end):
+        if i + 1 >= end or not _connects(found, i, prose=prose):
+            yield start, i + 1
+            start = i + 1
+
+
+def number_runs(found: Sequence[Token], low: int, end: int, *, prose: bool) -> list[Run]:
+    """The runs of the numbers from token `low` to `end`; of a stretch whose brackets do not close those of
+    its first and its last number."""
+    runs: list[Run] = []
+    for start, stop in _stretches(found, low, end, prose=prose):
+        numbers = [i for i in range(start, stop) if counts(found, i)]
+        for i in (*numbers[:1], *numbers[1:][-1:]):
+            if not runs or i >= runs[-1].high:
+                runs.append(around(found, i, prose=prose))
+    return runs
 
 
 def _bracketed(found: Sequence[Token], low: int, anchor: int, high: int) -> Run:

@@ -38,6 +38,42 @@ def test_expressions_are_compared_by_their_value_and_in_order():
     assert not any(verdict.timed_out for verdict in verdicts)
 
 
+@needs_math
+def test_of_several_formulas_the_one_that_the_words_state_is_compared():
+    pairs = [
+        ("The answer is $4$ for $x=3$.", "4", True),
+        ("The answer is $4$ for $x=3$.", "3", False),
+        ("#### $4$ (with $x = 3$)", "4", True),
+        (r"The answer is \(4\), where \(x=3\).", "4", True),
+        ("Answer: For $n=3$, the value is $4$.", "4", True),
+        ("The final answer is $5$ because $2+3=5$, not $4$.", "4", False),
+        (r"**Answer:** $\frac{1}{3}$ (approximately $0.33$)", r"\frac13", True),
+        (r"The answer is $\frac12$. Check: $\frac12+\frac12=1$", r"\frac12", True),
+        ("The answer is $x = 3$ and $y = 4$.", "4", False),
+        (r"The answer is $\frac{1}{2}$ or $2$.", "2", False),
+        ("The answer is $x=1$ or $x=2$.", "1,2", True),
+        ("The answer is not $4$.", "4", False),
+        ("The answer can't be $4$.", "4", False),
+        ("The answer is not $4$ but $5$.", "5", True),
+        (r"\boxed{5} Wait, I made an error. The correct answer is $6$.", "6", True),
+        (r"La respuesta es $\frac12$.", r"\frac12", True),
+        ("Answer:\n- $4$", "4", True),
+        ("The answer is x^2 + 1, since a = 1.", "x^2+1", True),
+        (r"\boxed{\textcolor{red}{4}}", "4", True),
+    ]
+    verdicts = compare_latex([(response, truth) for response, truth, _ in pairs])
+    assert [verdict.same for verdict in verdicts] == [same for _, _, same in pairs]
+
+
+@needs_math
+@pytest.mark.parametrize(
+    "truth", [r"\[5\]", r"\(5\)", "$$5$$", "$5$", r"\$5", "$5", "#### 5", "The answer is $5$."]
+)
+def test_a_truth_may_have_any_marks_around_its_formula(truth):
+    verdicts = compare_latex([(r"\boxed{5}", truth), (r"\boxed{\$5}", truth), (r"\boxed{6}", truth)])
+    assert [verdict.same for verdict in verdicts] == [True, True, False]
+
+
 HANG = """
 import json, sys, time
 print("ready", flush=True)

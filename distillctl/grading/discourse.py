@@ -1,0 +1,134 @@
+"""What the parts of a response do: name its answer, deny it, take it back, check or explain it.
+
+In: text. Out: parts of it. The words are those of the languages that chat models answer in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_CORRECTIONS = 20
+"""Corrections that are looked at, from the last."""
+NAMES = (
+    r"(?<!sub-)(?<!partial )(?<!intermediate )(?<![^\W_])(?:answer|ans(?=[.:\s])\.?|antwort|respuesta"
+    r"|réponse|reponse|resposta|risposta|ответ|відповідь|odpowied[zź]|antwoord|svar(?:et)?|cevap|jawaban(?:nya)?"
+    r"|đáp án|उत्तर|जवाब|الجواب|الإجابة)|答案|正解|答え|정답|답|(?<![回解问問应應])答"
+)
+"""What a response calls its answer, as a pattern."""
+IS = (
+    r"(?:\s*(?:is|are|was|would be|will be|should be|must be|equals|=|:|→|⇒|->|es|est|ist|lautet|é|è|jest"
+    r"|adalah|là|है|هو|为|是)(?!\w)[^\S\n]*:?|\s*:|\s*[—-]\s|\s*(?:应该|应)?[为是為]|\s*[은는は]\s*)"
+)
+"""What stands between such a name and the answer, as a pattern."""
+
+_BREAK = r"(?:\A|[.!?;:,)(…—。✓✗\uff01\uff1f\uff0c\uff1b\uff1a]|\n|(?<=\s)-(?=\s))[\s\"'*_>#]{0,12}"
+"""What stands before a part that corrects or checks."""
+_RETRACTS = (
+    r"(?:(?:wait|no|hmm+|oh|sorry|hold on|actually)\W{1,3})?(?:no,? wait|oops|whoops|scratch that"
+    r"|(?:correction|edit)\b[^\S\n]*[:.,*]|i was wrong|i misread|let me (?:correct|fix)"
+    r"|i (?:made|did make|see|found|notice) (?:a|an|my|the) (?:\w+ )?(?:mistake|error)"
+    r"|(?:that|this)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct))(?=\s*(?:[.,:;!—-]|\Z))"
+    r"|korrektur\b|moment mal|corrección\b|correção\b|correzione\b|исправление\b|поправка\b"
+    r"|不对|不對|更正|訂正|정정)"
+)
+"""Words that take back what was said, as a pattern."""
+_DOUBTS = (
+    r"(?:wait|actually|hold on|hmm+|sorry|on second thought|in fact|rather|i meant?|warte|eigentlich|espera"
+    r"|en realidad|attendez?|en fait|подождите|на самом деле|等等|等一下|其实|待って|잠깐)(?![^\W\d_])"
+)
+"""Words that may take it back, as a pattern."""
+_CORRECTION = re.compile(
+    rf"{_BREAK}(?:(?P<retracts>{_RETRACTS})|{_DOUBTS}(?:\W{{1,3}}(?P<retracts_too>{_RETRACTS}))?)",
+    re.IGNORECASE,
+)
+_INSTEAD = re.compile(
+    r"[\s,.:*—-]{0,6}(?:no[\s,:]{1,3})?(?:(?:(?:it|that|this)(?:'s| is| was)|i meant?|(?:it |that |this )?"
+    r"(?:should|must|would|has to) (?:be|have been)|the (?:\w+ ){0,2}(?:total|result|number|value|sum|amount"
+    r"|answer|cost|price) (?:is|should be|was))[\s:*]{1,4}|(?:es|c'est|это|是|应该是)\s*)?"
+    r"(?=[\s*_$€£(\\]{0,4}-?[\d.]|\\frac)",
+    re.IGNORECASE,
+)
+"""The words before a number that is stated at once in place of another."""
+
+_CHECK_HEADS = (
+    r"(?:(?:quick|sanity|double|final)[ -])?(?:check(?:ing)?(?: (?:our|the|my|your|this|it|work|answer|result"
+    r"|solution)){0,3}|verification|verify(?:ing)?|proof)|comprobación|comprobamos|verificación|vérification"
+    r"|on vérifie|preuve|probe|überprüfung|kontrolle|verificação|verifica|prova|проверка|перевірка"
+    r"|sprawdzenie|controle|kontroll?|pemeriksaan|kiểm tra|検算|確認|検証|검산|확인|验证|验算|检验|檢驗|驗算"
+)
+_EXPLANATION_HEADS = (
+    r"(?:explanation|breakdown|reason(?:ing)?|details|explicación|explication|erklärung|begründung|explicação"
+    r"|spiegazione|объяснение|пояснение|wyjaśnienie|uitleg|a\u00e7\u0131klama|penjelasan|giải thích"
+    r"|説明|解説|설명|解释|说明|解析)"
+)
+_HEAD_ENDS = r"[\s*_]{0,4}(?:\([^()\n]{0,40}\)[\s*_]{0,3})?(?:[:\uff1a]|\n)"
+_CHECK = (
+    r"(?:(?:let(?:'s| us| me)|we can|to) (?:now )?(?:double[ -]?)?(?:check|verify|confirm)\b"
+    rf"[^.:!?\n]{{0,60}}[.:!]|(?:{_CHECK_HEADS}){_HEAD_ENDS}"
+    r"|(?:please )?let me know\b|i hope\b|feel free\b|if you (?:have|need|would)\b)"
+)
+"""How a check or a closing word begins, as a pattern."""
+_EXPLANATION = re.compile(
+    rf"{_BREAK}(?:{_EXPLANATION_HEADS}{_HEAD_ENDS}|here'?s (?:why|how)\b)", re.IGNORECASE
+)
+_NOTE = re.compile(r"\n[\s\"'*_>#-]{0,12}(?:note|remark|hint)\b[^\n]*", re.IGNORECASE)
+_RESUMES = (
+    r"(?<=[.!?\n✓✔。])[\s*_#>]{0,8}(?:so|thus|therefore|hence|in total|total|altogether|finally|in conclusion"
+    r"|conclusion|step \d|answer|final|next|now|then)(?![^\W\d_])"
+)
+"""How the solution goes on after one, as a pattern."""
+_ASIDE = re.compile(rf"{_BREAK}{_CHECK}.*?(?={_RESUMES}|\Z)", re.IGNORECASE | re.DOTALL)
+_UNKNOWN = re.compile(
+    r"\b(?:answer (?:is|remains) (?:unknown|unclear)"
+    r"|(?:not enough|insufficient|too little) (?:information|data)"
+    r"|(?:can ?not|can't|could not|couldn't) (?:be )?(?:determine|calculate|answer|solve|compute|know)d?\b"
+    r"|impossible to (?:determine|tell|say|know|answer))",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence|total)\b|=", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a response that may state its answer."""
+
+    text: str
+    whole: bool
+    """Whether a number in it may be the answer that is not marked as such."""
+
+
+def parts(text: str) -> Iterator[Part]:
+    """Where to look for the answer, best first: what follows each correction, from the last, then all.
+
+    After `that's wrong` or `Correction:` a clear number counts. After `wait` or `actually` only a marked one
+    does, or one that follows at once: most of these begin a check.
+    """
+    end = len(text)
+    for match in reversed(list(_CORRECTION.finditer(text))[-MAX_CORRECTIONS:]):
+        part = text[match.end() : end]
+        at_once = _INSTEAD.match(part)
+        retracts = bool(match["retracts"] or match["retracts_too"])
+        if at_once and not retracts:
+            yield Part(part[at_once.end() :].split("\n", 1)[0], whole=True)
+        yield Part(part, whole=retracts)
+        end = match.start()
+    yield Part(text, whole=True)
+
+
+def without_asides(text: str) -> str:
+    """A text without its notes, and its checks and closing words up to where it draws a conclusion."""
+    return _ASIDE.sub("\n", _NOTE.sub("", text))
+
+
+def before_explanation(text: str) -> str:
+    """What stands before the first explanation in a text; empty where there is none."""
+    match = _EXPLANATION.search(text)
+    return text[: match.start()] if match else ""
+
+
+def gives_up(text: str) -> bool:
+    """Whether a text says that there is no answer, and concludes nothing after that."""
+    match = _UNKNOWN.search(text)
+    return match is not None and not _CONCLUDES.search(text, match.end())
