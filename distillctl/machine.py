@@ -16,7 +16,7 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json, require_utf8
 from distillctl.gpus import counted, visible_gpus
 from distillctl.isolation import NOWHERE, child_environment
-from distillctl.model_files import check_weights, needs_code
+from distillctl.model_files import check_weights, needs_code, weight_files
 from distillctl.rope import switch_length
 
 BUILTIN = "builtin:"
@@ -167,7 +167,7 @@ def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
     described = (path / name for name in ("config.json", "tokenizer_config.json"))
     if any(needs_code(read_json(file)) for file in described if file.is_file()):
         raise _needs_code(f"{key}: {path}")
-    if weights or list(path.glob("*.safetensors")):
+    if weights or weight_files(path):
         check_weights(path, key)
     return path
 

@@ -28,7 +28,7 @@ _CODE = "auto_map"
 
 def check_weights(path: Path, key: str) -> None:
     """Raise ConfigError naming `key` unless the directory's safetensors are all there and whole."""
-    files = sorted(path.glob("*.safetensors"))
+    files = weight_files(path)
     if not files and not (path / INDEX).is_file():
         pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)]
         found = f", only {pickled[0]}" if pickled else ""
@@ -41,6 +41,11 @@ def check_weights(path: Path, key: str) -> None:
     _check_quantization(path, key)
     _check_embeddings(path, key, tensors)
     _check_layers(path, key, tensors)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """A directory's safetensors; hidden files, such as a Mac writes beside each, are read by nobody."""
+    return sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
 
 
 def loaded_files(path: Path) -> list[str]:
@@ -65,7 +70,7 @@ def require_engine_files(path: Path, key: str) -> None:
                 f"remove {INDEX}, or {SINGLE} where the index is the right one",
             )
         return
-    others = sorted({file.name for file in path.glob("*.safetensors")} - set(ours))
+    others = sorted({file.name for file in weight_files(path)} - set(ours))
     if others:
         raise ConfigError(
             f"{key}: {path} has {', '.join(others[:5])} beside {SINGLE}, which the engine would load too",

@@ -144,3 +144,9 @@ def test_a_model_in_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
     for spec in (".", str(tmp_path / "link")):
         with pytest.raises(ConfigError, match=r"student\.model: .*/m.* is not UTF-8"):
             model_path(spec, "student.model")
+
+
+def test_files_that_a_mac_hides_beside_the_weights_are_not_read(tmp_path):
+    shutil.copytree(model_path("builtin:tiny-student", "x"), tmp_path / "m")
+    (tmp_path / "m/._model.safetensors").write_bytes(b"\0\5\26\7 of a resource fork")
+    assert model_path(str(tmp_path / "m"), "student.model") == tmp_path / "m"

@@ -9,6 +9,7 @@ model, so that nothing goes past the check.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,13 +22,15 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import read_json
 from distillctl.isolation import NOWHERE, child_environment
 from distillctl.machine import is_shipped
-from distillctl.model_files import layer_of, require_engine_files
+from distillctl.model_files import layer_of, require_engine_files, weight_files
 from distillctl.safetensors_header import AGAIN
 from distillctl.teacher import tensor_faults
 from distillctl.teacher.tensor_faults import BUILD_TIMEOUT_S, Faults
 
 _MAX_SHOWN = 5
 """Tensors named in one line."""
+_PASSED_OVER = re.compile(r"rotary_(?:pos_)?emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached")
+"""Buffers of the rotary embedding that older versions saved, with which vLLM starts all the same."""
 _SAVE_AGAIN = "load the model with transformers and save it again with save_pretrained"
 
 
@@ -92,8 +95,8 @@ def _require_engine(found: Faults, path: Path, key: str) -> None:
     """Raise ConfigError where vLLM would run another model than transformers, or none.
 
     It never reads what config.json ties, and starts neither with names that only transformers maps to the
-    model's, nor with tensors that the model has no place for, but for biases, which it passes over, and
-    layers for predicting several tokens at once (`AutoWeightsLoader`).
+    model's, nor with tensors that the model has no place for, but for biases and the rotary embedding's
+    buffers, which it passes over, and layers for predicting several tokens at once (`AutoWeightsLoader`).
     """
     where = f"{key}: config.json of {path}"
     if found.classes:
@@ -123,14 +126,15 @@ def _require_engine(found: Faults, path: Path, key: str) -> None:
         )
     config = read_json(path / "config.json")
     num_layers = config.get("num_hidden_layers")
-    beyond = [name for name in found.unused if _is_beyond(name, num_layers)]
+    unused = [name for name in found.unused if not _PASSED_OVER.search(name)]
+    beyond = [name for name in unused if _is_beyond(name, num_layers)]
     if beyond and not config.get("num_nextn_predict_layers"):
         raise ConfigError(
             f"{where} has num_hidden_layers={num_layers}, but the files hold "
             f"{listed(beyond)} beyond, with which the engine does not start",
             "correct num_hidden_layers, or load the model with transformers and save it again",
         )
-    others = [name for name in found.unused if name not in beyond and not name.endswith(".bias")]
+    others = [name for name in unused if name not in beyond and not name.endswith(".bias")]
     if others:
         raise ConfigError(
             f"{where} describes a model without a place for {listed(others)} of the files, with which the "
@@ -164,7 +168,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _is_to_be_checked(path: Path) -> bool:
-    return not is_shipped(path) and bool(list(path.glob("*.safetensors")))
+    return not is_shipped(path) and bool(weight_files(path))
 
 
 def _require_plain(path: Path, key: str) -> None:

@@ -3,8 +3,9 @@
 Each method has its own tensors in place of a matrix (`weight` and `weight_scale`; `qweight`, `qzeros` and
 `scales`; …), below the name of the module that has the matrix. What is not quantised, all that is no matrix
 among it, keeps its name. So for any method a matrix has to stand in the files in some form, in the same parts
-as the same matrix of the other layers. Whether the parts are those that the method needs is not looked at:
-what all layers lack is left to those who load the model.
+as the same matrix of the other layers, but for those that methods write for some layers only. Whether the
+parts are those that the method needs is not looked at: what all layers lack is left to those who load the
+model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from distillctl.model_files import layer_of
 
 PLAIN = ("F16", "BF16", "F32", "F64")
 """safetensors' names of the dtypes that weights have which are not quantised."""
+_OPTIONAL = re.compile(r"(?:weight_)?(?:zero_point|g_idx)|(?:input|output|[qkv])_\w+")
+"""Parts that a method writes for some layers only: of asymmetric or reordered weights, of static activations
+and caches."""
 Parts = dict[str, str]
 """What stands in the files for a quantised matrix: names below the module's and their dtypes."""
 
@@ -106,6 +110,7 @@ def _lost_parts(quantized: Mapping[str, Parts]) -> set[str]:
         for other in of_role[_role(module)]
         if parts.items() < other
         for name, _ in other - parts.items()
+        if not _OPTIONAL.fullmatch(name)
     }
 
 

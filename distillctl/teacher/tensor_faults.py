@@ -46,7 +46,7 @@ class Faults:
     doubled: list[str]
     """Of the foreign ones, those that transformers maps to what another tensor is mapped to as well."""
     classes: list[str]
-    """Where they differ: the class in `architectures`, which vLLM goes by, and that of model_type."""
+    """The first class in `architectures`, which vLLM goes by, and that of model_type where it is not there."""
 
 
 def faults(model: Any, info: Mapping[str, Any]) -> Faults:
@@ -123,7 +123,7 @@ def _tensors(path: Path) -> dict[str, Any]:
 def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
     """Those that transformers knows, and those that its loading passes over."""
     tensors, config = _tensors(path), read_json(path / "config.json")
-    settings, named = config.get("quantization_config"), (config.get("architectures") or [""])[0]
+    settings, named = config.get("quantization_config"), config.get("architectures") or []
     targets = _targets(model, tensors)
     where = {targets[name]: tensor for name, tensor in tensors.items()}
     quantized = quantized_modules(model, where) if settings else {}
@@ -141,7 +141,7 @@ def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
         renamed=sorted(tied for tied, to in ties if tied in where and to not in where),
         foreign=foreign,
         doubled=doubled,
-        classes=[named, own] if named.lower() not in ("", own.lower()) else [],
+        classes=[named[0], own] if named and own.lower() not in (str(one).lower() for one in named) else [],
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from distillctl.config import teacher_section
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.machine import memory_bytes
+from distillctl.model_files import weight_files
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.views import Dense, Objective, TopK
 from distillctl.preflight import Check
@@ -177,7 +178,7 @@ def served_agrees(
     Loads the weights for the moment of the check; where they are not on this machine or there is no room for
     them, says so. Raises RunFailed where the two disagree, ConfigError for NaN.
     """
-    if not list(Path(path).glob("*.safetensors")):
+    if not weight_files(Path(path)):
         return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
     shortage = no_room(path, dtype, batch.rows_N.device)
     if shortage:
@@ -202,7 +203,7 @@ def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
     from safetensors import safe_open
 
     num_values = 0
-    for file in Path(path).glob("*.safetensors"):
+    for file in weight_files(Path(path)):
         with safe_open(file, framework="pt") as opened:
             num_values += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.offset_keys())
     needed, free = num_values * dtype.itemsize + WORKSPACE_BYTES, memory_bytes()

@@ -202,12 +202,17 @@ def models(tmp_path_factory):
         change(root / name, **({"lm_head.weight": tensors[EMBEDDINGS].clone()} | head))
     shutil.copytree(SOURCE, root / "old buffers")
     change(root / "old buffers", **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)})
+    shutil.copytree(SOURCE, root / "older buffers")
+    change(root / "older buffers", **{f"model.layers.0.self_attn.rotary_emb.{name}_cached": torch.ones(9, 16)
+                                      for name in ("cos", "sin")})  # fmt: skip
     shutil.copytree(SOURCE, root / "embeddings as a head")
     renamed_embeddings(root / "embeddings as a head")
     shutil.copytree(SOURCE, root / "in shards")
     in_shards(root / "in shards")
     shutil.copytree(SOURCE, root / "another class")
     edit(root / "another class", architectures=["LlamaForCausalLM"])
+    shutil.copytree(SOURCE, root / "another name first")
+    edit(root / "another name first", architectures=["MyForCausalLM", "Qwen2ForCausalLM"])
     for name, change_name in FOREIGN.items():
         shutil.copytree(SOURCE, root / name)
         renamed(root / name, change_name)
@@ -219,6 +224,10 @@ def models(tmp_path_factory):
     for name, (method, drop, _) in LOST.items():
         shutil.copytree(SOURCE, root / name)
         quantize(root / name, method, drop)
+    for part in ("weight_zero_point", "weight_g_idx", "input_scale", "k_scale"):
+        shutil.copytree(SOURCE, root / f"one {part}")
+        quantize(root / f"one {part}", "fp8")
+        change(root / f"one {part}", **{f"{Q_MODULE}.{part}": torch.ones(1)})
     shutil.copytree(SOURCE, root / "a weight without its scale")
     quantize(root / "a weight without its scale", "fp8", ["_scale"])
     shutil.copytree(SOURCE, root / "fp8 but for the bytes")
@@ -282,6 +291,11 @@ def test_a_quantised_model_is_whole(models, method):
     assert models[method][1] == WHOLE
 
 
+@pytest.mark.parametrize("part", ["weight_zero_point", "weight_g_idx", "input_scale", "k_scale"])
+def test_a_part_that_one_layer_alone_has_is_lacked_by_no_other(models, part):
+    assert models[f"one {part}"][1] == WHOLE
+
+
 @pytest.mark.parametrize("case", LOST)
 def test_what_a_quantised_model_lacks_is_named(models, case):
     assert models[case][1].missing == LOST[case][2]
@@ -329,6 +343,15 @@ def test_a_refusal_names_the_key_the_first_tensors_and_their_number(answers, mod
         f"teacher.model: {path} lacks 8 tensors (model.layers.0.self_attn.k_norm.weight, "
     )
     assert "and 3 more)" in error.value.message
+
+
+def test_buffers_that_the_engine_passes_over_are_said_and_no_obstacle(answers):
+    (note,) = answers("older buffers", engine=True)
+    assert "hold 2 tensors (model.layers.0.self_attn.rotary_emb.cos_cached" in note
+
+
+def test_the_models_class_need_not_be_the_first_that_is_named(models):
+    assert models["another name first"][1] == WHOLE
 
 
 def test_what_is_not_used_is_said(answers):
