@@ -14,7 +14,6 @@ from distillctl.data.json_text import Repeated, unique_keys
 from distillctl.data.values import bad_row
 from distillctl.terminal import inline
 
-_PAIRS = ({"role", "content"}, {"from", "value"})
 _MESSAGE_KEYS = frozenset(
     {
         "role", "from", "tool_calls", "tool_call_id", "function_call", "parts", "text", "message", "refusal",
@@ -84,7 +83,11 @@ def _is_chat(tree: Any) -> bool:
 
 def _is_message(tree: dict[str, Any]) -> bool:
     """Whether an object has the keys of a message, or says who speaks and has no other keys than those."""
-    return any(pair <= tree.keys() for pair in _PAIRS) or (_says_who(tree) and tree.keys() <= _MESSAGE_KEYS)
+    if {"role", "content"} <= tree.keys():
+        return True
+    if {"from", "value"} <= tree.keys():  # which an edge of a graph or a rate of exchange has as well
+        return _says_who(tree) or isinstance(tree["value"], str)
+    return _says_who(tree) and tree.keys() <= _MESSAGE_KEYS
 
 
 def _says_who(tree: dict[str, Any]) -> bool:

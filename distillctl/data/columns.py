@@ -12,12 +12,14 @@ from distillctl.data.values import bad_row, has_text, is_filled
 from distillctl.errors import ConfigError
 
 _MEANING = re.compile(
-    r"(?:input)?(?:image|img|video|audio)s?(?:path|url|uri|file|filename|filepath|name|byte|base64|data)?s?"
-    r"|multimodaldata|pixelvalues|tools|toolcalls?|toolcallid|functions|functioncalls?"
+    r"(?:input|question|problem|prompt|query|context|decoded|pil|raw)?(?:image|img|video|audio|speech)s?"
+    r"(?:path|url|uri|file|filename|filepath|name|byte|base64|data|list|frame|array|input|value)?s?"
+    r"|multimodal(?:data|inputs?)|pixelvalues(?:images|videos)?|(?:available)?(?:tools|functions)"
+    r"|(?:tools?|functions?)(?:list|definitions|schemas)|toolcalls?|toolcallid|functioncalls?"
 )
 """Columns of rows, and keys of messages and their parts: text alone is another prompt without them. As all
-names here, small and without the marks between words."""
-_EARLIER = ("history",)
+names here, small and without digits and the marks between words."""
+_EARLIER = re.compile(r"(?:chat|messages?|conversation|dialog(?:ue)?)?history")
 """Fields with the turns before a text or a chat (LLaMA-Factory)."""
 _PARTS = ("instruction", "input", "context")
 """Fields that are one prompt together (Alpaca, Dolly, SQuAD)."""
@@ -28,7 +30,9 @@ _MESSAGE_KEYS = ("role", "content", "from", "value")
 
 def may_change_prompt(name: object) -> bool:
     """Whether a column of this name has to be looked at, though it is not one that is read."""
-    return isinstance(name, str) and (_is_meaning(name) or _is_part(name) or _is_system(name))
+    return isinstance(name, str) and (
+        _is_meaning(name) or _is_part(name) or _is_earlier(name) or _is_system(name)
+    )
 
 
 def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str] = ()) -> None:
@@ -47,21 +51,23 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
 def require_whole_prompt(row: Mapping[str, Any], where: str, used: Sequence[str]) -> None:
     """Raise ConfigError where the prompt, the column `used[0]`, leaves a part of it to other columns.
 
-    For a text that is what stands in the fields of Alpaca's kind; for any prompt, in one with earlier turns,
-    and without a system message in one for that. `used`: columns that are read.
+    For a text that is what stands in the fields of Alpaca's kind, unless the text repeats it; for any prompt,
+    in one with earlier turns, and without a system message in one for that. `used`: columns that are read.
     """
     prompt = row[used[0]]
-    names = [name for name in row if name not in used and is_filled(row[name])]
+    text = prompt if isinstance(prompt, str) else None
     left = [
         name
-        for name in names
-        if _small(name) in _EARLIER
-        or (_is_part(name) and isinstance(prompt, str))
-        or (_is_system(name) and not _has_system(prompt))
+        for name in row
+        if name not in used
+        and is_filled(row[name])
+        and (_is_earlier(name) or (_is_part(name) and text is not None) or _is_system(name))
+        and not (_has_system(prompt) and _is_system(name))
+        and not (text is not None and isinstance(row[name], str) and row[name].strip() in text)
     ]
     if left:
         into = "a chat that begins with the role `system`" if _is_system(left[0]) else "one field"
-        into = "a chat with these turns" if _small(left[0]) in _EARLIER else into
+        into = "a chat with these turns" if _is_earlier(left[0]) else into
         raise bad_row(
             f"{where}: `{used[0]}` is only a part of the prompt: {_listed(left)} would be left out",
             f"write all of it into {into}, or remove {_listed(left)} where the prompt does not need it",
@@ -79,7 +85,7 @@ def unused_keys(value: object) -> list[str]:
 
 
 def _small(name: str) -> str:
-    return re.sub(r"[\W_]", "", name.lower())
+    return re.sub(r"[\W_\d]", "", name.lower())
 
 
 def _is_meaning(name: str) -> bool:
@@ -87,7 +93,11 @@ def _is_meaning(name: str) -> bool:
 
 
 def _is_part(name: str) -> bool:
-    return _small(name) in (*_PARTS, *_EARLIER)
+    return _small(name) in _PARTS
+
+
+def _is_earlier(name: str) -> bool:
+    return bool(_EARLIER.fullmatch(_small(name)))
 
 
 def _is_system(name: str) -> bool:

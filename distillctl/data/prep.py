@@ -25,7 +25,7 @@ from distillctl.data.read import SUFFIXES, answer_text, records, struct
 from distillctl.data.schema import gsm8k_ground_truth, schema, to_row
 from distillctl.data.summary import counts
 from distillctl.data.turn_truth import truth_in_turn
-from distillctl.data.values import require_text
+from distillctl.data.values import kind_of, require_text
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.grading.final_answer import read_truth
 from distillctl.progress import track
@@ -234,7 +234,10 @@ def _answer(row: Mapping[str, Any], where: str, name: str) -> str | None:
     """The text of the answer in the column `name`."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | Number | None):
-        raise ConfigError(f"{where}: `{name}` must be text, a number or null")
+        raise ConfigError(
+            f"{where}: `{name}` must be text, a number or null, got {kind_of(value)}",
+            "write it as text; an answer of messages belongs at the end of its chat",
+        )
     answer = answer_text(value, f"{where}: `{name}`")
     return None if answer is None else require_text(answer, where, name)
 

@@ -46,7 +46,7 @@ class Faults:
     doubled: list[str]
     """Of the foreign ones, those that transformers maps to what another tensor is mapped to as well."""
     classes: list[str]
-    """The first class in `architectures`, which vLLM goes by, and that of model_type where it is not there."""
+    """The first class of `architectures`, which vLLM runs, and that of model_type where it is not there."""
 
 
 def faults(model: Any, info: Mapping[str, Any]) -> Faults:

@@ -79,6 +79,8 @@ def test_the_json_text_of_messages_is_read_as_messages(spaces):
         '[{"name": "Bob", "role": "user"}, {"name": "Al", "role": "admin"}]',
         '[{"from": "Paris", "to": "Rome"}]',
         '{"from": "USD", "to": "EUR", "value": 10}',
+        '[{"from": "USD", "to": "EUR", "value": 5}]',
+        '[{"from": 0, "to": 10, "value": 5}]',
         '{"role": "engineer", "content": "A job."}',
         '{"messages": []}',
         '[{"a": 1}, {"b": 2',

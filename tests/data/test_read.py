@@ -143,6 +143,11 @@ def test_the_truth_in_an_answer_at_the_end_is_of_the_rows_type(path, turn, style
         ("imageUrls", ["a.png"]),
         ("img_path", "a.png"),
         ("video_file", "a.mp4"),
+        ("image_1", {"bytes": "x", "path": "x.png"}),
+        ("decoded_image", {"bytes": "x", "path": None}),
+        ("pixel_values_videos", [0.5]),
+        ("available_tools", [{"name": "add"}]),
+        ("tool_definitions", '[{"name": "add"}]'),
         ("tools", [{"name": "add"}]),
         ("tools", '[{"name": "add"}]'),
         ("functions", [{"name": "add"}]),
@@ -166,7 +171,7 @@ def test_columns_of_images_with_nothing_in_them_do_no_harm(path, value):
         (CHAT, "system"), (CHAT, "system_prompt"), ([{"from": "human", "value": "Add."}], "system"),
         (CHAT, "system_message"), ("Add.", "sys_prompt"), ("Add.", "systemPrompt"),
         (json.dumps(CHAT), "system"),
-        ("Add.", "history"), (CHAT, "history"),
+        ("Add.", "history"), (CHAT, "history"), (CHAT, "chat_history"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_leaves_a_part_to_another_column_is_refused(path, prompt, name):
@@ -187,6 +192,8 @@ def test_a_prompt_that_leaves_a_part_to_another_column_is_refused(path, prompt, 
         (json.dumps(CHAT), "context"),
         ("Add.", "image_caption"),
         ("Add.", "system_id"),
+        ("Add.", "helper_functions"),
+        ("Add.\n\n2 and 3", "input"),
     ],
 )
 def test_columns_beside_a_whole_prompt_do_no_harm(path, prompt, name):
