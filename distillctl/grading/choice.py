@@ -27,8 +27,8 @@ from distillctl.grading.final_answer import (
     marked_phrase,
     strip,
 )
-from distillctl.grading.layout import is_of_list, shown
-from distillctl.grading.letters import LETTER, NOUN, OPEN, OPTION, uncircled
+from distillctl.grading.layout import first_option, is_of_list, shown
+from distillctl.grading.letters import LETTER, NO_SPECIES, NOUN, OPEN, OPTION, uncircled
 from distillctl.grading.phrases import AFTER_LETTER, IS, Several, find_letter, of_phrase
 from distillctl.grading.plain import plain
 from distillctl.grading.verdicts import Statement, called_right
@@ -64,18 +64,22 @@ _NAMED = re.compile(
     rf"(?!\s+(?:is|was|and|or|can)\b|\s*,\s*{OPEN}[A-Za-z](?!\w))",
     re.IGNORECASE | re.MULTILINE,
 )
-_OPTION = re.compile(rf"{OPEN}(?P<letter>[A-Za-z])[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*")
+_OPTION = re.compile(rf"{OPEN}(?P<letter>[A-Za-z]){NO_SPECIES}[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*")
 """A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
+_ANSWER = re.compile(r"A:\s+")
+"""What begins an answer, where no option `A` follows."""
+_NEXT = re.compile(r"(?<!\w)[A-Z][)\]:](?=\s)")
+"""The label of an option."""
 _CORRECTED = re.compile(
-    r"(?:(?<![^\s(,.;:!?…—-])(?:(?:no,?\s+)?wait|actually|in fact|however|correction|edit|update|or rather"
+    r"(?:(?<![^\s(,.;:!?…—-])(?:(?:no,?\s+)?wait|actually|in fact|correction|edit|update|or rather"
     r"|sorry|oops|(?:scratch|strike) that|on (?:second thought|reflection)|hold on|hmm+|I mean|my mistake"
     r"|(?:my )?apologies|I (?:made a|was) mistake\w*|(?:let me |after )reconsider\w*|I take that back"
     r"|(?:but )?that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|let me correct (?:that|myself)"
-    r"|re-?(?:reading|checking|evaluating))\b"
+    r"|(?P<weak>however|re-?(?:reading|checking|evaluating)))\b"
     r"|(?<=[.…?!,—-])\sno(?=[,—-]|\s[—-])|更正|不对)[\s,:;.!…—-]*(?:no\b[\s,—-]*)?",
     re.IGNORECASE,
 )
-"""`Wait, actually`, before what the text says instead."""
+"""`Wait, actually`, before what the text says instead; after a `weak` one such as `however` it may do so."""
 _MAX_CORRECTIONS = 5
 """Corrections whose rest is read, from the last."""
 
@@ -84,9 +88,9 @@ def chosen_letter(text: str) -> str | None:
     """The letter that a response chooses, upper case; None where it chooses none, or several.
 
     It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
-    as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else of
-    the last word such as `option`, else what `layout.shown` finds. What follows a text's last correction is
-    read before all of these.
+    as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else
+    that of a first line which is an option, else of the last word such as `option`, else what `layout.shown`
+    finds. What follows a text's last correction is read before all of these.
     """
     rest = after_thinking(text)
     if rest is None:
@@ -94,12 +98,13 @@ def chosen_letter(text: str) -> str | None:
     rest = boxed_fields(uncircled(rest))
     words = plain(rest)
     try:
-        corrected = next(filter(None, map(_corrected, _corrections(words))), None)
+        corrected = next(filter(None, _corrections(words)), None)
         return (
             corrected
             or _marked(words)
             or _option(words)
             or _said(words)
+            or _first(words)
             or _named(words)
             or shown(rest, words)
         )
@@ -113,22 +118,39 @@ def truth_letter(truth: str) -> str | None:
 
 
 def _option(words: str) -> str | None:
-    """The letter of a text that is one option and no more, as `B) Paris`."""
-    match = _OPTION.fullmatch(strip(words))
+    """The letter of a text that is one option and no more, as `B) Paris`; that of the statement which is its
+    text, as in `A: The answer is B`."""
+    text = strip(words)
+    answer = _ANSWER.match(text)
+    if answer and not _NEXT.search(text, answer.end() + 1):
+        rest = text[answer.end() :]
+        begun = _begun(_line(rest, 0)) or _option(rest)
+        if begun:
+            return begun
+    match = _OPTION.fullmatch(text)
     if match is None or match[0][-1] in CROSSES or denied_after(match[0], match.end("letter")):
         return None
-    return match["letter"].upper()
+    try:
+        return _said(words, firm_only=True) or match["letter"].upper()
+    except Several:  # the text of `D) Both A and B are correct`
+        return match["letter"].upper()
 
 
-def _corrections(words: str) -> Iterator[str]:
-    """What follows each correction, the last first."""
+def _first(words: str) -> str | None:
+    """The letter of a first line that is an option, or a letter and a reason."""
+    line = _line(words, 0).rstrip()
+    is_prose = _ANSWER.match(line) and _OPTION.fullmatch(line) is None
+    if is_prose or line.startswith(("Q:", "I")):
+        return None
+    return first_option(words) or _begun(line)
+
+
+def _corrections(words: str) -> Iterator[str | None]:
+    """The letter that the words after each correction state, the last first."""
     for match in reversed(list(_CORRECTED.finditer(words))[-_MAX_CORRECTIONS:]):
-        yield words[match.end() :]
-
-
-def _corrected(words: str) -> str | None:
-    """The letter that the words after a correction state."""
-    return _begun(_line(words, 0)) or _marked(words) or _said(words, firm_only=True)
+        rest = words[match.end() :]
+        begun = None if match["weak"] else _begun(_line(rest, 0))
+        yield begun or _marked(rest) or _said(rest, firm_only=True, least=1 if match["weak"] else 0)
 
 
 def _begun(line: str) -> str | None:
@@ -145,13 +167,14 @@ def _marked(words: str) -> str | None:
     return of_phrase((marked_phrase(words, answer_is=False) or "")[:MAX_PHRASE])
 
 
-def _said(words: str, *, firm_only: bool = False) -> str | None:
-    """The letter of the last statement that names one; one that is only supposed counts where no other does,
-    and never with `firm_only`. Raises Several."""
+def _said(words: str, *, firm_only: bool = False, least: int = 0) -> str | None:
+    """The letter of the last statement that names one, of those with the strength `least` or more; one that is
+    only supposed counts where no other does, and never with `firm_only`. Raises Several."""
     supposed: set[str] = set()
     place_of_several = -1
     for found in (_answers, _choices_and_verdicts):
         statements = [statement for statement in sorted(found(words)) if statement.place > place_of_several]
+        statements = [statement for statement in statements if statement.strength >= least]
         firm = [statement for statement in statements if not statement.supposed]
         if firm:
             last = _last(firm)

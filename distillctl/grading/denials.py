@@ -16,7 +16,7 @@ RIGHT_WORD = (
 )
 _ADVERBS = (
     r"(?:\s+(?:clearly|indeed|therefore|thus|also|definitely|certainly|probably|actually|really|obviously|simply"
-    r"|completely|my|our|the|only|most|single|one|more|that is|be|to be|been|all|both|la|die|das|el|le))*"
+    r"|completely|undoubtedly|surely|no doubt|(?:without|beyond) (?:an?y? )?doubt|my|our|the|only|most|single|one|more|that is|be|to be|been|all|both|la|die|das|el|le))*"
 )
 IS_RIGHT = (
     r"(?:\?\s*yes\b|\b(?:is|are|was|were|seems|looks|appears|remains"
@@ -34,7 +34,7 @@ IS_WRONG = (
     r"(?:\?\s*(?:no(?!\s+doubt)|wrong|not)\b"
     r"|\b(?:is|are|was|were|can|could|must|would|should|does|did|do|has|have|seems|looks|appears)\b"
     rf"{_ADVERBS}\s+(?:not|{WRONG_WORD}|out|excluded|eliminated|impossible|unlikely|ruled out|invalid"
-    r"|no\b|(?:only\s+)?(?:part(?:ly|ially)|mostly))\b"
+    r"|no\b(?!\s+doubt)|(?:only\s+)?(?:part(?:ly|ially)|mostly))\b"
     r"|\bcannot\b|\b(?:is|are|was|were|ca|could|wo|would|does|did|do)n't\b"
     rf"|(?<!\w)(?:ist|es|est|está|é|è|sind|son|sont)\s+(?:{WRONG_WORD}|nicht|pas)\b"
     r"|(?<!\w)(?:no es|não é|non è|n'est pas)(?!\w)|(?<!\w)не(?:верн|правильн)"
@@ -80,7 +80,14 @@ _SUPPOSES = re.compile(
     r"|假设|如果|若|有人|\bsi\s",
     re.IGNORECASE,
 )
-_ONLY_IF = re.compile(r"\s*(?:only (?:if|when|for|in|under)|if|unless|provided|只有|仅当)\b", re.IGNORECASE)
+_NO_DOUBT = re.compile(
+    r"\b(?:no|not|never|without|beyond|little|(?:do|does|did|ca)n['o]t)\s+(?:\w+\s+){0,2}?doubt\b", re.IGNORECASE
+)
+_ONLY_IF = re.compile(
+    r"(?:\s+(?:answer|choice|option|one))?\s*(?:only (?:if|when|for|in|under)|if|unless|provided|when(?:ever)?"
+    r"|(?:in|for|under) (?:some|certain|many|most|other|special|particular|specific)|只有|仅当)\b",
+    re.IGNORECASE,
+)
 _MAX_SENTENCE = 200
 """Characters before a statement that are searched for a condition of it."""
 
@@ -92,7 +99,7 @@ def denies(text: str, match: re.Match[str]) -> bool:
 
 def denied_before(text: str, start: int) -> bool:
     """Whether the words before `start` deny it, as in `I don't think that`, or ask for it: `is the`."""
-    before = text[max(0, start - _MAX_DENIAL) : start]
+    before = _NO_DOUBT.sub("", text[max(0, start - _MAX_DENIAL) : start])
     return bool(_BEFORE.search(before) or _ASKS.search(before))
 
 

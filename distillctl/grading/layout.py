@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from distillctl.grading.denials import CROSSES, denied_after, denied_before, denies
 from distillctl.grading.final_answer import MAX_PHRASE, MAX_STATEMENTS, bold_phrases
-from distillctl.grading.letters import AT_LETTER, CLOSE, OPEN, OPTION, is_letter, is_name, joined
+from distillctl.grading.letters import AT_LETTER, CLOSE, NO_SPECIES, OPEN, OPTION, is_letter, is_name, joined
 from distillctl.grading.phrases import AFTER_LETTER, find_letter, of_phrase
 from distillctl.grading.plain import plain
 
@@ -20,7 +20,7 @@ _FORMULA = re.compile(r"(?:[=+*/<>\d]|\b(?:at|from|than|find|into))\s*$")
 _COMMA = re.compile(rf"(?<!\w)[A-Z]{CLOSE}[,;]\s*{OPEN}$")
 _LINE_END = re.compile(r"[.,!]*[^\S\n]*$", re.MULTILINE)
 _LISTED = re.compile(
-    rf"^[^\S\n]*(?P<bullet>[-*>•]\s*)?(?:#+\s*)?(?:{OPTION}\s+)?{OPEN}(?P<letter>[A-HJ])"
+    rf"^[^\S\n]*(?P<bullet>[-*>•]\s*)?(?:#+\s*)?(?:{OPTION}\s+)?{OPEN}(?P<letter>[A-HJ]){NO_SPECIES}"
     rf"(?:[).:\]]|\s-\s|{CLOSE}[^\S\n]*$)",
     re.MULTILINE | re.IGNORECASE,
 )
@@ -40,7 +40,7 @@ _MAX_OPTION = 80
 
 def shown(rest: str, words: str) -> str | None:
     """The letter that stands out of a list of options, of the last bold words, or the last one alone."""
-    listed = _beside_list(words)
+    listed = first_option(words) or _beside_list(words)
     if listed:
         return listed
     bold = list(_bold_options(rest))
@@ -93,21 +93,31 @@ def _letter(match: re.Match[str]) -> str:
 
 
 def _beside_list(words: str) -> str | None:
-    """The letter of a first line, or of a short last one, that is an option out of a list: `C) Mars`."""
+    """The letter of a short last line that is an option out of a list: `C) Mars`."""
     listed = list(_LISTED.finditer(words))
     if not listed:
         return None
-    first, last = listed[0], listed[-1]
+    last = listed[-1]
     letters = [match["letter"].upper() for match in listed]
-    is_first = not (words[: first.start()].strip() or denies(words, first) or is_of_list(words, first))
-    is_apart = not first["bullet"] and all(match["bullet"] for match in listed[1:])
-    if is_first and (len(listed) == 1 or is_apart or _HEADING.search(words, first.end(), listed[1].start())):
-        return letters[0]
     rest = words[last.end() :].strip()
     is_last = "\n" not in rest and len(rest) <= _MAX_OPTION and not denies(words, last)
     chosen = _out_of_order(letters) if len(listed) > 1 else None
-    at_end = (is_first and chosen == letters[0]) or (is_last and chosen == letters[-1])
-    return chosen if at_end else None
+    return chosen if is_last and chosen == letters[-1] else None
+
+
+def first_option(words: str) -> str | None:
+    """The letter of a first line that is an option, where it is none of a list: `C) Mars`."""
+    listed = list(_LISTED.finditer(words))
+    if not listed:
+        return None
+    first = listed[0]
+    if words[: first.start()].strip() or denies(words, first) or is_of_list(words, first):
+        return None
+    letters = [match["letter"].upper() for match in listed]
+    is_apart = not first["bullet"] and all(match["bullet"] for match in listed[1:])
+    if len(listed) == 1 or is_apart or _HEADING.search(words, first.end(), listed[1].start()):
+        return letters[0]
+    return letters[0] if _out_of_order(letters) == letters[0] else None
 
 
 def is_of_list(words: str, option: re.Match[str]) -> bool:

@@ -12,8 +12,13 @@ from distillctl.grading.expressions import CJK
 
 OPEN, CLOSE = r"[(\[{<\"']{0,4}", r"[)\]}>\"']{0,4}"
 _W = rf"[^\W{CJK}-\uffff]"  # a letter or digit of a script that puts blanks between words
+NO_SPECIES = (
+    r"(?!\. (?:coli|aureus|elegans|subtilis|difficile|pylori|cerevisiae|melanogaster|thaliana|pneumoniae|faecalis"
+    r"|tuberculosis|albicans|cholerae|falciparum|sapiens)\b)"
+)
+"""What does not follow an option's letter, but that of a genus: `E. coli`."""
 LETTER = (
-    rf"(?P<open>{OPEN})(?<!{_W})(?<!\w')(?P<letter>[A-Za-z])"
+    rf"(?P<open>{OPEN})(?<!{_W})(?<!\w')(?P<letter>[A-Za-z]){NO_SPECIES}"
     rf"(?!{_W}|'(?!d[\u0131iuü]r\b)\w)(?P<close>{CLOSE})"
 )
 OPTION = (
