@@ -66,8 +66,8 @@ _NAMED = re.compile(
 )
 _OPTION = re.compile(rf"{OPEN}(?P<letter>[A-Za-z]){NO_SPECIES}[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*")
 """A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
-_ANSWER = re.compile(r"A:\s+")
-"""What begins an answer, where no option `A` follows."""
+_ANSWER = re.compile(r"(?:Q:[^\n]{1,500}\s)?A:\s+")
+"""What begins an answer to a question, if not the option `A`."""
 _NEXT = re.compile(r"(?<!\w)[A-Z][)\]:](?=\s)")
 """The label of an option."""
 _CORRECTED = re.compile(
@@ -89,8 +89,9 @@ def chosen_letter(text: str) -> str | None:
 
     It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
     as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else
-    that of a first line which is an option, else of the last word such as `option`, else what `layout.shown`
-    finds. What follows a text's last correction is read before all of these.
+    that of a first line which is an option, else of a statement such as `B is true` or `if x, the answer is B`,
+    else of the last word such as `option`, else what `layout.shown` finds. What follows a text's last correction
+    is read before all of these.
     """
     rest = after_thinking(text)
     if rest is None:
@@ -103,8 +104,9 @@ def chosen_letter(text: str) -> str | None:
             corrected
             or _marked(words)
             or _option(words)
-            or _said(words)
+            or _said(words, firm_only=True, least=1)
             or _first(words)
+            or _said(words)
             or _named(words)
             or shown(rest, words)
         )
@@ -142,7 +144,7 @@ def _first(words: str) -> str | None:
     is_prose = _ANSWER.match(line) and _OPTION.fullmatch(line) is None
     if is_prose or line.startswith(("Q:", "I")):
         return None
-    return first_option(words) or _begun(line)
+    return first_option(words) or (None if _OPTION.match(line) else _begun(line))
 
 
 def _corrections(words: str) -> Iterator[str | None]:

@@ -6,6 +6,7 @@ import re
 
 from distillctl.grading.final_answer import after_thinking, raw_phrase
 from distillctl.grading.formulas import stated_formula
+from distillctl.grading.markdown import undressed
 from distillctl.grading.plain import STYLE
 
 _DELIMITED = re.compile(r"(?<!\\)\$|\\[(\[]")
@@ -25,10 +26,11 @@ def final_expression(text: str) -> str | None:
     That is the formula that a marked answer states, or a line of nothing but formula, in a box, else all
     after the thoughts.
     """
-    thought, phrase = after_thinking(text), raw_phrase(text)
+    thought = after_thinking(text)
     if thought is None:
         return None
-    rest = thought.strip()
+    rest = undressed(thought).strip()
+    phrase = raw_phrase(rest)
     if phrase is None:
         phrase = rest if _is_expression(rest) else None
         if phrase is None:
@@ -40,10 +42,11 @@ def final_expression(text: str) -> str | None:
 def expression_in_turn(text: str) -> str | None:
     """The expression that a response states, such that `final_expression` makes the same of both; None for
     prose without formulas."""
-    phrase, found = raw_phrase(text), final_expression(text)
+    rest, found = undressed(after_thinking(text) or "").strip(), final_expression(text)
+    phrase = raw_phrase(rest)
     if found is None or not (phrase or is_delimited(found) or _NUMBER.fullmatch(found)):
         return None
-    return phrase if phrase and final_expression(phrase) == found else (after_thinking(text) or "").strip()
+    return phrase if phrase and final_expression(phrase) == found else rest
 
 
 def _is_expression(line: str) -> bool:

@@ -1,0 +1,59 @@
+r"""Text with LaTeX as one writes it on a line: `\[ x \]` of a block of three lines, `5` of `**5**`.
+
+In: text with LaTeX and markdown. Out: the same formulas, without emphasis and code marks around them.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BLOCK = re.compile(
+    r"(?P<open>\\\[)(?P<square>(?:(?!\\\[).){1,4000}?)\\\]"
+    r"|(?P<round>\\\((?:(?!\\\().){1,4000}?\\\))"
+    r"|(?P<dollars>\$\$[^$]+\$\$)"
+    r"|^[ \t]*(?P<fence>`{3,})[a-z]*\n(?P<fenced>.{1,1000}?)\n[ \t]*(?P=fence)[ \t]*$"
+    r"|\\begin\s*\{(?P<name>[A-Za-z]+\*?)\}(?:(?!\\begin\s*\{(?P=name)\}).){1,4000}?\\end\s*\{(?P=name)\}",
+    re.DOTALL | re.MULTILINE,
+)
+"""A formula or code that may have lines of its own."""
+_OWN_LINES = r"(?:equation|align|alignat|gather|multline|eqnarray|math|displaymath)"
+_DISPLAY = re.compile(rf"{_OWN_LINES}\*?")
+"""Environments that begin a formula."""
+_ROWS = re.compile(rf"\\(?:begin|end)\s*\{{(?:{_OWN_LINES}|aligned|gathered|split)\*?\}}")
+"""Their marks, and those of environments within a formula, that set it in rows."""
+_LABEL = re.compile(r"\\(?:tag|label)\*?\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![A-Za-z])")
+_ROW_END = re.compile(r",?\s*\\\\(?:\[[^\]\n]*\])?\s*(?P<goes_on>[=<>+-]|\\(?:leq?|geq?|approx|equiv)\b|$)?")
+_EMPHASIS = re.compile(
+    r"(?<![^\s(:\"'])(?P<mark>\*{1,3}|_{1,3}|`{1,2}|<(?P<tag>b|strong|em|i|code)>)(?=\S)"
+    r"(?P<words>(?:(?!(?P=mark))[^\n]){1,500}?)(?<=\S)(?:(?P=mark)|</(?P=tag)>)(?![^\s.,;:!?)\"'])"
+)
+"""Words that are bold, slanted or code; the blanks around it tell it from the products of `2*x*y`."""
+_IS_NOT = re.compile(r"\b(is|was)n['\u2019]t\b")
+
+
+def undressed(text: str) -> str:
+    """`text` with each formula on one line, without the emphasis and code marks around words, and with
+    `is not` for `isn't`."""
+    text = _BLOCK.sub(_on_one_line, text)
+    for _ in range(2):  # of `_**5**_`
+        text = _EMPHASIS.sub(lambda match: match["words"], text)
+    return _IS_NOT.sub(r"\1 not", text)
+
+
+def _on_one_line(block: re.Match[str]) -> str:
+    if block["fence"]:
+        return block["fenced"]
+    formula = _without_rows(block[0])
+    is_bare = block["name"] and _DISPLAY.fullmatch(block["name"])
+    if is_bare and block.string[: block.start()].rstrip(" ")[-1:] not in ("$", "{"):
+        return rf"\[{formula}\]"
+    return formula
+
+
+def _without_rows(formula: str) -> str:
+    """A formula on one line; its rows follow each other, with commas between those that are no continuation."""
+    flat = _ROWS.sub("", formula)
+    if flat != formula and r"\begin" not in flat:
+        flat = _LABEL.sub("", flat).replace("&", "")
+        flat = _ROW_END.sub(lambda end: f" {end['goes_on']}" if end["goes_on"] is not None else ", ", flat)
+    return " ".join(flat.split())
