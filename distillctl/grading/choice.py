@@ -64,7 +64,9 @@ _NAMED = re.compile(
     rf"(?!\s+(?:is|was|and|or|can)\b|\s*,\s*{OPEN}[A-Za-z](?!\w))",
     re.IGNORECASE | re.MULTILINE,
 )
-_OPTION = re.compile(rf"{OPEN}(?P<letter>[A-Za-z]){NO_SPECIES}[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*")
+_OPTION = re.compile(
+    rf"{OPEN}(?P<letter>[A-Za-z]){NO_SPECIES}[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*"
+)
 """A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
 _ANSWER = re.compile(r"(?:Q:[^\n]{1,500}\s)?A:\s+")
 """What begins an answer to a question, if not the option `A`."""
@@ -89,9 +91,9 @@ def chosen_letter(text: str) -> str | None:
 
     It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
     as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else
-    that of a first line which is an option, else of a statement such as `B is true` or `if x, the answer is B`,
-    else of the last word such as `option`, else what `layout.shown` finds. What follows a text's last correction
-    is read before all of these.
+    that of a first line which is an option, else of a statement such as `B is true` or `if x, the answer is
+    B`, else of the last word such as `option`, else what `layout.shown` finds. What follows a text's last
+    correction is read before all of these.
     """
     rest = after_thinking(text)
     if rest is None:
@@ -125,7 +127,7 @@ def _option(words: str) -> str | None:
     text = strip(words)
     answer = _ANSWER.match(text)
     if answer and not _NEXT.search(text, answer.end() + 1):
-        rest = text[answer.end() :]
+        rest = strip(text[answer.end() :])
         begun = _begun(_line(rest, 0)) or _option(rest)
         if begun:
             return begun
@@ -170,8 +172,8 @@ def _marked(words: str) -> str | None:
 
 
 def _said(words: str, *, firm_only: bool = False, least: int = 0) -> str | None:
-    """The letter of the last statement that names one, of those with the strength `least` or more; one that is
-    only supposed counts where no other does, and never with `firm_only`. Raises Several."""
+    """The letter of the last statement that names one, of those with the strength `least` or more; one that
+    is only supposed counts where no other does, and never with `firm_only`. Raises Several."""
     supposed: set[str] = set()
     place_of_several = -1
     for found in (_answers, _choices_and_verdicts):

@@ -16,7 +16,8 @@ RIGHT_WORD = (
 )
 _ADVERBS = (
     r"(?:\s+(?:clearly|indeed|therefore|thus|also|definitely|certainly|probably|actually|really|obviously|simply"
-    r"|completely|undoubtedly|surely|no doubt|(?:without|beyond) (?:an?y? )?doubt|my|our|the|only|most|single|one|more|that is|be|to be|been|all|both|la|die|das|el|le))*"
+    r"|completely|undoubtedly|surely|no doubt|(?:without|beyond) (?:an?y? )?doubt"
+    r"|my|our|the|only|most|single|one|more|that is|be|to be|been|all|both|la|die|das|el|le))*"
 )
 IS_RIGHT = (
     r"(?:\?\s*yes\b|\b(?:is|are|was|were|seems|looks|appears|remains"
@@ -81,11 +82,12 @@ _SUPPOSES = re.compile(
     re.IGNORECASE,
 )
 _NO_DOUBT = re.compile(
-    r"\b(?:no|not|never|without|beyond|little|(?:do|does|did|ca)n['o]t)\s+(?:\w+\s+){0,2}?doubt\b", re.IGNORECASE
+    r"\b(?:no|not|never|without|beyond|little|(?:do|does|did|ca)n['o]t)\s+(?:\w+\s+){0,2}?doubt\b",
+    re.IGNORECASE,
 )
 _ONLY_IF = re.compile(
-    r"(?:\s+(?:answer|choice|option|one))?\s*(?:only (?:if|when|for|in|under)|if|unless|provided|when(?:ever)?"
-    r"|(?:in|for|under) (?:some|certain|many|most|other|special|particular|specific)|只有|仅当)\b",
+    r"(?:\s+(?:answer|choice|option|one))?\s*(?:only (?:if|when|for|in|under)|if|unless|provided"
+    r"|when(?:ever)?|(?:in|for|under) (?:some|certain|many|most|other|special|particular|specific)|只有|仅当)\b",
     re.IGNORECASE,
 )
 _MAX_SENTENCE = 200

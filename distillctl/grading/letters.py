@@ -13,8 +13,8 @@ from distillctl.grading.expressions import CJK
 OPEN, CLOSE = r"[(\[{<\"']{0,4}", r"[)\]}>\"']{0,4}"
 _W = rf"[^\W{CJK}-\uffff]"  # a letter or digit of a script that puts blanks between words
 NO_SPECIES = (
-    r"(?!\. (?:coli|aureus|elegans|subtilis|difficile|pylori|cerevisiae|melanogaster|thaliana|pneumoniae|faecalis"
-    r"|tuberculosis|albicans|cholerae|falciparum|sapiens)\b)"
+    r"(?!\. (?:coli|aureus|elegans|subtilis|difficile|pylori|cerevisiae|melanogaster|thaliana|pneumoniae"
+    r"|faecalis|tuberculosis|albicans|cholerae|falciparum|sapiens)\b)"
 )
 """What does not follow an option's letter, but that of a genus: `E. coli`."""
 LETTER = (

@@ -51,7 +51,7 @@ def _on_one_line(block: re.Match[str]) -> str:
 
 
 def _without_rows(formula: str) -> str:
-    """A formula on one line; its rows follow each other, with commas between those that are no continuation."""
+    """A formula on one line; with commas before the rows that do not go on with the last."""
     flat = _ROWS.sub("", formula)
     if flat != formula and r"\begin" not in flat:
         flat = _LABEL.sub("", flat).replace("&", "")

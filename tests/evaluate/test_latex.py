@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from distillctl.data.turn_truth import truth_in_turn
 from distillctl.errors import EnvironmentUnfit
 from distillctl.evaluate import latex
 from distillctl.evaluate.latex import Verdict, compare_latex
@@ -67,11 +68,62 @@ def test_of_several_formulas_the_one_that_the_words_state_is_compared():
 
 @needs_math
 @pytest.mark.parametrize(
-    "truth", [r"\[5\]", r"\(5\)", "$$5$$", "$5$", r"\$5", "$5", "#### 5", "The answer is $5$."]
+    "truth",
+    [
+        r"\[5\]",
+        r"\(5\)",
+        "$$5$$",
+        "$5$",
+        r"\$5",
+        "$5",
+        "#### 5",
+        "The answer is $5$.",
+        "**5**",
+        "*5*",
+        "__5__",
+        "`5`",
+    ],
 )
 def test_a_truth_may_have_any_marks_around_its_formula(truth):
     verdicts = compare_latex([(r"\boxed{5}", truth), (r"\boxed{\$5}", truth), (r"\boxed{6}", truth)])
     assert [verdict.same for verdict in verdicts] == [True, True, False]
+
+
+DISPLAYS = [
+    "Final answer:\n\\[\nV\n\\]", "The answer is:\n\\[\nV\n\\]", "**Answer:**\n\\[\nV\n\\]",
+    "Therefore, the answer is:\n\n\\[\nV\n\\]", "The answer is \\[\nV\n\\].", "#### \\[\nV\n\\]",
+    "The answer is:\n$$\nV\n$$", "The answer is:\n$$\ny\n=\nV\n$$", "The final answer is\n\\(\nV\n\\)",
+    "The answer is:\n\\begin{align*}\ny &= V\n\\end{align*}", "The answer is:\n```math\nV\n```",
+    "The answer is:\n\\begin{align}\ny &= \\frac24 \\\\\n &= V \\tag{1}\n\\end{align}\nDone.",
+    "The answer is:\n\\[\n\\begin{aligned}\ny &= \\frac24 \\\\\n&= V\n\\end{aligned}\n\\]",
+    "We have\n\\[\n1+1=2\n\\]\nThe answer is:\n\\[\nV\n\\]", "Final answer:\n\\[\n\\boxed{V}\n\\]",
+    "The answer isn't $6$; it's $V$.", "The answer isn\u2019t $6$ but $V$.",
+    "The answer is **V**.", "The answer is *V*.", "The answer is `V`.", "The answer is **$V$**.",
+    "The answer is <b>V</b>.", "**V**", "*V*", "__V__", "_V_", "`V`", "***V***",
+]  # fmt: skip
+
+
+@needs_math
+def test_an_expression_counts_on_lines_of_its_own_and_in_emphasis():
+    texts = [text.replace("V", r"\frac{1}{2}") for text in DISPLAYS]
+    turns = [truth_in_turn(text, "latex") for text in texts]
+    verdicts = compare_latex([(text, r"\frac12") for text in texts])
+    assert [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict.same] == []
+    verdicts = compare_latex([(r"\boxed{\frac12}", turn) for turn in turns])
+    assert [turn for turn, verdict in zip(turns, verdicts, strict=True) if not verdict.same] == []
+
+
+@needs_math
+def test_products_indices_and_rows_stay_as_they_are():
+    matrix = r"\begin{pmatrix}1\\2\end{pmatrix}"
+    pairs = [
+        ("2*3*4", "24"),
+        ("The answer is $2*x*y$.", "2xy"),
+        ("The answer is $a_1+b_2$.", "b_2+a_1"),
+        ("The answer is:\n\\[\n\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}\n\\]", matrix),
+        ("The answer is:\n\\begin{align*}\nx&=1\\\\\ny&=2\n\\end{align*}", "x=1,y=2"),
+    ]
+    assert [verdict.same for verdict in compare_latex(pairs)] == [True] * len(pairs)
 
 
 HANG = """

@@ -324,7 +324,8 @@ def test_a_truth_without_a_letter(truth):
     "piece",
     ["A ", "(", "answer is ", "not A but ", "A, ", "\\boxed{", "**A** ", "- ", "A/", "\n", " ", "A\n", "(A) ",
      "A is correct ", "A. x ", "I pick A ", "A and ", "A is not ", "A? no, ", "wait ", "A: wrong\n", "✓ ",
-     "if A ", "is ", "<answer> ", "A\u9519", "**A** x\n", "option A ", "A) x\n", "'answer': ", "only if "],
+     "if A ", "is ", "<answer> ", "A\u9519", "**A** x\n", "option A ", "A) x\n", "'answer': ", "only if ",
+     "A: ", "A: B ", "no doubt ", "however A is correct ", "re-reading A "],
 )  # fmt: skip
 def test_repeated_output_is_read_in_linear_time(piece):
     text = piece * (50_000 // len(piece))

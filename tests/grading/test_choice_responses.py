@@ -272,7 +272,79 @@ SEVERAL = [
     ("The options A and D are the same, so the answer is B or C. B is wrong. So C.", "C"),
 ]
 
+STATED_OPTIONS = [
+    ("A: The answer is B.", "B"),
+    ("A: The correct answer is B.", "B"),
+    ("A: I choose C.", "C"),
+    ("A: D is correct.", "D"),
+    ("A: It's B", "B"),
+    ("A: B", "B"),
+    ("A: $B$", "B"),
+    ("A: B) Paris", "B"),
+    ("A: Option C", "C"),
+    ("A: not B but C", "C"),
+    ("Q: What is it?\nA: B", "B"),
+    ("A. False, the answer is B", "B"),
+    ("A) incorrect, so B", "B"),
+    ("B. The answer is C.", "C"),
+    ("Q. The answer is B", "B"),
+    ("C) Looking at the options, B is right", "B"),
+    ("C) Not enough information; the answer is D", "D"),
+    ("D) Both A and B are correct", "D"),
+    ("D) Either A or B is right", "D"),
+    ("C) Only B is correct", "C"),
+    ("C) Statement A is right", "C"),
+    ("B) Option C is wrong", "B"),
+    ("A: Paris", "A"),
+    ("A: B and C", "A"),
+    ("B. E. coli", "B"),
+]
+
+FIRST_LINES = [
+    ("B\n\nOption A describes osmosis.", "B"),
+    ("**B. Paris**\n\nOption A refers to London.", "B"),
+    ("B) Paris\n\nExplanation: option C names a river.", "B"),
+    ("B\n\nExplanation: choice C relates to DNA.", "B"),
+    ("(B)\n\nOption C names a river, and option D a lake.", "B"),
+    ("Option B. Option A describes diffusion.", "B"),
+    ("Option B: Paris\n\nOption A refers to London.", "B"),
+    ("> B\n\nOption A describes osmosis.", "B"),
+    ("B. Paris. Option C names a river.", "B"),
+    ("B, since option A describes osmosis.", "B"),
+    ("B because option C names a river", "B"),
+    ("**B**\n\nOption A is true of gases; option C of liquids.", "B"),
+    ("B\n\nIf it were cold, the answer would be C.", "B"),
+    ("B) 5\n\nBut option C fits better, so the answer is C.", "C"),
+    ("C.\n\nWait, option B.", "B"),
+    ("A: Let's think. Paris is the capital. Option C names Paris.", "C"),
+    ("A. x\nB. y\nC. z\nD. w\n\nOption B", "B"),
+    ("A. x\nB. y\nC. z\nD. w\n\nB", "B"),
+    ("A. 1\n**B. 2**\nC. 3\nD. 4", "B"),
+]
+
+REMARKS = [
+    ("The answer is B. However, A is true in some cases.", "B"),
+    ("The answer is B. However, note that C is correct when x>0.", "B"),
+    ("The answer is B. However, A is a valid answer in some contexts.", "B"),
+    ("The answer is B. However, A.", "B"),
+    ("The answer is B. Re-reading option C: it describes osmosis.", "B"),
+    ("The answer is B. Re-checking A: 2+3 = 5, which is not 6.", "B"),
+    ("The answer is B. However, the answer is C.", "C"),
+    ("The answer is B. However, C is the correct answer.", "C"),
+    ("There is no doubt that the answer is B.", "B"),
+    ("No doubt it's B.", "B"),
+    ("Without doubt the answer is B.", "B"),
+    ("Without any doubt, B is correct.", "B"),
+    ("I don't doubt that the answer is B.", "B"),
+    ("B is no doubt correct.", "B"),
+    ("B is without a doubt the answer.", "B"),
+    ("B is undoubtedly correct", "B"),
+]
+
 NO_LETTER = [
+    "E. coli is a bacterium.",
+    "A. x\nB. y\nC. z\nD. w",
+    "I doubt the answer is B",
     "The answer is C. Actually, both A and C are correct answers.",
     "✓ A\n✓ B",
     "✗ B",
@@ -375,6 +447,21 @@ def test_the_letter_that_others_are_denied_for(text, letter):
 
 @pytest.mark.parametrize(("text", "letter"), SEVERAL)
 def test_a_choice_after_several_that_are_right_counts(text, letter):
+    assert chosen_letter(text) == letter
+
+
+@pytest.mark.parametrize(("text", "letter"), STATED_OPTIONS)
+def test_a_label_before_a_statement_of_another_letter_is_not_chosen(text, letter):
+    assert chosen_letter(text) == letter
+
+
+@pytest.mark.parametrize(("text", "letter"), FIRST_LINES)
+def test_a_first_line_that_is_an_option_counts_before_words_on_others(text, letter):
+    assert chosen_letter(text) == letter
+
+
+@pytest.mark.parametrize(("text", "letter"), REMARKS)
+def test_a_remark_on_another_letter_is_no_correction_and_no_doubt_no_denial(text, letter):
     assert chosen_letter(text) == letter
 
 
