@@ -16,7 +16,7 @@ RIGHT_WORD = (
 )
 _ADVERBS = (
     r"(?:\s+(?:clearly|indeed|therefore|thus|also|definitely|certainly|probably|actually|really|obviously|simply"
-    r"|completely|undoubtedly|surely|no doubt|(?:without|beyond) (?:an?y? )?doubt"
+    r"|completely|undoubtedly|surely|no doubt|(?:without|beyond) (?:(?:a|any) )?doubt"
     r"|my|our|the|only|most|single|one|more|that is|be|to be|been|all|both|la|die|das|el|le))*"
 )
 IS_RIGHT = (
@@ -87,7 +87,8 @@ _NO_DOUBT = re.compile(
 )
 _ONLY_IF = re.compile(
     r"(?:\s+(?:answer|choice|option|one))?\s*(?:only (?:if|when|for|in|under)|if|unless|provided"
-    r"|when(?:ever)?|(?:in|for|under) (?:some|certain|many|most|other|special|particular|specific)|只有|仅当)\b",
+    r"|when(?:ever)?|(?:in|for|under) (?:some|certain|many|most|other|special|particular|specific)"
+    r"|只有|仅当)\b",
     re.IGNORECASE,
 )
 _MAX_SENTENCE = 200

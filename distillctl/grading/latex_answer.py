@@ -11,6 +11,7 @@ from distillctl.grading.plain import STYLE
 
 _DELIMITED = re.compile(r"(?<!\\)\$|\\[(\[]")
 _NUMBER = re.compile(r"-?\d[\d.,]*")
+_STOP = re.compile(r"(?<!\\)(?<!\\right)[.,;\u3002][\s\u3002]*$")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 
@@ -36,7 +37,7 @@ def final_expression(text: str) -> str | None:
         if phrase is None:
             return rest if stated_formula(rest.rpartition("\n")[2]) is not None else None
     formula = stated_formula(STYLE.sub(" ", phrase))
-    return None if formula is None else f"$\\boxed{{{formula}}}$"
+    return None if formula is None else f"$\\boxed{{{_STOP.sub('', formula)}}}$"
 
 
 def expression_in_turn(text: str) -> str | None:

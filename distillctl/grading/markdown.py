@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from distillctl.grading.expressions import CJK
+
 _BLOCK = re.compile(
     r"(?P<open>\\\[)(?P<square>(?:(?!\\\[).){1,4000}?)\\\]"
     r"|(?P<round>\\\((?:(?!\\\().){1,4000}?\\\))"
@@ -21,11 +23,13 @@ _DISPLAY = re.compile(rf"{_OWN_LINES}\*?")
 """Environments that begin a formula."""
 _ROWS = re.compile(rf"\\(?:begin|end)\s*\{{(?:{_OWN_LINES}|aligned|gathered|split)\*?\}}")
 """Their marks, and those of environments within a formula, that set it in rows."""
+_QUOTED = re.compile(r"\n[ \t]*>")
 _LABEL = re.compile(r"\\(?:tag|label)\*?\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![A-Za-z])")
 _ROW_END = re.compile(r",?\s*\\\\(?:\[[^\]\n]*\])?\s*(?P<goes_on>[=<>+-]|\\(?:leq?|geq?|approx|equiv)\b|$)?")
+_CJK = rf"{CJK}-\uffff"
 _EMPHASIS = re.compile(
-    r"(?<![^\s(:\"'])(?P<mark>\*{1,3}|_{1,3}|`{1,2}|<(?P<tag>b|strong|em|i|code)>)(?=\S)"
-    r"(?P<words>(?:(?!(?P=mark))[^\n]){1,500}?)(?<=\S)(?:(?P=mark)|</(?P=tag)>)(?![^\s.,;:!?)\"'])"
+    rf"(?<![^\s(:\"'{_CJK}])(?P<mark>\*{{1,3}}|_{{1,3}}|`{{1,2}}|<(?P<tag>b|strong|em|i|code)>)(?=\S)"
+    rf"(?P<words>(?:(?!(?P=mark))[^\n]){{1,500}}?)(?<=\S)(?:(?P=mark)|</(?P=tag)>)(?![^\s.,;:!?)\"'{_CJK}])"
 )
 """Words that are bold, slanted or code; the blanks around it tell it from the products of `2*x*y`."""
 _IS_NOT = re.compile(r"\b(is|was)n['\u2019]t\b")
@@ -52,6 +56,8 @@ def _on_one_line(block: re.Match[str]) -> str:
 
 def _without_rows(formula: str) -> str:
     """A formula on one line; with commas before the rows that do not go on with the last."""
+    if "\n" in formula and all(line.lstrip().startswith(">") for line in formula.split("\n")[1:]):
+        formula = _QUOTED.sub("\n", formula)
     flat = _ROWS.sub("", formula)
     if flat != formula and r"\begin" not in flat:
         flat = _LABEL.sub("", flat).replace("&", "")

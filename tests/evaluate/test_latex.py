@@ -97,6 +97,7 @@ DISPLAYS = [
     "The answer is:\n\\begin{align}\ny &= \\frac24 \\\\\n &= V \\tag{1}\n\\end{align}\nDone.",
     "The answer is:\n\\[\n\\begin{aligned}\ny &= \\frac24 \\\\\n&= V\n\\end{aligned}\n\\]",
     "We have\n\\[\n1+1=2\n\\]\nThe answer is:\n\\[\nV\n\\]", "Final answer:\n\\[\n\\boxed{V}\n\\]",
+    "The answer is\n\n> \\[\n> V\n> \\]", "The answer is:\n\\[\nV.\n\\]", "答案是**V**。",
     "The answer isn't $6$; it's $V$.", "The answer isn\u2019t $6$ but $V$.",
     "The answer is **V**.", "The answer is *V*.", "The answer is `V`.", "The answer is **$V$**.",
     "The answer is <b>V</b>.", "**V**", "*V*", "__V__", "_V_", "`V`", "***V***",
