@@ -10,9 +10,9 @@ import re
 from distillctl.grading.expressions import CJK
 
 _BLOCK = re.compile(
-    r"(?P<open>\\\[)(?P<square>(?:(?!\\\[).){1,4000}?)\\\]"
-    r"|(?P<round>\\\((?:(?!\\\().){1,4000}?\\\))"
-    r"|(?P<dollars>\$\$[^$]+\$\$)"
+    r"\\\[(?:(?!\\\[).){1,4000}?\\\]"
+    r"|\\\((?:(?!\\\().){1,4000}?\\\)"
+    r"|\$\$[^$]+\$\$"
     r"|^[ \t]*(?P<fence>`{3,})[a-z]*\n(?P<fenced>.{1,1000}?)\n[ \t]*(?P=fence)[ \t]*$"
     r"|\\begin\s*\{(?P<name>[A-Za-z]+\*?)\}(?:(?!\\begin\s*\{(?P=name)\}).){1,4000}?\\end\s*\{(?P=name)\}",
     re.DOTALL | re.MULTILINE,
@@ -45,17 +45,17 @@ def undressed(text: str) -> str:
 
 
 def _on_one_line(block: re.Match[str]) -> str:
+    """A block without its line breaks; what stands in a code block as it is."""
     if block["fence"]:
         return block["fenced"]
     formula = _without_rows(block[0])
-    is_bare = block["name"] and _DISPLAY.fullmatch(block["name"])
-    if is_bare and block.string[: block.start()].rstrip(" ")[-1:] not in ("$", "{"):
-        return rf"\[{formula}\]"
-    return formula
+    before = block.string[max(0, block.start() - 3) : block.start()].rstrip(" ")[-1:]
+    is_bare = block["name"] and _DISPLAY.fullmatch(block["name"]) and before not in ("$", "{")
+    return rf"\[{formula}\]" if is_bare else formula
 
 
 def _without_rows(formula: str) -> str:
-    """A formula on one line; with commas before the rows that do not go on with the last."""
+    """A formula on one line; with a comma before each row that is an equation of its own."""
     if "\n" in formula and all(line.lstrip().startswith(">") for line in formula.split("\n")[1:]):
         formula = _QUOTED.sub("\n", formula)
     flat = _ROWS.sub("", formula)
