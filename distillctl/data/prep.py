@@ -27,7 +27,7 @@ from distillctl.data.summary import counts
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import kind_of, require_text
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.grading.final_answer import read_truth
+from distillctl.grading.truths import read_truth
 from distillctl.progress import track
 
 Manifest = dict[str, Any]

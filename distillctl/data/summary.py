@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillctl.data.columns import ColumnTally
-from distillctl.grading.final_answer import read_truth
+from distillctl.grading.truths import read_truth
 
 Row = Mapping[str, Any]
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from distillctl.grading import reading
-from distillctl.grading.final_answer import after_thinking, fold, marked_phrase, read_answer, read_truth
+from distillctl.grading.final_answer import after_thinking, fold, marked_phrase, read_answer
 from distillctl.grading.plain import plain
+from distillctl.grading.truths import read_truth
 
 _CLIP_CHARS = 300  # verl's _SOLUTION_CLIP_CHARS
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")

@@ -27,7 +27,9 @@ _BREAK = r"(?:\A|[.!?;:,)(…—。✓✗\uff01\uff1f\uff0c\uff1b\uff1a]|\n|(?<=
 """What stands before a part that corrects or checks."""
 _RETRACTS = (
     r"(?:(?:wait|no|hmm+|oh|sorry|hold on|actually)\W{1,3})?(?:no,? wait|oops|whoops|scratch that"
-    r"|(?:correction|edit)\b[^\S\n]*[:.,*]|i was wrong|i misread|let me (?:correct|fix)"
+    r"|correction\b[^\S\n]*[:.,*]|edit[^\S\n]*[:*]+\s*(?=[$€£]?-?\d[\d.,]*\W*(?:\n|\Z))"
+    r"|i meant?(?=\s+[$€£]?-?\d)"
+    r"|i was wrong|i misread|let me (?:correct|fix)"
     r"|i (?:made|did make|see|found|notice) (?:a|an|my|the) (?:\w+ )?(?:mistake|error)"
     r"|(?:that|this)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct))(?=\s*(?:[.,:;!—-]|\Z))"
     r"|korrektur\b|moment mal|corrección\b|correção\b|correzione\b|исправление\b|поправка\b"
@@ -35,22 +37,27 @@ _RETRACTS = (
 )
 """Words that take back what was said, as a pattern."""
 _DOUBTS = (
-    r"(?:wait|actually|hold on|hmm+|sorry|on second thought|in fact|rather|i meant?|warte|eigentlich|espera"
-    r"|en realidad|attendez?|en fait|подождите|на самом деле|等等|等一下|其实|待って|잠깐)(?![^\W\d_])"
+    r"(?:wait|actually|hold on|hmm+|sorry|on second thought|in fact|rather|edit(?=[^\S\n]*[:*])|i meant?"
+    r"|warte|eigentlich|espera|en realidad|attendez?|en fait"
+    r"|подождите|на самом деле|等等|等一下|其实|待って|잠깐)"
+    r"(?![^\W\d_])"
 )
 """Words that may take it back, as a pattern."""
 _CORRECTION = re.compile(
     rf"{_BREAK}(?:(?P<retracts>{_RETRACTS})|{_DOUBTS}(?:\W{{1,3}}(?P<retracts_too>{_RETRACTS}))?)",
     re.IGNORECASE,
 )
-_INSTEAD = re.compile(
-    r"[\s,.:*—-]{0,6}(?:no[\s,:]{1,3})?(?:(?:(?:it|that|this)(?:'s| is| was)|i meant?|(?:it |that |this )?"
-    r"(?:should|must|would|has to) (?:be|have been)|the (?:\w+ ){0,2}(?:total|result|number|value|sum|amount"
-    r"|answer|cost|price) (?:is|should be|was))[\s:*]{1,4}|(?:es|c'est|это|是|应该是)\s*)?"
-    r"(?=[\s*_$€£(\\]{0,4}-?[\d.]|\\frac)",
+_RESTATES = re.compile(
+    r"(?<!\w)(?:(?:(?:it|that|this)(?:'s| is| was)|i meant?|(?:it |that |this )?(?:should|must|would|has to)"
+    r" (?:be|have been)|the (?:\w+ ){0,2}(?:total|result|number|value|sum|amount|answer|cost|price)"
+    r" (?:is|should be|was))[\s:*]{1,4}|(?:es|c'est|это|应该是|是)\s*)(?=[\s*_$€£(\\]{0,4}-?[\d.]|\\frac)",
     re.IGNORECASE,
 )
-"""The words before a number that is stated at once in place of another."""
+"""The words before a number that is stated in place of another."""
+_AT_ONCE = re.compile(r"[\s,.:;!*…—-]{0,6}(?:no[\s,:]{1,3})?")
+_STATEMENT_END = re.compile(r"[.,](?!\d)|[!?;()\n]|\s[—-]\s")
+_MAX_STATEMENT = 80
+"""Characters of a statement in place of another."""
 
 _CHECK_HEADS = (
     r"(?:(?:quick|sanity|double|final)[ -])?(?:check(?:ing)?(?: (?:our|the|my|your|this|it|work|answer|result"
@@ -64,14 +71,24 @@ _EXPLANATION_HEADS = (
     r"|説明|解説|설명|解释|说明|解析)"
 )
 _HEAD_ENDS = r"[\s*_]{0,4}(?:\([^()\n]{0,40}\)[\s*_]{0,3})?(?:[:\uff1a]|\n)"
+_CHECKED = (
+    r"(?: (?:that|this|it|if|our|my|your|the|final|work|answers?|results?|solutions?|calculations?|math|again"
+    r"|above|quickly|is|are|correct(?:ly|ness)?|right|to (?:be|make) sure"
+    r"|(?:by|with) [^.:,!?\n]{1,40})){0,6}[*_]{0,2}[.:!,]"
+)
+"""What a sentence checks that begins a check: the answer or the work, not `the total`."""
+_HELP = r"(?:questions?|help|clarifications?|assistance|explanations?|details?|doubts?|concerns?)\b"
 _CHECK = (
-    r"(?:(?:let(?:'s| us| me)|we can|to) (?:now )?(?:double[ -]?)?(?:check|verify|confirm)\b"
-    rf"[^.:!?\n]{{0,60}}[.:!]|(?:{_CHECK_HEADS}){_HEAD_ENDS}"
-    r"|(?:please )?let me know\b|i hope\b|feel free\b|if you (?:have|need|would)\b)"
+    rf"(?:(?:let(?:'s| us| me)|we can|to) (?:now )?(?:double[ -]?)?(?:check|verify|confirm){_CHECKED}"
+    rf"|(?:{_CHECK_HEADS}){_HEAD_ENDS}|(?:please )?let me know\b"
+    r"|i hope (?:this|that|it|these|the \w+|my \w+) (?:\w+ ){0,3}?(?:help|clarif|clear|useful|makes? sense)"
+    r"|feel free to (?:ask|reach|let|contact|share|provide|message|tell|send)\b"
+    rf"|if you (?:have|need|want|would like) (?:(?:any|some|more|other|further|additional) ){{1,2}}{_HELP}"
+    r"|if you(?: would|'d) like (?:me to|to (?:see|know|learn))\b)"
 )
 """How a check or a closing word begins, as a pattern."""
 _EXPLANATION = re.compile(
-    rf"{_BREAK}(?:{_EXPLANATION_HEADS}{_HEAD_ENDS}|here'?s (?:why|how)\b)", re.IGNORECASE
+    rf"{_BREAK}(?P<head>{_EXPLANATION_HEADS}{_HEAD_ENDS}|here'?s (?:why|how)\b)", re.IGNORECASE
 )
 _NOTE = re.compile(r"\n[\s\"'*_>#-]{0,12}(?:note|remark|hint)\b[^\n]*", re.IGNORECASE)
 _RESUMES = (
@@ -102,30 +119,42 @@ class Part:
 def parts(text: str) -> Iterator[Part]:
     """Where to look for the answer, best first: what follows each correction, from the last, then all.
 
-    After `that's wrong` or `Correction:` a clear number counts. After `wait` or `actually` only a marked one
-    does, or one that follows at once: most of these begin a check.
+    After `that's wrong` or `Correction:` a clear number counts; after `wait` or `actually` only a marked or
+    restated one does: most of these begin a check.
     """
-    end = len(text)
     for match in reversed(list(_CORRECTION.finditer(text))[-MAX_CORRECTIONS:]):
-        part = text[match.end() : end]
-        at_once = _INSTEAD.match(part)
-        retracts = bool(match["retracts"] or match["retracts_too"])
-        if at_once and not retracts:
-            yield Part(part[at_once.end() :].split("\n", 1)[0], whole=True)
-        yield Part(part, whole=retracts)
-        end = match.start()
+        yield Part(text[match.end() :], whole=bool(match["retracts"] or match["retracts_too"]))
     yield Part(text, whole=True)
 
 
+def restatements(text: str, *, retracts: bool) -> Iterator[tuple[str, str]]:
+    """What a plain text that follows a correction states in place of another number, and what follows that.
+
+    It stands at once behind words such as `it's` or `should be`. After words that retract these may stand
+    anywhere, or a number alone at once.
+    """
+    at_once = _AT_ONCE.match(text)
+    start = at_once.end() if at_once else 0
+    starts = [match.end() for match in _RESTATES.finditer(text) if retracts or match.start() <= start]
+    if retracts:
+        starts.insert(0, start)
+    for low in reversed(starts[-MAX_CORRECTIONS:]):
+        end = _STATEMENT_END.search(text, low, low + _MAX_STATEMENT)
+        high = end.start() if end else len(text)
+        if high - low <= _MAX_STATEMENT:
+            yield text[low:high], text[high:]
+
+
 def without_asides(text: str) -> str:
-    """A text without its notes, and its checks and closing words up to where it draws a conclusion."""
-    return _ASIDE.sub("\n", _NOTE.sub("", text))
+    """A text without notes that conclude nothing, and its checks and closing words up to where it draws a
+    conclusion."""
+    return _ASIDE.sub("\n", _NOTE.sub(lambda note: note[0] if _CONCLUDES.search(note[0]) else "", text))
 
 
 def before_explanation(text: str) -> str:
     """What stands before the first explanation in a text; empty where there is none."""
     match = _EXPLANATION.search(text)
-    return text[: match.start()] if match else ""
+    return text[: match.start("head")] if match else ""
 
 
 def gives_up(text: str) -> bool:

@@ -19,6 +19,7 @@ from distillctl.grading.discourse import (
     before_explanation,
     gives_up,
     parts,
+    restatements,
     without_asides,
 )
 from distillctl.grading.number_words import in_digits
@@ -33,6 +34,7 @@ from distillctl.grading.reading import (
     parse_number,
     phrase_number,
 )
+from distillctl.grading.unknowns import gives_several
 
 MAX_PHRASE = 500
 """Characters of a statement that are read: untrained students repeat themselves for thousands of tokens."""
@@ -48,9 +50,9 @@ _ANSWER = re.compile(
     r"|\bfinal answer[ \t]*(?=\n)",
     re.IGNORECASE,
 )
-_SENTENCES = re.compile(r"[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _MAX_UNIT_WORDS = 3
+_FIRST_ITEM = re.compile(r"\(?1[.):]")  # `1. Reasoning: ` begins a list
 _HEADING = re.compile(
     r"(?:note|check|step|explanation|verification|remark|reason(?:ing)?|hint|example|proof)s?\b"
     r"|(?!.*(?:\bno|\bnot|n't)\b)[^\W\d_]+(?:[ \t]+[^\W\d_]+){0,2}:?$",
@@ -84,29 +86,52 @@ def read_answer(text: str) -> Reading | None:
     rest = after_thinking(text)
     if rest is None:
         return None
+    if gives_several(plain(rest)):
+        return Reading(rest.strip(), None)
+    is_marked = marked_number(plain(rest)) is not None
     for part in parts(rest):
-        words = plain(part.text)
-        phrase = next(_marked(words, numeric=True), None)
+        phrase = marked_number(plain(part.text))
         if phrase is not None:
             return phrase_number(phrase)
         main = without_asides(part.text)
-        clear = _clear(main) if part.whole else None
-        if clear is not None:
-            return clear
+        stated = _restated(main, retracts=part.whole) if len(part.text) < len(rest) else None
+        if stated is None and part.whole:
+            stated = _clear(main, alone=not is_marked)
+        if stated is not None:
+            return stated
     if gives_up(main):
         return None
     shown = last_number(in_digits(plain(main))) or (last_number(plain(rest)) if main != rest else None)
     return shown or next((Reading(phrase, None) for phrase in _hashes(plain(rest), numeric=False)), None)
 
 
-def _clear(text: str) -> Reading | None:
-    """The number of a text that shows it as its answer: what it says before it explains, the last bold one,
-    one that it concludes with, or the only one. A bold one after which a conclusion comes was given."""
-    before = before_explanation(text)
-    if before.strip():
-        number = _clear(before)
-        if number is not None:
+def _restated(text: str, *, retracts: bool) -> Reading | None:
+    """The number that a text after a correction states in place of another, and does not compute with."""
+    for statement, after in restatements(plain(text), retracts=retracts):
+        number = _bare_number(statement)
+        later = None if number is None else last_number(after)
+        if number is not None and (later is None or later.value == number.value):
             return number
+    return None
+
+
+def _bare_number(phrase: str) -> Reading | None:
+    """The number of a phrase that has nothing else but a unit: `42`, `$42`, `42 red apples`."""
+    phrase = strip(phrase)
+    if parse_number(phrase) is None or len(_WORD.findall(phrase)) > _MAX_UNIT_WORDS:
+        return None
+    return phrase_number(phrase)
+
+
+def _clear(text: str, *, alone: bool) -> Reading | None:
+    """The number of a text that shows it as its answer: all that it says before it explains, the last bold
+    one, one that it concludes with, or (`alone`) the only one. A bold one after which a conclusion comes was
+    given."""
+    before = before_explanation(text)
+    before = before.strip(" *_#\n(-")
+    number = None if _FIRST_ITEM.fullmatch(before) else _bare_number(plain(before))
+    if number is not None:
+        return number
     for match in reversed(list(_BOLD.finditer(text))):
         phrase = plain(match[1] or match[2])
         if _is_bold_answer(phrase):
@@ -114,36 +139,12 @@ def _clear(text: str) -> Reading | None:
     if gives_up(text):
         return None
     words = plain(text)
-    return concluded_number(words) or only_number(words)
+    return concluded_number(words) or (only_number(words) if alone else None)
 
 
-def read_truth(text: str) -> Reading:
-    """A ground truth, read like a response; a single sentence without a mark is the answer itself.
-
-    A range, a date, a telephone number or `1 million` (`figures`) is text.
-    """
-    rest = after_thinking(text) or text
-    words = in_digits(strip(plain(rest)))
-    is_phrase = "\n" not in words and not _SENTENCES.search(words)
-    if is_phrase and next(_marked(words, numeric=True), None) is None:
-        found = phrase_number(words)
-    else:
-        found = read_answer(rest) or Reading(words, None)
-    return Reading(words, None) if found.is_figure else found
-
-
-def number_in_turn(text: str) -> Reading | None:
-    """The number that `read_answer` finds in a response which states it: marked as the answer, or alone with
-    its unit; None for a `figures.is_figure`."""
-    found = read_answer(text)
-    if found is None or found.value is None or found.is_figure:
-        return None
-    words = strip(plain(after_thinking(text) or ""))
-    if next(_marked(words, numeric=True), None) is not None:
-        return found
-    left, _, right = words.rpartition("=")
-    is_alone = "\n" not in words and not _WORD.search(left) and len(_WORD.findall(right)) <= _MAX_UNIT_WORDS
-    return found if is_alone and parse_number(right) == found.value else None
+def marked_number(words: str) -> str | None:
+    """The phrase of a plain text that is marked as its answer and has a number; None without one."""
+    return next(_marked(words, numeric=True), None)
 
 
 def final_text(text: str) -> str | None:

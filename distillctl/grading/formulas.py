@@ -10,7 +10,10 @@ import re
 from distillctl.grading.plain import plain
 from distillctl.grading.reading import has_number, phrase_number
 
-_FORMULA = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$([^$]+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]",
+    re.DOTALL,
+)
 _FIRST = 7_000_001
 """What the first formula stands as; a number that no answer of words has."""
 _NAMED = re.compile(r"\s*\d+\s+(?:is|are|equals)\s")

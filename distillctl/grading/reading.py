@@ -202,8 +202,10 @@ def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other |
     i = run.low - 1
     named = i > 1 and found[i].kind == "equals" and found[i - 1].kind in ("word", "letter")
     named = named and found[i - 1].text != "which"
+    name = found[i - 1].text if named else ""
     i -= 2 * named
-    listed = named and lists and i > 0 and found[i].kind == "comma" and _is_named(found, i - 1)
+    listed = named and i > 1 and found[i].kind == "comma" and _is_named(found, i - 1)
+    listed = listed and (lists or (len(name) == 1 and found[i - 3].text == name))
     if i < 1 or not (listed or found[i].text.lower() in _AND):
         return None
     i -= 1

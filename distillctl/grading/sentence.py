@@ -15,6 +15,9 @@ from distillctl.grading.expressions import Token, evaluate
 from distillctl.grading.runs import Run, begin, number_runs
 from distillctl.grading.standing import MAX_WORDS, is_denied, rank
 
+_GIVES = frozenset({"gives", "leaves", "makes"})
+_COMPUTES = frozenset({"plus", "minus", "times"})
+
 
 def phrase_run(found: Sequence[Token]) -> Run | None:
     """The run of the number that a marked phrase states: the one that it begins with, else its sentence's."""
@@ -63,12 +66,22 @@ def _of_sentence(found: Sequence[Token], runs: list[Run], low: int, end: int) ->
     end = low + reason(found[low:end])
     start = low + main_clause(found[low:end])
     runs = [run for run in runs if run.low >= start] or runs
+    named = [run for run in runs if _is_called_answer(found, run)]
+    if named:
+        return named[-1]
     equals = next((i for i in reversed(range(start, end)) if found[i].kind == "equals"), None)
     if equals is not None:
         behind = [run for run in runs if run.low > equals]
         if behind and not _concludes(found, behind) and rank(found, behind[0]) < 2:
             return behind[0]
     return _best(found, runs, last=True)
+
+
+def _is_called_answer(found: Sequence[Token], run: Run) -> bool:
+    """Whether the words after a run call it the answer: `80 is the answer`."""
+    after = [word(token) for token in found[run.high : run.high + MAX_WORDS + 1]]
+    at = next((k for k, text in enumerate(after[:2]) if text == "is"), None)
+    return at is not None and after[at + 1 : at + 2] == ["the"] and "answer" in after[at + 2 :][:2]
 
 
 def concludes(found: Sequence[Token], run: Run) -> bool:
@@ -89,6 +102,10 @@ def _concludes(found: Sequence[Token], behind: Sequence[Run]) -> bool:
     after = found[behind[-1].high : behind[-1].high + MAX_WORDS]
     words = {word(token) for token in between}
     is_total = any(word(token) in TOTAL for token in (*between, *after))
+    verb = word(between[-1]) if between else ""
+    computes = any(token.kind == "sign" for token in between) or bool(words & _COMPUTES)
+    if verb in _GIVES or (verb in ("is", "equals") and computes):
+        return True  # 5*4 = 20, plus 2 is 22
     return is_total or bool(words & SO) or "which" in words or between[:1] == [] or between[0].text == "-"
 
 

@@ -23,6 +23,10 @@ _ADVERBS = frozenset({
 """Words between a number and the word that says what it is for."""
 _GIVES = frozenset({"take", "takes", "took", "cost", "costs", "give", "gives", "gave", "leave", "leaves"})
 """Verbs whose `her` is a person: `it takes her 3 days`."""
+_LASTS = frozenset({
+    "will", "would", "can", "could", "should", "might", "may", "must", "to", "it", "they", "which",
+})  # fmt: skip
+"""Words behind which `last` is a verb."""
 _BOUNDING = frozenset({"than", "least", "most"})
 _COMPARED = frozenset({
     "more", "less", "fewer", "greater", "larger", "smaller", "higher", "lower", "times", "older",
@@ -82,6 +86,8 @@ def _rank_before(found: Sequence[Token], run: Run) -> int:
         return -1
     if last in ("his", "her") and before in _GIVES:
         return 0
+    if last == "last" and before in _LASTS:
+        return 0
     if last in _DEFINITE | _BOUNDING or (last in _ONE_OF_SEVERAL and not glued(found, run.low)):
         return 2
     if last in CIRCUMSTANCE:
@@ -125,6 +131,8 @@ def _is_denied_before(found: Sequence[Token], low: int) -> bool:
     follows = ""
     for i in reversed(range(max(0, low - 2 * MAX_WORDS), low)):
         text = word(found[i])
+        if (text, follows) == ("no", "longer") and any(word(token) in _HAS for token in found[i:low]):
+            return False  # what he no longer needs is a number that he states
         if text in _NOT or text.endswith(_NOT_ENDS) or (text, follows) in _NOT_PAIRS:
             return True
         if text not in _DENIED and (text, follows) != ("but", ""):

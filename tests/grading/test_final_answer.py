@@ -4,7 +4,8 @@ import pytest
 
 from distillctl.evaluate.answer_types import grade_typed
 from distillctl.evaluate.grading import normalised
-from distillctl.grading.final_answer import after_thinking, marked_phrase, read_truth
+from distillctl.grading.final_answer import after_thinking, marked_phrase
+from distillctl.grading.truths import read_truth
 
 MARKS = [r"\boxed{1}", "#### 2", "The answer is 3.", "**4** in all", "then 5"]
 

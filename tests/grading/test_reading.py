@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distillctl.evaluate.grading import grade, parse_number, verl_strict
 from distillctl.grading.expressions import MAX_BITS, evaluate, tokens
-from distillctl.grading.final_answer import read_truth
+from distillctl.grading.truths import read_truth
 
 RIGHT = [
     (r"\boxed{10^3}", "1000"),

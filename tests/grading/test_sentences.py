@@ -6,8 +6,9 @@ import pytest
 
 from distillctl.evaluate.grading import grade, normalised
 from distillctl.grading.discourse import NAMES, parts, without_asides
-from distillctl.grading.final_answer import marked_phrase, read_truth
+from distillctl.grading.final_answer import marked_phrase
 from distillctl.grading.number_words import in_digits
+from distillctl.grading.truths import read_truth
 
 RIGHT = [
     ("Answer: In 2 days, he picks 42 apples.", "42"),
