@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from distillctl.grading.choice import chosen_letter
-from distillctl.grading.final_answer import final_text, fold
+from distillctl.grading.final_answer import fold
 from distillctl.grading.latex_answer import expression_in_turn
 from distillctl.grading.plain import plain
+from distillctl.grading.text_answer import final_text
 from distillctl.grading.truths import number_in_turn
 
 

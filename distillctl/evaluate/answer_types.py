@@ -18,8 +18,9 @@ import re
 
 from distillctl.evaluate.grading import Grade, grade, verl_flexible, verl_strict
 from distillctl.grading.choice import chosen_letter, truth_letter
-from distillctl.grading.final_answer import after_thinking, final_text, fold, marked_phrase
+from distillctl.grading.final_answer import after_thinking, fold, marked_phrase
 from distillctl.grading.plain import plain
+from distillctl.grading.text_answer import final_text
 
 REGEX_CHARS = 10_000
 """End of a response that a pattern is searched in: Python's `re` has no time limit."""

@@ -54,7 +54,7 @@ _RESTATES = re.compile(
     re.IGNORECASE,
 )
 """The words before a number that is stated in place of another."""
-_AT_ONCE = re.compile(r"[\s,.:;!*…—-]{0,6}(?:no[\s,:]{1,3})?")
+_AT_ONCE = re.compile(r"[\s,.:;!*…—-]{0,6}(?:no[\s,:.]{1,3})?")
 _STATEMENT_END = re.compile(r"[.,](?!\d)|[!?;()\n]|\s[—-]\s")
 _MAX_STATEMENT = 80
 """Characters of a statement in place of another."""
@@ -74,7 +74,7 @@ _HEAD_ENDS = r"[\s*_]{0,4}(?:\([^()\n]{0,40}\)[\s*_]{0,3})?(?:[:\uff1a]|\n)"
 _CHECKED = (
     r"(?: (?:that|this|it|if|our|my|your|the|final|work|answers?|results?|solutions?|calculations?|math|again"
     r"|above|quickly|is|are|correct(?:ly|ness)?|right|to (?:be|make) sure"
-    r"|(?:by|with) [^.:,!?\n]{1,40})){0,6}[*_]{0,2}[.:!,]"
+    r"|that [^.:,!?\n]{1,30} is (?:correct|right)|(?:by|with) [^.:,!?\n]{1,40})){0,6}[*_]{0,2}[.:!,]"
 )
 """What a sentence checks that begins a check: the answer or the work, not `the total`."""
 _HELP = r"(?:questions?|help|clarifications?|assistance|explanations?|details?|doubts?|concerns?)\b"
@@ -114,6 +114,8 @@ class Part:
     text: str
     whole: bool
     """Whether a number in it may be the answer that is not marked as such."""
+    restates: bool
+    """Whether it may state a number in place of another one."""
 
 
 def parts(text: str) -> Iterator[Part]:
@@ -123,8 +125,11 @@ def parts(text: str) -> Iterator[Part]:
     restated one does: most of these begin a check.
     """
     for match in reversed(list(_CORRECTION.finditer(text))[-MAX_CORRECTIONS:]):
-        yield Part(text[match.end() :], whole=bool(match["retracts"] or match["retracts_too"]))
-    yield Part(text, whole=True)
+        at_once = _AT_ONCE.match(text, match.end())
+        retracts = bool(match["retracts"] or match["retracts_too"])
+        restates = retracts or bool(at_once and _RESTATES.match(text, at_once.end()))
+        yield Part(text[match.end() :], whole=retracts, restates=restates)
+    yield Part(text, whole=True, restates=False)
 
 
 def restatements(text: str, *, retracts: bool) -> Iterator[tuple[str, str]]:

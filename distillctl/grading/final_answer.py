@@ -52,7 +52,7 @@ _ANSWER = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _MAX_UNIT_WORDS = 3
-_FIRST_ITEM = re.compile(r"\(?1[.):]")  # `1. Reasoning: ` begins a list
+_ITEM_MARK = re.compile(r"\(?\d[.):]")  # `1. Reasoning: ` is an item of a list
 _HEADING = re.compile(
     r"(?:note|check|step|explanation|verification|remark|reason(?:ing)?|hint|example|proof)s?\b"
     r"|(?!.*(?:\bno|\bnot|n't)\b)[^\W\d_]+(?:[ \t]+[^\W\d_]+){0,2}:?$",
@@ -66,7 +66,6 @@ _FIELD = re.compile(
     r"\s*(?:\"([^\"{}\n]{1,500})\"|'([^'{}\n]{1,500})')",
     re.IGNORECASE,
 )
-_TEXT_ITEM = re.compile(r"(?:[-•]|\d+[.)])\s+(?=[^\W\d])")  # `- 5` may be a number
 _CONCLUDES = re.compile(r"\b(?:so|total|therefore|thus|hence|altogether|overall|in all)\b", re.IGNORECASE)
 _ITEM = re.compile(r"(?:[-*+•\u2013]|\d{1,2}[.)])[ \t]+(?=\S)|>[ \t]*")
 """What a list's item or a quotation begins with."""
@@ -90,11 +89,13 @@ def read_answer(text: str) -> Reading | None:
         return Reading(rest.strip(), None)
     is_marked = marked_number(plain(rest)) is not None
     for part in parts(rest):
-        phrase = marked_number(plain(part.text))
+        phrase = marked_number(plain(part.text)) if is_marked else None
         if phrase is not None:
             return phrase_number(phrase)
+        if not (part.whole or part.restates):
+            continue
         main = without_asides(part.text)
-        stated = _restated(main, retracts=part.whole) if len(part.text) < len(rest) else None
+        stated = _restated(main, retracts=part.whole) if part.restates else None
         if stated is None and part.whole:
             stated = _clear(main, alone=not is_marked)
         if stated is not None:
@@ -123,13 +124,20 @@ def _bare_number(phrase: str) -> Reading | None:
     return phrase_number(phrase)
 
 
+def _explained(before: str) -> Reading | None:
+    """The number that all of the text before an explanation is, or its only one where that is bold."""
+    bare = before.strip(" *_#\n(-")
+    if _ITEM_MARK.fullmatch(bare):
+        return None
+    bold = any(_bare_number(plain(match[1] or match[2])) for match in _BOLD.finditer(before))
+    return _bare_number(plain(bare)) or (only_number(plain(before)) if bold else None)
+
+
 def _clear(text: str, *, alone: bool) -> Reading | None:
     """The number of a text that shows it as its answer: all that it says before it explains, the last bold
     one, one that it concludes with, or (`alone`) the only one. A bold one after which a conclusion comes was
     given."""
-    before = before_explanation(text)
-    before = before.strip(" *_#\n(-")
-    number = None if _FIRST_ITEM.fullmatch(before) else _bare_number(plain(before))
+    number = _explained(before_explanation(text))
     if number is not None:
         return number
     for match in reversed(list(_BOLD.finditer(text))):
@@ -145,23 +153,6 @@ def _clear(text: str, *, alone: bool) -> Reading | None:
 def marked_number(words: str) -> str | None:
     """The phrase of a plain text that is marked as its answer and has a number; None without one."""
     return next(_marked(words, numeric=True), None)
-
-
-def final_text(text: str) -> str | None:
-    """The final answer of a response whose answer is text: what is marked, else the last line; without the
-    mark of a list that it alone makes."""
-    rest = boxed_fields(after_thinking(text) or "")
-    lines = [line.strip() for line in rest.splitlines() if line.strip()]
-    found = marked_phrase(rest) or (lines[-1] if lines else None)
-    mark = _TEXT_ITEM.match(found or "")
-    return found[mark.end() :] if found and mark and _is_only_item(found, lines) else found
-
-
-def _is_only_item(item: str, lines: list[str]) -> bool:
-    """Whether no item of a list stands above or below one."""
-    at = next((i for i in reversed(range(len(lines))) if item in plain(lines[i])), None)
-    beside = [] if at is None else lines[max(0, at - 1) : at] + lines[at + 1 : at + 2]
-    return at is not None and not any(map(_TEXT_ITEM.match, beside))
 
 
 def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:

@@ -205,7 +205,7 @@ def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other |
     name = found[i - 1].text if named else ""
     i -= 2 * named
     listed = named and i > 1 and found[i].kind == "comma" and _is_named(found, i - 1)
-    listed = listed and (lists or (len(name) == 1 and found[i - 3].text == name))
+    listed = listed and (lists or (len(name) == 1 and _begins(found, i - 3, name)))
     if i < 1 or not (listed or found[i].text.lower() in _AND):
         return None
     i -= 1
@@ -220,6 +220,12 @@ def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other |
 def _is_named(found: Sequence[Token], i: int) -> bool:
     """Whether token `i` ends `x = 3`, which `y = 4` may follow, and no equation such as `2x + 1 = 3`."""
     return i > 1 and found[i - 1].kind == "equals" and found[i - 2].kind in ("word", "letter")
+
+
+def _begins(found: Sequence[Token], i: int, name: str) -> bool:
+    """Whether a clause begins with this unknown at token `i`, unlike in `2x = 10`."""
+    starts = i == 0 or found[i - 1].kind in ("word", "line", "comma", "colon")
+    return found[i].text == name and starts
 
 
 def _is_joint(token: Token, *, lists: bool) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from distillctl.evaluate.grading import grade, normalised
 from distillctl.grading.discourse import NAMES, parts, without_asides
 from distillctl.grading.final_answer import marked_phrase
+from distillctl.grading.formulas import stated_formula
 from distillctl.grading.number_words import in_digits
 from distillctl.grading.truths import read_truth
 
@@ -299,6 +300,133 @@ RIGHT = [
     ("Le nombre est 7. On vérifie : 7 + 5 = 12", "7"),
 ]
 
+KEPT = [
+    ("#### 40\n\nIn fact, 36 come from Tom.", "40"),
+    ("\\boxed{40}\n\nIn fact, 36 of these are red.", "40"),
+    ("The answer is 40. Actually, $4 of that is tip.", "40"),
+    ("#### 18\n\nWait, 3 + 4 = 7. Yes, correct.", "18"),
+    ("\\boxed{18}\n\nWait, 16 - 7 = 9, so it's right.", "18"),
+    ("The answer is 18. Edit: 3 typos fixed.", "18"),
+    ("The price is 50.\nWait, 2 + 3 = 5.\n\nTherefore the total is 55.", "55"),
+    ("Hmm, 3 * 12 = 36.\n36 + 4 = 40.", "40"),
+    ("He has 3 * 12 = 36. Actually, 4 more arrive.\n\n36 + 4 = 40.", "40"),
+    ("In fact, 5 boxes cost 5*4 = 20 dollars.\n20-3=17", "17"),
+    ("The price is 50.\nWait, it's 52.\n\nTherefore the total is 57.", "57"),
+    ("#### 54\n\nWait, it's 56.", "56"),
+    ("\\boxed{54}\n\nActually, it should be 56, because 7 * 8 = 56.", "56"),
+    ("#### 18\n\nHmm, it's 9 eggs times $2.", "18"),
+    ("#### 18\n\nWait, it's 16 - 7 = 9, so yes.", "18"),
+    ("\\boxed{40}\n\nActually, that's 36 red and 4 blue.", "40"),
+    ("\\boxed{40}\n\nOops, I wrote 3 extra words.", "40"),
+    ("#### 40\n\nSorry, 3 typos.", "40"),
+    ("#### 40\n\nRather, 36 of these.", "40"),
+    ("#### 12\n\nThe answer is 12... I mean 15.", "15"),
+    ("12 - 3 = 8. Oops, that's wrong. 12 - 3 = 9.\nWait, there are 4 more.\n9 + 4 = 13.", "13"),
+    ("#### 8\n\nThat's wrong: 12 - 3 = 9. Wait, 12 - 3 = 9, yes.", "9"),
+    ("#### 15\n\nEdit: the answer is 16", "16"),
+    ("#### 15\n\nEdit: 16", "16"),
+    ("#### 15 (edit: 16)", "16"),
+    ("#### 15\n\nCorrection: 16 apples", "16"),
+    ("Each box holds 6 eggs. If you have 5 boxes, you have 5*6 = 30 eggs.", "30"),
+    ("Each box holds 6 eggs.\nIf you need 30 eggs, you buy 30/6 = 5 boxes.", "5"),
+    ("First, 2 + 3 = 5.\nIf you have 5 groups of 4, that's 5*4 = 20.", "20"),
+    ("She has 5.\n\nIf you have any other questions, I have 3 tips.", "5"),
+    ("She has 5.\n\nIf you need further help, call 911.", "5"),
+    ("I hope to save 30. I save 5*6 = 30.", "30"),
+    ("He has 12.\nFeel free to take 3 of them: 12-3=9", "9"),
+    ("She has 18.\n\nI hope this helps with your 3 problems!", "18"),
+    ("If you would like 5 boxes, you pay 5*4=20.", "20"),
+    ("Janet's ducks lay 16 eggs.\nReasoning: She eats 3 and bakes 4, leaving 9. 9*2=18 dollars.", "18"),
+    ("**Given:** 16 eggs\n\n**Reasoning:**\n16-7=9\n9*2=18\n\n18 dollars", "18"),
+    ("Step 1\nReasoning: 16-7=9.\nStep 2\nReasoning: 9*2=18.", "18"),
+    ("1. Reasoning: 16-7=9, 9*2=18", "18"),
+    ("There are 16 eggs. Here's how to solve it: 16-7=9, 9*2=18", "18"),
+    ("题目：16个鸡蛋。\n解析：16-7=9，9*2=18元", "18"),
+    ("42 apples\n\nExplanation: 40 + 2 = 42, and 3 - 1 = 2", "42"),
+    ("**42**\n\nReasoning:\n1. 12 + 3 = 15", "42"),
+    ("5+5=10\nNote: shipping adds 2, so the total is 12.", "12"),
+    ("20 for food\nNote: the tip is 2, total 22", "22"),
+    ("He has $20 and gives $3.\nLet's check the total: 20-3 = 17 dollars.", "17"),
+    ("He has $20.\nLet's verify that 3 dollars are taken off.\n17 dollars remain.", "17"),
+    ("**Step 2:** Since Maddy has 40 eggs / 10 eggs each week, they will last 4 weeks.", "4"),
+    ("Total is 40+80=120, confirming that 80 is the answer.", "80"),
+    ("He will no longer need 4 of them", "4"),
+    ("#### 18\n\nActually, it's worth noting that 9 eggs are sold.", "18"),
+    ("#### 18\n\nWait, it is 9 eggs * 2 dollars.", "18"),
+    ("\\boxed{18}\n\nHold on, 16 eggs a day.", "18"),
+    ("The answer is 18.\n\nOn second thought, it should be 20.", "20"),
+    ("The answer is 18. Hmm, no, it's 20.", "20"),
+    ("The answer is 18. Hmm, no: it's $20.", "20"),
+    ("#### 18\n\nWait, that should be 20.", "20"),
+    ("#### 18\n\nWait, the total is 20.", "20"),
+    ("#### 18\n\nWait, the total is 20. So 20.", "20"),
+    ("#### 18\n\nWait, the total number of eggs is 9, and 9*2 = 18.", "18"),
+    ("#### 18\n\nEdit: fixed 2 typos", "18"),
+    ("#### 18\nEDIT: 20", "20"),
+    ("**18**\n\nActually, 3 of these are gifts.", "18"),
+    ("The answer is 18. Sorry for the 2 typos.", "18"),
+    ("The answer is 18. Wait, is it 20? No, 18.", "18"),
+    ("#### 18\n\nIn fact, it's 9 eggs at 2 dollars each.", "18"),
+    ("#### 18\n\nI meant 20.", "20"),
+    ("#### 18\n\nOops, that's wrong. It's 20.", "20"),
+    ("#### 18\n\nOops: 9 * 2 + 2 = 20.", "20"),
+    ("#### 18\n\nI made a mistake in step 2. The total should be 20.", "20"),
+    ("#### 18\n\nI made a mistake in step 2, but the answer is still 18.", "18"),
+    ("#### 18\n\n(I made a mistake in step 2 but fixed it.)", "18"),
+    ("其实,3个是红的。\n答案是18。", "18"),
+    ("答案是18。其实,有3个是红的。", "18"),
+    ("Antwort: 18. Eigentlich sind 3 davon rot.", "18"),
+    ("So 16 - 3 = 13. No wait, she also bakes 4. 13 - 4 = 9. 9*2 = 18", "18"),
+    ("So 16 - 3 = 13. Oops, she also bakes 4.\n13 - 4 = 9.\nHmm, each is $2.\n9*2 = 18", "18"),
+    ("The answer is 54, no wait, 56.", "56"),
+    ("The answer is 54, no, wait, 56 apples.", "56"),
+    ("The answer is 54. Wait, no. It's 56!", "56"),
+    ("He needs 12 more.\nIf you need 12, you have 12*2=24 legs.", "24"),
+    ("If you would like 3 boxes, you pay 12.", "12"),
+    ("She has 9. If you have any questions about step 2, ask.", "9"),
+    ("She has 9.\n\nI hope this helps! 3 cheers.", "9"),
+    ("She has 9.\n\nFeel free to ask if you have 2 more questions.", "9"),
+    ("She has 9.\n\nIf you'd like to see 2 other ways, tell me.", "9"),
+    ("Let's check how many are left: 20-3 = 17.", "17"),
+    ("He has 20.\nTo check the price, 20-3=17.", "17"),
+    ("x = 9\n\nLet's verify our answer by plugging in: 9 + 3 = 12", "9"),
+    ("x = 9\n\nTo check our answer, we add 9 + 3 = 12.", "9"),
+    ("x = 9\n\nTo verify, 9 + 3 = 12", "9"),
+    ("x = 9\n\nLet me verify this: 9 + 3 = 12 ✓", "9"),
+    ("x = 9\n\nLet's check if this is correct: 9 + 3 = 12", "9"),
+    ("x = 9\n\nWe can verify this by substituting back: 9 + 3 = 12", "9"),
+    ("x = 9\n\nWe can check our work: 9 + 3 = 12", "9"),
+    ("x = 9\n\nLet's verify the solution: 9 + 3 = 12", "9"),
+    ("x = 9\n\nLet's verify that x = 9 is correct: 9 + 3 = 12", "9"),
+    ("x = 9\n\nLet's double-check the calculation: 9 + 3 = 12", "9"),
+    ("She has 9.\nNote: 3 are red.", "9"),
+    ("9*2=18\nNote: tax is 2, so she pays 20.", "20"),
+    ("42\n\nExplanation: 40 + 2, then 3 - 1 = 2", "42"),
+    ("$42\n\n**Explanation:**\n1. 12 + 3 = 15", "42"),
+    ("42 apples.\n\nHere's why: 12 + 3 = 15 and more", "42"),
+    ("Tom has 12 apples.\nExplanation: he buys 3. 12+3=15", "15"),
+    ("Total: 42\n\nExplanation: 40+2=42", "42"),
+    ("2 + 3 = 5\nReasoning: then 5*4=20", "20"),
+    ("3. Breakdown: 16-7=9; 9*2=18", "18"),
+    ("Over the last 3 days he ran 12 km.", "12"),
+    ("He ran 12 km in the last 3 days.", "12"),
+    ("The food will last 4 weeks.", "4"),
+    ("So 80 is the answer, since 120 - 40 = 80.", "80"),
+    ("120 is the total and 80 is the answer.", "80"),
+    ("x = 3, y = 4, so x + y = 7", "7"),
+    ("2x = 10, x = 5", "5"),
+    ("x = 10/2 = 5", "5"),
+    ("x = 5", "5"),
+    ("x + y = 10, x = 4", "4"),
+    ("Janet makes **$18** every day.\n\nExplanation: she has 16-7=9 eggs.", "18"),
+    ("- **6** bags\n- **7** apples\n\nReasoning: 6*7=42", "42"),
+    ("Explanation: 5*4=20, plus 2 is 22.", "22"),
+    ("Wait, 5 * 4 = 20, then minus 3 is 17.", "17"),
+    ("Total eggs: 16\nExplanation: 16 - 7 = 9 left, at $2 each gives 18.", "18"),
+    ("x = 10/2, x = 5", "5"),
+]
+"""Numbers that words such as `actually`, `check`, `note` and `explanation` stand around and do not change."""
+
 WRONG = [
     ("The answer isn't 42.", "42"),
     ("The answer can't be 42.", "42"),
@@ -345,10 +473,14 @@ WRONG = [
     ("La risposta non è 42.", "42"),
     ("정답은 42가 아닙니다.", "42"),
     ("答えは42ではありません。", "42"),
+    ("x = 1, x = 2", "2"),
+    ("x=5, y=6", "6"),
+    ("a = 3, b = 4, c = 5", "5"),
+    ("The solutions are x = 1, x = 2.", "2"),
 ]
 
 
-@pytest.mark.parametrize(("text", "truth"), RIGHT)
+@pytest.mark.parametrize(("text", "truth"), RIGHT + KEPT)
 def test_the_number_that_a_text_states(text, truth):
     verdict = grade(text, truth)
     assert verdict.normalised, verdict.extracted
@@ -400,7 +532,7 @@ def test_numbers_in_words(phrase, digits):
 def test_what_follows_the_last_correction_is_looked_at_first():
     text = "It is 3. Wait, 4. That's wrong: it is 5."
     assert [(part.text, part.whole) for part in parts(text)] == [
-        (": it is 5.", True), ("4", True), (", 4", False), (text, True),
+        (": it is 5.", True), (", 4. That's wrong: it is 5.", False), (text, True),
     ]  # fmt: skip
 
 
@@ -433,9 +565,23 @@ def test_all_readers_know_the_names_of_the_answer(name):
     ["Wait, ", "check: 1 ", "Note:\n", "answer ", "answer to ", "not ", "no wait, 1 ", "so 1, ", "1 is not ",
      "(1 ", "in 1 ", "1 more than ", "**1** ", "Answer:\n- ", "of ", "twelve ", "twenty ", "if 1, ", "|-1",
      "1 hour ", "=1 h ", "let me check ", "Total ", "- ", "edit: ", "i made a ", "because ",
-     "\\left|", "1.234 ", "cannot be "],
+     "\\left|", "1.234 ", "cannot be ", "wait, it's 1, ", "oops, it's 1. ", "correction: 1\n",
+     "Reasoning: 1\n", "let's check that ", "x = 1, ", "**1** is "],
 )  # fmt: skip
 def test_repeated_words_are_read_in_linear_time(piece):
     text = piece * (20_000 // len(piece))
     for answer in (text, f"Answer: {text}", f"{text} 42{' ' * 20_000}{piece}"):
         grade(answer, "42")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("truth", ["a" * 60_000, "答案" * 30_000, "²" * 60_000, "a1" * 30_000])
+def test_a_long_word_is_a_truth_of_linear_time(truth):
+    assert read_truth(truth).value is None
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("piece", ["\\(", "\\[", "\\(x", "\\) "])
+def test_formulas_that_never_close_take_linear_time(piece):
+    text = piece * 20_000
+    assert stated_formula(text) == text
