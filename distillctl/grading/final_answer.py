@@ -46,7 +46,7 @@ _ENUMERATION = re.compile(r"\d[.):]\s+[^\W\d]")  # `#### 1. Add the costs` is a 
 _LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?(?:{NAMES})(?:{IS})?\s*(?=\S)", re.IGNORECASE)
 _PART_OF_IT = r"(?!(?:the )?(?:first|second|third|next|part|step)\b)"  # `the answer to the first part is 3`
 _ANSWER = re.compile(
-    rf"(?:{NAMES})(?:\s+to\s{_PART_OF_IT}[^.:\n]{{1,80}}?)?(?:\s\([^()\n]{{1,20}}\))?{IS}[ \t]*"
+    rf"(?<!first )(?<!second )(?<!third )(?<!next )(?<!s/)(?:{NAMES})(?:\s+to\s{_PART_OF_IT}[^.:\n]{{1,80}}?)?(?:\s\([^()\n]{{1,20}}\))?{IS}[ \t]*"
     r"|\bfinal answer[ \t]*(?=\n)",
     re.IGNORECASE,
 )
@@ -126,7 +126,7 @@ def _bare_number(phrase: str) -> Reading | None:
 
 def _explained(before: str) -> Reading | None:
     """The number that all of the text before an explanation is, or its only one where that is bold."""
-    bare = before.strip(" *_#\n(-")
+    bare = before.strip().rstrip(" (-").strip(" *_#\n")
     if _ITEM_MARK.fullmatch(bare):
         return None
     bold = any(_bare_number(plain(match[1] or match[2])) for match in _BOLD.finditer(before))

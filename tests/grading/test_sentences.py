@@ -301,6 +301,8 @@ RIGHT = [
 ]
 
 KEPT = [
+    ("-7\n\nExplanation:\n-14 + 8 - 1 = -7, from 4 to -7", "-7"),
+    ("#### 66\n\nIt pays 24 * 2 points/answer = 48 points. The third answer was 40.", "66"),
     ("#### 40\n\nIn fact, 36 come from Tom.", "40"),
     ("\\boxed{40}\n\nIn fact, 36 of these are red.", "40"),
     ("The answer is 40. Actually, $4 of that is tip.", "40"),
