@@ -46,7 +46,8 @@ _ENUMERATION = re.compile(r"\d[.):]\s+[^\W\d]")  # `#### 1. Add the costs` is a 
 _LEAD_IN = re.compile(rf"(?:the\s+)?(?:final\s+)?(?:{NAMES})(?:{IS})?\s*(?=\S)", re.IGNORECASE)
 _PART_OF_IT = r"(?!(?:the )?(?:first|second|third|next|part|step)\b)"  # `the answer to the first part is 3`
 _ANSWER = re.compile(
-    rf"(?<!first )(?<!second )(?<!third )(?<!next )(?<!s/)(?:{NAMES})(?:\s+to\s{_PART_OF_IT}[^.:\n]{{1,80}}?)?(?:\s\([^()\n]{{1,20}}\))?{IS}[ \t]*"
+    rf"(?<!first )(?<!second )(?<!third )(?<!next )(?<!s/)"
+    rf"(?:{NAMES})(?:\s+to\s{_PART_OF_IT}[^.:\n]{{1,80}}?)?(?:\s\([^()\n]{{1,20}}\))?{IS}[ \t]*"
     r"|\bfinal answer[ \t]*(?=\n)",
     re.IGNORECASE,
 )
