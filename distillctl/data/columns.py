@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 from distillctl.data.values import bad_row, has_text, is_filled
@@ -21,18 +23,36 @@ _MEANING = re.compile(
 names here, small and without digits and the marks between words."""
 _EARLIER = re.compile(r"(?:chat|messages?|conversation|dialog(?:ue)?)?history")
 """Fields with the turns before a text or a chat (LLaMA-Factory)."""
-_PARTS = ("instruction", "input", "context")
+_PARTS = re.compile("instruction|input|context")
 """Fields that are one prompt together (Alpaca, Dolly, SQuAD)."""
 _SYSTEM = re.compile(r"sys(?:tem)?(?:prompt|message|msg|instruction)s?|system")
 """Fields with the system message of a text or a chat beside them (OpenOrca, LLaMA-Factory's ShareGPT)."""
 _MESSAGE_KEYS = ("role", "content", "from", "value")
 
 
+class _Role(Enum):
+    """What a column's name says of its content."""
+
+    MEANING = auto()
+    EARLIER = auto()
+    PART = auto()
+    SYSTEM = auto()
+
+
+_NAMES = {
+    _Role.MEANING: _MEANING, _Role.EARLIER: _EARLIER, _Role.PART: _PARTS, _Role.SYSTEM: _SYSTEM
+}  # fmt: skip
+_INTO = {
+    _Role.EARLIER: "a chat with these turns",
+    _Role.PART: "one field",
+    _Role.SYSTEM: "a chat that begins with the role `system`",
+}
+"""Where somebody is to write what such a column holds."""
+
+
 def may_change_prompt(name: object) -> bool:
     """Whether a column of this name has to be looked at, though it is not one that is read."""
-    return isinstance(name, str) and (
-        _is_meaning(name) or _is_part(name) or _is_earlier(name) or _is_system(name)
-    )
+    return isinstance(name, str) and _role(name) is not None
 
 
 def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str] = ()) -> None:
@@ -40,7 +60,9 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
 
     `used`: columns that are read.
     """
-    names = [name for name in row if _is_meaning(name) and name not in used and is_filled(row[name])]
+    names = [
+        name for name in row if _role(name) is _Role.MEANING and name not in used and is_filled(row[name])
+    ]
     if names:
         raise bad_row(
             f"{where}: {_listed(names)} cannot be read, and the text means something else without",
@@ -54,24 +76,28 @@ def require_whole_prompt(row: Mapping[str, Any], where: str, used: Sequence[str]
     For a text that is what stands in the fields of Alpaca's kind, unless the text repeats it; for any prompt,
     in one with earlier turns, and without a system message in one for that. `used`: columns that are read.
     """
-    prompt = row[used[0]]
-    text = prompt if isinstance(prompt, str) else None
-    left = [
-        name
+    left = {
+        name: role
         for name in row
-        if name not in used
-        and is_filled(row[name])
-        and (_is_earlier(name) or (_is_part(name) and text is not None) or _is_system(name))
-        and not (_has_system(prompt) and _is_system(name))
-        and not (text is not None and isinstance(row[name], str) and row[name].strip() in text)
-    ]
+        if (role := _role(name)) is not None
+        and name not in used
+        and _is_left_out(row[name], role, row[used[0]])
+    }
     if left:
-        into = "a chat that begins with the role `system`" if _is_system(left[0]) else "one field"
-        into = "a chat with these turns" if _is_earlier(left[0]) else into
+        into = _INTO[next(iter(left.values()))]
         raise bad_row(
             f"{where}: `{used[0]}` is only a part of the prompt: {_listed(left)} would be left out",
             f"write all of it into {into}, or remove {_listed(left)} where the prompt does not need it",
         )
+
+
+def _is_left_out(value: object, role: _Role, prompt: object) -> bool:
+    """Whether a column with that role holds a part of the prompt that `prompt` lacks."""
+    if role is _Role.MEANING or (role is _Role.SYSTEM and _has_system(prompt)) or not is_filled(value):
+        return False
+    if isinstance(prompt, str):
+        return not (isinstance(value, str) and value.strip() in prompt)
+    return role is not _Role.PART
 
 
 def unused_keys(value: object) -> list[str]:
@@ -84,24 +110,10 @@ def unused_keys(value: object) -> list[str]:
     )
 
 
-def _small(name: str) -> str:
-    return re.sub(r"[\W_\d]", "", name.lower())
-
-
-def _is_meaning(name: str) -> bool:
-    return bool(_MEANING.fullmatch(_small(name)))
-
-
-def _is_part(name: str) -> bool:
-    return _small(name) in _PARTS
-
-
-def _is_earlier(name: str) -> bool:
-    return bool(_EARLIER.fullmatch(_small(name)))
-
-
-def _is_system(name: str) -> bool:
-    return bool(_SYSTEM.fullmatch(_small(name)))
+@lru_cache(maxsize=1024)  # rows have the same names again and again
+def _role(name: str) -> _Role | None:
+    small = re.sub(r"[\W_\d]", "", name.lower())
+    return next((role for role, names in _NAMES.items() if names.fullmatch(small)), None)
 
 
 def _has_system(chat: object) -> bool:
