@@ -23,8 +23,8 @@ import distillctl
 from distillctl import atomic, unfinished
 from distillctl.atomic import read_object, write_json
 from distillctl.errors import ConfigError
-from distillctl.files import read_json
-from distillctl.unfinished import TMP, clear, free_beside, is_regular
+from distillctl.files import is_regular, read_json
+from distillctl.unfinished import TMP, clear, free_beside
 
 FORMAT = 1
 """Of the manifest; another one is not read."""

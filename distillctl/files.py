@@ -53,6 +53,11 @@ def _refuse_special(path: Path, found: os.stat_result) -> None:
         raise OSError(errno.EINVAL, f"it is {kind(found.st_mode)}", str(path))
 
 
+def is_regular(path: Path) -> bool:
+    """Whether it is a file and no link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
 def require_file(path: Path, missing_hint: str = "") -> int:
     """Size of a regular file, or of what a link leads to. Raises ConfigError when it is none.
 

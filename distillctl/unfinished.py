@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from distillctl import atomic
+from distillctl.files import is_regular
 from distillctl.progress import note
 
 TMP = ".tmp-"
@@ -99,8 +100,3 @@ def free_beside(path: Path) -> Path:
     """The first of `PATH.kept_1`, `PATH.kept_2`, … that is free."""
     taken = (path.with_name(f"{path.name}.kept_{number}") for number in count(1))
     return next(path for path in taken if not os.path.lexists(path))
-
-
-def is_regular(path: Path) -> bool:
-    """Whether it is a file and no link to one."""
-    return path.is_file() and not path.is_symlink()

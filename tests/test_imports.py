@@ -51,7 +51,7 @@ LAYERS = {
     "progress": {"terminal"},
     "presets": {"config", "errors", "redact", "yaml_file"},
     "config_doc": {"config", "errors", "presets"},
-    "unfinished": {"atomic", "progress"},
+    "unfinished": {"atomic", "files", "progress"},
     "checkpoints": {"atomic", "distillctl", "errors", "files", "unfinished"},
     "run": {"atomic", "checkpoints", "errors", "events", "lock"},
     "ownership": {"atomic", "checkpoints", "errors", "events", "files", "lock", "presets", "run"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from distillctl.errors import ConfigError
-from distillctl.grading.choice import truth_letter
+from distillctl.grading.choice import chosen_letter
 
 ANSWER_TYPES = ("numeric", "exact", "choice", "regex", "latex")
 """What `reward_model.style` can say of a ground truth; verl's `rule` is `numeric` here."""
@@ -19,7 +19,7 @@ def answer_type(style: object) -> str:
 def require_answer(truth: str, kind: str, where: str) -> None:
     """Raise ConfigError for a ground truth that is nothing of its answer type."""
     hint = "correct that row, or leave it out"
-    if kind == "choice" and truth_letter(truth) is None:
+    if kind == "choice" and chosen_letter(truth) is None:
         message = f"{where}: `ground_truth` of type choice names no letter"
         raise ConfigError(message, hint)
     if kind == "regex":

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 
 from distillctl.evaluate.grading import Grade, grade, verl_flexible, verl_strict
-from distillctl.grading.choice import chosen_letter, truth_letter
+from distillctl.grading.choice import chosen_letter
 from distillctl.grading.final_answer import after_thinking, fold, marked_phrase
 from distillctl.grading.plain import plain
 from distillctl.grading.text_answer import final_text
@@ -46,7 +46,7 @@ def _exact(text: str, truth: str) -> tuple[str | None, bool]:
 
 def _choice(text: str, truth: str) -> tuple[str | None, bool]:
     letter = chosen_letter(text)
-    return letter, letter is not None and letter == truth_letter(truth)
+    return letter, letter is not None and letter == chosen_letter(truth)
 
 
 def _regex(text: str, truth: str) -> tuple[str | None, bool]:

@@ -23,6 +23,7 @@ from distillctl.atomic import PARTIAL
 from distillctl.errors import ConfigError
 from distillctl.evaluate.cache_lock import hold, make_private, try_hold
 from distillctl.evaluate.private_file import read_private, read_private_json, write_private
+from distillctl.files import is_regular
 from distillctl.progress import note
 
 if TYPE_CHECKING:
@@ -279,8 +280,7 @@ def _remove_files(folder: Path) -> None:
 
 def _own_files(folder: Path) -> list[Path]:
     """The files in a folder that have the name of one that is written here."""
-    found = [path for path in folder.iterdir() if _OWN.fullmatch(path.name)]
-    return [path for path in found if path.is_file() and not path.is_symlink()]
+    return [path for path in folder.iterdir() if _OWN.fullmatch(path.name) and is_regular(path)]
 
 
 def _schema() -> pa.Schema:

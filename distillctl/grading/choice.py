@@ -87,7 +87,7 @@ _MAX_CORRECTIONS = 5
 
 
 def chosen_letter(text: str) -> str | None:
-    """The letter that a response chooses, upper case; None where it chooses none, or several.
+    """The letter that a response or a ground truth chooses, upper case; None where it chooses none, or more.
 
     It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
     as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else
@@ -114,11 +114,6 @@ def chosen_letter(text: str) -> str | None:
         )
     except Several:
         return None
-
-
-def truth_letter(truth: str) -> str | None:
-    """The letter of a ground truth, which is read like a response."""
-    return chosen_letter(truth)
 
 
 def _option(words: str) -> str | None:

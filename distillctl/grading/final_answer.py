@@ -51,8 +51,9 @@ _ANSWER = re.compile(
     r"|\bfinal answer[ \t]*(?=\n)",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[^\W\d_]{2,}")
-_MAX_UNIT_WORDS = 3
+WORD = re.compile(r"[^\W\d_]{2,}")
+MAX_UNIT_WORDS = 3
+"""Words behind a number that may be its unit: `42 red apples`."""
 _ITEM_MARK = re.compile(r"\(?\d[.):]")  # `1. Reasoning: ` is an item of a list
 _HEADING = re.compile(
     r"(?:note|check|step|explanation|verification|remark|reason(?:ing)?|hint|example|proof)s?\b"
@@ -86,11 +87,12 @@ def read_answer(text: str) -> Reading | None:
     rest = after_thinking(text)
     if rest is None:
         return None
-    if gives_several(plain(rest)):
+    words = plain(rest)
+    if gives_several(words):
         return Reading(rest.strip(), None)
-    is_marked = marked_number(plain(rest)) is not None
-    for part in parts(rest):
-        phrase = marked_number(plain(part.text)) if is_marked else None
+    marked = marked_number(words)
+    for part in parts(rest):  # the last is all of it
+        phrase = marked if marked is None or part.text == rest else marked_number(plain(part.text))
         if phrase is not None:
             return phrase_number(phrase)
         if not (part.whole or part.restates):
@@ -98,13 +100,13 @@ def read_answer(text: str) -> Reading | None:
         main = without_asides(part.text)
         stated = _restated(main, retracts=part.whole) if part.restates else None
         if stated is None and part.whole:
-            stated = _clear(main, alone=not is_marked)
+            stated = _clear(main, alone=marked is None)
         if stated is not None:
             return stated
     if gives_up(main):
         return None
-    shown = last_number(in_digits(plain(main))) or (last_number(plain(rest)) if main != rest else None)
-    return shown or next((Reading(phrase, None) for phrase in _hashes(plain(rest), numeric=False)), None)
+    shown = last_number(in_digits(plain(main))) or (last_number(words) if main != rest else None)
+    return shown or next((Reading(phrase, None) for phrase in _hashes(words, numeric=False)), None)
 
 
 def _restated(text: str, *, retracts: bool) -> Reading | None:
@@ -120,7 +122,7 @@ def _restated(text: str, *, retracts: bool) -> Reading | None:
 def _bare_number(phrase: str) -> Reading | None:
     """The number of a phrase that has nothing else but a unit: `42`, `$42`, `42 red apples`."""
     phrase = strip(phrase)
-    if parse_number(phrase) is None or len(_WORD.findall(phrase)) > _MAX_UNIT_WORDS:
+    if parse_number(phrase) is None or len(WORD.findall(phrase)) > MAX_UNIT_WORDS:
         return None
     return phrase_number(phrase)
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 
-from distillctl.grading.final_answer import after_thinking, last_boxed, marked_number, read_answer, strip
+from distillctl.grading.final_answer import (
+    MAX_UNIT_WORDS,
+    WORD,
+    after_thinking,
+    last_boxed,
+    marked_number,
+    read_answer,
+    strip,
+)
 from distillctl.grading.number_words import in_digits
 from distillctl.grading.plain import plain
 from distillctl.grading.reading import Reading, parse_number, phrase_number
 
 _SENTENCES = re.compile(r"(?<![^\W\d])[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
-_WORD = re.compile(r"[^\W\d_]{2,}")
-_MAX_UNIT_WORDS = 3
 _NAME = re.compile(r"\d+(?:[.):]\s+|-)[^\W\d_]{2}")
 """Text that begins with a number which is no value: `1. Paris`, `7-Eleven`."""
 _HASHES = re.compile(r"####+[ \t]*(\d[^\n]*)")
@@ -42,7 +48,7 @@ def number_in_turn(text: str) -> Reading | None:
     if marked_number(words) is not None:
         return None if not last_boxed(words) and _is_heading(words) else found
     left, _, right = words.rpartition("=")
-    is_alone = "\n" not in words and not _WORD.search(left) and len(_WORD.findall(right)) <= _MAX_UNIT_WORDS
+    is_alone = "\n" not in words and not WORD.search(left) and len(WORD.findall(right)) <= MAX_UNIT_WORDS
     return found if is_alone and not _NAME.match(words) and parse_number(right) == found.value else None
 
 
@@ -55,7 +61,7 @@ def _is_heading(words: str) -> bool:
     phrase = strip(found[-1][1])
     if _NAME.match(phrase):
         return True
-    units = _WORD.findall(phrase)
+    units = WORD.findall(phrase)
     is_above = bool(words[found[-1].end() :].strip())
     if len(found) > 1:
         return bool(units)

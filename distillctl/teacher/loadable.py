@@ -94,9 +94,8 @@ def require_whole(found: Faults, path: str, key: str = "") -> None:
 def _require_engine(found: Faults, path: Path, key: str) -> None:
     """Raise ConfigError where vLLM would run another model than transformers, or none.
 
-    It never reads what config.json ties, and starts neither with names that only transformers maps to the
-    model's, nor with tensors that the model has no place for, but for biases and the rotary embedding's
-    buffers, which it passes over, and layers for predicting several tokens at once (`AutoWeightsLoader`).
+    It goes by `architectures`, never reads what config.json ties, and does not start with names that only
+    transformers maps to the model's.
     """
     where = f"{key}: config.json of {path}"
     if found.classes:
@@ -124,6 +123,15 @@ def _require_engine(found: Faults, path: Path, key: str) -> None:
             "and the engine does not know",
             _SAVE_AGAIN,
         )
+    _require_places(found, path, where)
+
+
+def _require_places(found: Faults, path: Path, where: str) -> None:
+    """Raise ConfigError for tensors that the model has no place for, with which vLLM does not start.
+
+    It passes over biases, the rotary embedding's buffers, and layers for predicting several tokens at once
+    (`AutoWeightsLoader`).
+    """
     config = read_json(path / "config.json")
     num_layers = config.get("num_hidden_layers")
     unused = [name for name in found.unused if not _PASSED_OVER.search(name)]

@@ -3,7 +3,7 @@
 import pytest
 
 from distillctl.evaluate.answer_types import grade_typed
-from distillctl.grading.choice import chosen_letter, truth_letter
+from distillctl.grading.choice import chosen_letter
 
 SPELLINGS = [
     ("B", "B"),
@@ -304,19 +304,19 @@ def test_the_letter_that_a_person_reads(text, letter):
     ],
 )
 def test_a_truth_is_read_like_a_response(truth):
-    assert truth_letter(truth) == "B"
+    assert chosen_letter(truth) == "B"
     assert grade_typed("I choose B.", truth, "choice").normalised
     assert not grade_typed("I choose C.", truth, "choice").normalised
 
 
 @pytest.mark.parametrize("truth", ["I don't know", "A good question", "A or B", "<think>B"])
 def test_a_truth_that_chooses_nothing_has_no_letter(truth):
-    assert truth_letter(truth) is None
+    assert chosen_letter(truth) is None
 
 
 @pytest.mark.parametrize("truth", ["42", "Paris", "A and", ""])
 def test_a_truth_without_a_letter(truth):
-    assert truth_letter(truth) == ("A" if truth == "A and" else None)
+    assert chosen_letter(truth) == ("A" if truth == "A and" else None)
 
 
 @pytest.mark.timeout(20)
