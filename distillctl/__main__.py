@@ -1,6 +1,6 @@
 """`python -m distillctl`."""
 
-from distillctl.cli import main
+from distillctl.cli.app import main
 
 if __name__ == "__main__":
     main()

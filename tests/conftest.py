@@ -14,7 +14,8 @@ from pathlib import Path
 import pyte
 import pytest
 
-from distillctl import cli, training
+from distillctl.cli import app
+from distillctl.launch import train_command
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +38,7 @@ def distillctl(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         monkeypatch.setattr("sys.argv", ["distillctl", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         streams = capsys.readouterr()
         return int(ended.value.code or 0), streams.out, streams.err
 
@@ -175,7 +176,7 @@ def folder(tmp_path, monkeypatch, distillctl):
     def start(*arguments, **options):
         pytest.fail("the run was started")
 
-    monkeypatch.setattr(training.launch, "run", start)
+    monkeypatch.setattr(train_command.supervisor, "run", start)
     monkeypatch.chdir(tmp_path)
     assert distillctl("prep", "arith", "--limit", 8)[0] == 0
     return tmp_path

@@ -10,16 +10,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distillctl import presets
-from distillctl.config import Config
+from distillctl.config import loading
+from distillctl.config.schema import Config
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import DistillError
-from distillctl.machine import ModelShape, model_path, model_shape
-from distillctl.model_files import check_weights
+from distillctl.models.architecture import ModelShape, model_shape
+from distillctl.models.locate import model_path
+from distillctl.models.weight_files import check_weights
 
 PRESET = "tiny-from-small-arith"
-VALID_YAML = presets.to_yaml(presets.load_preset(PRESET)).encode()
-KEYS = [*presets.all_keys(), "teachers.law.model", "teachers.law.key", "teachers.a.b.url"]
+VALID_YAML = loading.to_yaml(loading.load_preset(PRESET)).encode()
+KEYS = [*loading.all_keys(), "teachers.law.model", "teachers.law.key", "teachers.a.b.url"]
 few = settings(
     max_examples=80,
     deadline=None,
@@ -68,10 +69,10 @@ def valid_or_refused(read, kind):
 
 def check_yaml(path, content):
     path.write_bytes(content)
-    config = valid_or_refused(lambda: presets.load_config(path), Config)
+    config = valid_or_refused(lambda: loading.load_config(path), Config)
     if config is not None:
-        path.write_text(presets.to_yaml(config))
-        assert presets.load_config(path) == config
+        path.write_text(loading.to_yaml(config))
+        assert loading.load_config(path) == config
 
 
 @few
@@ -102,10 +103,10 @@ overrides = st.text(min_size=1, max_size=30) | st.builds(
 
 
 def check_overrides(path, given_overrides):
-    config = valid_or_refused(lambda: presets.load_preset(PRESET, given_overrides), Config)
+    config = valid_or_refused(lambda: loading.load_preset(PRESET, given_overrides), Config)
     if config is not None:
-        path.write_text(presets.to_yaml(config))
-        assert presets.load_config(path) == config
+        path.write_text(loading.to_yaml(config))
+        assert loading.load_config(path) == config
 
 
 @few

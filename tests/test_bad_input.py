@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distillctl import launch
+from distillctl.launch import supervisor
 
 PRESET = "tiny-from-small-arith"
 GOOD = {"prompt": [{"role": "user", "content": "What is 1 + 1?"}]}
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
     """The current directory, with good data; whatever would start fails the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(launch, "run", lambda *_: pytest.fail("something was started"))
+    monkeypatch.setattr(supervisor, "run", lambda *_: pytest.fail("something was started"))
     write(tmp_path / "good.jsonl", [GOOD] * 4)
     return tmp_path
 
@@ -104,7 +104,7 @@ ENVIRONMENT = {"a GPU too many"}
 @pytest.mark.parametrize("case", OVERRIDES)
 def test_bad_overrides(refused, monkeypatch, case):
     overrides, words = OVERRIDES[case]
-    monkeypatch.setattr("distillctl.plan.num_gpus", lambda: 0)
+    monkeypatch.setattr("distillctl.launch.plan.num_gpus", lambda: 0)
     good = ["train.device=cpu", "eval.every=0", "data.train_files=good.jsonl", "data.train_batch_size=2"]
     code = 3 if case in ENVIRONMENT else 2
     assert words in refused("train", "--preset", PRESET, *good, *overrides.split(), code=code)[0]

@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
-from distillctl import launch
 from distillctl.evaluate import responses
-from distillctl.machine import builtin_models, model_path
-from distillctl.model_files import INDEX, check_weights
+from distillctl.launch import supervisor
+from distillctl.models.locate import builtin_models, model_path
+from distillctl.models.weight_files import INDEX, check_weights
 
 PRESET = "tiny-from-small-arith"
 ROW = {"prompt": "What is 1 + 1?"}
@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
     """The current directory with data and a copy of the shipped student; what would start fails the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for module, name in ((launch, "run"), (responses, "running_engine")):
+    for module, name in ((supervisor, "run"), (responses, "running_engine")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was started"))
     (tmp_path / "data.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n")
     shutil.copytree(model_path("builtin:tiny-student", ""), tmp_path / "model")

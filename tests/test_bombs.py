@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distillctl import events, memory_limit
 from distillctl.data.read import read_rows
 from distillctl.errors import ConfigError
-from distillctl.events import MAX_LINE_BYTES, EventParser, EventTail, read_events
-from distillctl.files import read_json, read_text
-from distillctl.watch.sample_files import load_samples
+from distillctl.files import memory_limit
+from distillctl.files.reading import read_json, read_text
+from distillctl.run import events
+from distillctl.run.events import MAX_LINE_BYTES, EventParser, EventTail, read_events
+from distillctl.run.sample_files import load_samples
 
 
 def repeated(num_values, num_bytes):

@@ -8,7 +8,8 @@ import sys
 import pytest
 import typer
 
-from distillctl import __version__, cli
+from distillctl import __version__
+from distillctl.cli import app
 
 PRESET = "tiny-from-small-arith"
 PREP = {"--out", "--limit", "--force", "--json"}
@@ -38,7 +39,7 @@ GROUPS = ["", "prep", "inspect"]
 
 def commands(command=None, path=""):
     """Every command that is not a group, by the words that call it."""
-    command = command or typer.main.get_command(cli.app)
+    command = command or typer.main.get_command(app.app)
     if not hasattr(command, "commands"):
         return {path: command}
     found = {}

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from distillctl.config_doc import config_markdown
-from distillctl.presets import all_keys, preset_names
+from distillctl.config.loading import all_keys, preset_names
+from distillctl.config.markdown import config_markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 
 
 def test_the_page_is_up_to_date():
     current = PAGE.is_file() and PAGE.read_text() == config_markdown()
-    assert current, "run: python -m distillctl.config_doc > docs/config.md"
+    assert current, "run: python -m distillctl.config.markdown > docs/config.md"
 
 
 @pytest.mark.parametrize("key", all_keys())

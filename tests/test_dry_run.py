@@ -6,10 +6,10 @@ import sys
 import pytest
 import yaml
 
-from distillctl import training
-from distillctl.config import Config
-from distillctl.plan import resolve
-from distillctl.presets import load_preset, preset_names
+from distillctl.config.loading import load_preset, preset_names
+from distillctl.config.schema import Config
+from distillctl.launch import train_command
+from distillctl.launch.plan import resolve
 
 # Every model of the presets is replaced by a shipped one, whose 512 positions bound the lengths.
 SMALL = ["student.model=builtin:tiny-student", "teacher.model=builtin:tiny-teacher", "train.device=cpu",
@@ -28,7 +28,7 @@ def _offline(monkeypatch):
 @pytest.fixture(autouse=True)
 def _nothing_measured(monkeypatch):
     """What is measured on running engines is tested on real ones, once, in train/test_end_to_end.py."""
-    monkeypatch.setattr(training, "measured_checks", lambda plan: [])
+    monkeypatch.setattr(train_command, "measured_checks", lambda plan: [])
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_a_hub_model_that_cannot_be_had_is_exit_code_3(folder, distillctl):
 
 
 def test_no_gpu_where_one_is_asked_for_is_exit_code_3(folder, distillctl):
-    from distillctl.machine import num_gpus
+    from distillctl.host.hardware import num_gpus
 
     if num_gpus():
         pytest.skip("this machine has a GPU")

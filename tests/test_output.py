@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distillctl.terminal import inline, printable
+from distillctl.terminal.stream import inline, printable
 
 EVIL = "a\x1b[2J\x9b31m\x7f\u202e\u200bb"
 SHOWN = "a\\x1b[2J\\x9b31m\\x7f\\u202e\\u200bb"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distillctl import __version__
-from distillctl.presets import preset_names
+from distillctl.config.loading import preset_names
 
 ROOT = Path(__file__).parent.parent
 PRESET = "tiny-from-small-arith"
@@ -83,8 +83,8 @@ def test_the_wheel_carries_every_module_and_nothing_of_the_repository_around_it(
 
 def test_the_wheel_registers_the_script_and_the_plugin(wheel):
     text = zipfile.ZipFile(wheel).read(f"distillctl-{__version__}.dist-info/entry_points.txt").decode()
-    assert "distillctl = distillctl.cli:main" in text
-    assert "[vllm.general_plugins]\ndistillctl = distillctl.rollout.plugin:register" in text
+    assert "distillctl = distillctl.cli.app:main" in text
+    assert "[vllm.general_plugins]\ndistillctl = distillctl.rollout.vllm_plugin:register" in text
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "vllm", "deepspeed"])

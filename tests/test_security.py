@@ -18,18 +18,21 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from distillctl import children, machine, memory
-from distillctl.config import Config
+import distillctl
+from distillctl.config.schema import Config
 from distillctl.errors import ConfigError, RunFailed
-from distillctl.evaluate import latex
-from distillctl.isolation import child_environment, dropped_parts
-from distillctl.plan import resolve
-from distillctl.rollout.process import engine_environment, engine_settings, start_engine
+from distillctl.grading import latex
+from distillctl.grading.custom import load_reward
+from distillctl.host import packages, shared_memory
+from distillctl.host.isolation import child_environment, dropped_parts
+from distillctl.launch import processes
+from distillctl.launch.plan import resolve
+from distillctl.models import locate
+from distillctl.rollout.start import engine_environment, engine_settings, start_engine
 from distillctl.teacher.served import _message
 from distillctl.teacher.server import start_server
-from distillctl.train.reward import load_reward
 
-PACKAGE = Path(machine.__file__).parent
+PACKAGE = Path(distillctl.__file__).parent
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 SECRET = "xyzzy-my-private-prompt"
 
@@ -73,7 +76,7 @@ def scratch(tmp_path):
 @pytest.fixture
 def model(folder):
     """A copy of the tiny student."""
-    return Path(shutil.copytree(machine.model_path("builtin:tiny-student", "test"), folder / "model"))
+    return Path(shutil.copytree(locate.model_path("builtin:tiny-student", "test"), folder / "model"))
 
 
 # --- weights: safetensors only ---------------------------------------------------------------------
@@ -87,7 +90,7 @@ def test_a_model_with_pickled_weights_only_is_refused(train, model, key):
     assert "pickled weights are not loaded" in err
 
 
-@pytest.mark.parametrize("patterns", [machine._WEIGHTS, machine._DESCRIPTION])
+@pytest.mark.parametrize("patterns", [locate._WEIGHTS, locate._DESCRIPTION])
 def test_nothing_that_can_hold_code_is_fetched_from_the_hub(patterns):
     from huggingface_hub.utils import filter_repo_objects
 
@@ -200,7 +203,7 @@ def test_no_shell_is_started():
 def test_only_the_reward_runs_a_file():
     for file, name, call in calls():
         if name.split(".")[-1] in ("exec_module", "spec_from_file_location", "run_path", "import_module"):
-            assert file == "train/reward.py", f"{file}: {name}"
+            assert file == "grading/custom.py", f"{file}: {name}"
         if name.split(".")[-1] == "load_dataset":
             assert ast.unparse(call.args[0]) == "_HUB_ID", f"{file}: a data set that is not GSM8K"
 
@@ -223,7 +226,7 @@ def test_every_child_is_given_an_environment_and_a_directory():
         for file, name, call in calls()
         if name.split(".")[0] == "subprocess" or name in ("Popen", "os.execv", "os.execve")
     ]
-    assert {file for file, _ in starts} >= {"children.py", "rollout/process.py", "teacher/server.py"}
+    assert {file for file, _ in starts} >= {"launch/processes.py", "rollout/start.py", "teacher/server.py"}
     for file, given in starts:
         becomes_another = file == "teacher/server.py" and not given  # `os.execv`: it keeps its own of both
         assert becomes_another or {"env", "cwd"} <= set(given), file
@@ -263,7 +266,7 @@ HOSTILE_ENVIRONMENT = {
 
 def start_an_engine(scratch):
     settings = engine_settings(
-        machine.model_path("builtin:tiny-student", "test"), dtype="float32", socket=scratch / "rollout.sock",
+        locate.model_path("builtin:tiny-student", "test"), dtype="float32", socket=scratch / "rollout.sock",
         max_model_len=64, max_num_seqs=2,
     )  # fmt: skip
     return start_engine(settings, Path("engine.json"), scratch / "rollout.log")
@@ -279,14 +282,14 @@ def start_a_rank(scratch):
             "data": {"train_files": ["x.parquet"], "max_prompt_length": 9, "max_response_length": 9},
             "train": {"steps": 1, "device": "cpu"}}  # fmt: skip
     plan = resolve(Config.model_validate(tree))
-    return children.start_rank(plan, 0, Path("job.json"), scratch).process
+    return processes.start_rank(plan, 0, Path("job.json"), scratch).process
 
 
 CHILDREN = {
     "engine": start_an_engine,
     "teacher's server": start_a_server,
     "rank": start_a_rank,
-    "look at a package": lambda scratch: machine._imports("torchvision") and None,
+    "look at a package": lambda scratch: packages._imports("torchvision") and None,
     "math-verify": lambda scratch: latex._start(),
 }
 
@@ -343,8 +346,8 @@ def test_a_module_in_the_working_directory_is_not_imported(tmp_path, monkeypatch
     """A real child: without its guard `python -c` looks there first."""
     (tmp_path / "colorsys.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
-    assert machine._imports("colorsys")
-    assert not machine._imports("no_such_module_at_all")
+    assert packages._imports("colorsys")
+    assert not packages._imports("no_such_module_at_all")
 
 
 # --- checkpoints -----------------------------------------------------------------------------------
@@ -477,12 +480,12 @@ def test_the_path_of_code_comes_from_the_configuration_or_the_command_line():
     found = [
         (file, ast.unparse(call.args[0])) for file, name, call in calls() if name.endswith("load_reward")
     ]
-    configured = {argument for file, argument in found if file != "evaluate/scoring.py"}
+    configured = {argument for file, argument in found if file != "evaluate/rescore.py"}
     assert configured
     assert all(
         argument.removeprefix("plan.") in ("config.reward.path", "reward.path") for argument in configured
     )
-    assert ("evaluate/scoring.py", "path") in found  # of `eval --score`
+    assert ("evaluate/rescore.py", "path") in found  # of `eval --score`
 
 
 # --- logs ------------------------------------------------------------------------------------------
@@ -555,9 +558,9 @@ def test_no_event_carries_text_or_tokens():
 
 
 def test_no_message_is_put_together_from_text_or_tokens():
-    """`watch.show` shows data on request; others may say how many tokens there are."""
+    """`inspection.catalogue` shows data on request; others may say how many tokens there are."""
     for file, tree in TREES.items():
-        if file == "watch/show.py":
+        if file == "inspection/catalogue.py":
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Raise):
@@ -581,7 +584,7 @@ def test_the_scratch_directory_is_private():
     """Whatever the umask. Its sockets: rollout/test_engine.py, teacher/test_served.py."""
     before = os.umask(0)
     try:
-        with memory.scratch_directory() as scratch:
+        with shared_memory.scratch_directory() as scratch:
             assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
             assert scratch.stat().st_uid == os.getuid()
     finally:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillctl.config import Config, RolloutConfig, TeacherConfig, ZeroConfig
 from distillctl.config.models import teacher_section
+from distillctl.config.schema import Config, RolloutConfig, TeacherConfig, ZeroConfig
 
 _ROLLOUT = ("gpus", "gpu_memory_utilization", "enforce_eager")
 _TEACHER = ("gpus", "gpu_memory_utilization", "offload")

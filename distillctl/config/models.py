@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from distillctl.config.section import Dtype, Fraction, OneOrMore, Section
-from distillctl.redact import split_login
+from distillctl.errors.redact import split_login
 
 DEFAULT_TEACHER = "default"
 """Name of `teacher` among the teachers."""

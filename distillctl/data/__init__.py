@@ -1,1 +1,1 @@
-"""Prompts: preparing parquet files and streaming them to the trainer."""
+"""Prompts: preparing parquet files, reading them, and streaming them to the trainer."""

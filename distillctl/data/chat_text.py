@@ -12,7 +12,7 @@ from typing import Any
 
 from distillctl.data.json_text import Repeated, unique_keys
 from distillctl.data.values import bad_row
-from distillctl.terminal import inline
+from distillctl.terminal.stream import inline
 
 _MESSAGE_KEYS = frozenset(
     {

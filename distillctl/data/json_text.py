@@ -8,7 +8,7 @@ from typing import Any
 
 from distillctl.data.values import bad_row
 from distillctl.errors import ConfigError
-from distillctl.terminal import inline
+from distillctl.terminal.stream import inline
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """An escape that is half of a pair; both halves together are one character."""

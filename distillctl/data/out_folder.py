@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distillctl.atomic import read_object
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.files import kind
-from distillctl.outputs import require_writable
+from distillctl.files.atomic import read_object
+from distillctl.files.outputs import require_writable
+from distillctl.files.reading import kind
 
 MANIFEST = "manifest.json"
 _DATA = ("train.parquet", "test.parquet")

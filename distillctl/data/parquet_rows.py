@@ -10,8 +10,8 @@ from distillctl.data.columns import may_change_prompt
 from distillctl.data.narrow_floats import reader_of
 from distillctl.data.values import bad_row, no_column
 from distillctl.errors import ConfigError
-from distillctl.parquet_file import opened_parquet
-from distillctl.terminal import inline
+from distillctl.files.parquet import opened_parquet
+from distillctl.terminal.stream import inline
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import __version__
-from distillctl.data.answers import answer_type, require_answer
+from distillctl.answers.kinds import answer_type, require_answer
+from distillctl.answers.truths import read_truth
 from distillctl.data.chat import last_question, read_chat
 from distillctl.data.columns import ColumnTally
 from distillctl.data.out_folder import MANIFEST, digest, require_free, staged
@@ -27,8 +28,7 @@ from distillctl.data.summary import counts
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import kind_of, require_text
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.grading.truths import read_truth
-from distillctl.progress import track
+from distillctl.terminal.progress import track
 
 Manifest = dict[str, Any]
 """The content of `manifest.json`.

@@ -15,8 +15,8 @@ import numpy as np
 
 from distillctl.data.encode import ChatEncoder, require_references
 from distillctl.data.read import PromptRow
+from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
-from distillctl.samples import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from distillctl.data.answers import answer_type, require_answer
+from distillctl.answers.kinds import answer_type, require_answer
 from distillctl.data.chat import Message, last_question, read_chat
 from distillctl.data.chat_text import chat_of_text
 from distillctl.data.columns import refuse_other_media, require_whole_prompt, unused_keys
@@ -24,8 +24,8 @@ from distillctl.data.parquet_rows import parquet_rows
 from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, no_column, require_text, too_long
 from distillctl.errors import ConfigError
-from distillctl.files import open_regular, require_file
-from distillctl.memory_limit import limited_items, readable_bytes
+from distillctl.files.memory_limit import limited_items, readable_bytes
+from distillctl.files.reading import open_regular, require_file
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30

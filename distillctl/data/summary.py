@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distillctl.answers.truths import read_truth
 from distillctl.data.columns import ColumnTally
-from distillctl.grading.truths import read_truth
 
 Row = Mapping[str, Any]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from distillctl.grading.choice import chosen_letter
-from distillctl.grading.final_answer import fold
-from distillctl.grading.latex_answer import expression_in_turn
-from distillctl.grading.plain import plain
-from distillctl.grading.text_answer import final_text
-from distillctl.grading.truths import number_in_turn
+from distillctl.answers.choice import chosen_letter
+from distillctl.answers.final_answer import fold
+from distillctl.answers.latex_answer import expression_in_turn
+from distillctl.answers.plain import plain
+from distillctl.answers.text_answer import final_text
+from distillctl.answers.truths import number_in_turn
 
 
 def truth_in_turn(turn: str, kind: str) -> str | None:

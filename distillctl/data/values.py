@@ -6,7 +6,7 @@ import math
 from numbers import Number
 
 from distillctl.errors import ConfigError
-from distillctl.terminal import inline
+from distillctl.terminal.stream import inline
 
 MAX_ROW_BYTES = 16 << 20
 """Of one row's JSON, or of one text. No prompt is that long; a file without line breaks is."""

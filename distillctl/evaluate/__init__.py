@@ -1,1 +1,1 @@
-"""Grading answers and evaluating models."""
+"""`distillctl eval`: models and a baseline on the same prompts, and a verdict for CI."""

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillctl import lock
-from distillctl.atomic import PARTIAL
 from distillctl.errors import ConfigError
 from distillctl.evaluate.cache_lock import hold, make_private, try_hold
 from distillctl.evaluate.private_file import read_private, read_private_json, write_private
-from distillctl.files import is_regular
-from distillctl.progress import note
+from distillctl.files import lock
+from distillctl.files.atomic import PARTIAL
+from distillctl.files.reading import is_regular
+from distillctl.terminal.progress import note
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from distillctl.progress import note, task
+from distillctl.terminal.progress import note, task
 
 _POLL_S = 0.1
 _SAY_AFTER_S = 0.5

@@ -10,28 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from distillctl.config import MIN_TEMPERATURE
+from distillctl.config.schema import MIN_TEMPERATURE
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import CheckFailed, ConfigError
 from distillctl.evaluate import outputs, requirements
 from distillctl.evaluate.cache import Cache, Response, open_cache
 from distillctl.evaluate.data import EvalData, eval_data
-from distillctl.evaluate.evaluation import Answer, grade_texts
 from distillctl.evaluate.outputs import Outputs
 from distillctl.evaluate.pairing import Result, compared, required_values
 from distillctl.evaluate.questions import Questions, Target, all_questions
 from distillctl.evaluate.requirements import Requirement
+from distillctl.evaluate.rescore import load_scorer, rescore
 from distillctl.evaluate.responses import Task, responses
-from distillctl.evaluate.scoring import load_scorer, rescore
 from distillctl.evaluate.table import render_report
 from distillctl.evaluate.teacher import KlTeacher, answer_kls, kl_teacher
-from distillctl.gpus import visible_gpus
-from distillctl.json_values import finite
-from distillctl.machine import model_path, require_gpu_build, require_packages
-from distillctl.progress import note
-from distillctl.run import resolve_checkpoint
-from distillctl.samples import Prompt, Rollout
-from distillctl.teacher.loadable import Suspect, require_loadable
-from distillctl.train.reward import RewardFunction
+from distillctl.files.json_values import finite
+from distillctl.grading.custom import RewardFunction
+from distillctl.grading.summary import Answer, grade_texts
+from distillctl.host.gpus import visible_gpus
+from distillctl.host.packages import require_gpu_build, require_packages
+from distillctl.models.loadable import Suspect, require_loadable
+from distillctl.models.locate import model_path
+from distillctl.run.resolve import resolve_checkpoint
+from distillctl.terminal.progress import note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distillctl.evaluate.evaluation import Answer, by_prompt, num_right
-from distillctl.significance import mcnemar_exact, paired_interval, sign_flip_test
+from distillctl.grading.significance import mcnemar_exact, paired_interval, sign_flip_test
+from distillctl.grading.summary import Answer, by_prompt, num_right
 
 
 @dataclass(frozen=True, slots=True)

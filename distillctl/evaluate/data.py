@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillctl.atomic import read_object
-from distillctl.config import Config
+from distillctl.config.loading import load_config
+from distillctl.config.schema import Config
 from distillctl.data.read import SUFFIXES, PromptRow, read_rows
+from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
-from distillctl.files import identity
-from distillctl.presets import load_config
-from distillctl.progress import note
+from distillctl.files.atomic import read_object
+from distillctl.files.reading import identity
 from distillctl.rollout.client import request_names
-from distillctl.run import RunDir
-from distillctl.samples import Prompt
+from distillctl.run.directory import RunDir
+from distillctl.terminal.progress import note
 
 HELD_BACK = "test"
 """Name of the file, without its suffix, that stands for a folder that `prep` wrote."""

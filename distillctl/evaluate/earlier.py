@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from distillctl.errors import ConfigError
-from distillctl.files import read_head, read_text
+from distillctl.files.reading import read_head, read_text
 
 _HEAD_BYTES = 1 << 14
 _MAX_REPORT_BYTES = 16 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from distillctl.evaluate.requirements import Outcome
-from distillctl.outputs import written
+from distillctl.files.outputs import written
 
 
 def write_junit(

@@ -12,12 +12,12 @@ from typing import Any
 from distillctl.errors import ConfigError
 from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.earlier import is_answers, is_junit, is_report
-from distillctl.evaluate.evaluation import Answer
 from distillctl.evaluate.junit import write_junit
 from distillctl.evaluate.requirements import Outcome
 from distillctl.evaluate.results import write_results
-from distillctl.files import identity
-from distillctl.outputs import file_in, require_apart, require_output, written
+from distillctl.files.outputs import file_in, require_apart, require_output, written
+from distillctl.files.reading import identity
+from distillctl.grading.summary import Answer
 
 JUNIT, REPORT, ANSWERS = "junit.xml", "eval.json", "answers.parquet"
 

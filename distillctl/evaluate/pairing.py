@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from distillctl.evaluate.comparison import difference, gap_closed
-from distillctl.evaluate.evaluation import Answer, summarise
 from distillctl.evaluate.requirements import BASELINE, NAMES
 from distillctl.evaluate.teacher import AnswerKl, mean_kl
+from distillctl.grading.summary import Answer, summarise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

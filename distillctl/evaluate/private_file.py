@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from distillctl.atomic import replacing
+from distillctl.files.atomic import replacing
 
 _MAX_JSON_BYTES = 256 << 20
 

@@ -12,13 +12,13 @@ from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow
 from distillctl.data.special_tokens import SpecialTokens, special_token_warning
 from distillctl.data.template import require_rendering
+from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
 from distillctl.evaluate.data import EvalData
-from distillctl.machine import model_shape
-from distillctl.progress import note
-from distillctl.samples import Prompt
-from distillctl.teacher.compat import model_stop_token_ids, plain_tokenizer, tokenizer_vocab
-from distillctl.tokenizer_files import chat_template, special_tokens, tokenizer_config
+from distillctl.models.architecture import model_shape
+from distillctl.models.compatibility import model_stop_token_ids, plain_tokenizer, tokenizer_vocab
+from distillctl.models.tokenizer_files import chat_template, special_tokens, tokenizer_config
+from distillctl.terminal.progress import note
 
 DEFAULT_MAX_TOKENS = 512
 _ROW = "row"

@@ -12,19 +12,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillctl import children
-from distillctl.children import Child
+from distillctl.data_types import Prompt
 from distillctl.errors import EnvironmentUnfit
 from distillctl.evaluate.cache import Cache, Entry, Response
-from distillctl.evaluate.evaluation import decode
 from distillctl.evaluate.model_hash import model_hash
 from distillctl.evaluate.questions import Questions, Target, row_of
-from distillctl.fit import require_shared_memory
-from distillctl.memory import scratch_directory
-from distillctl.progress import task
+from distillctl.grading.summary import decode
+from distillctl.host.shared_memory import scratch_directory
+from distillctl.launch import processes
+from distillctl.launch.machine_checks import require_shared_memory
+from distillctl.launch.processes import Child
 from distillctl.rollout.client import RolloutClient, Sampling
-from distillctl.rollout.process import READY_TIMEOUT_S, engine_settings, start_engine
-from distillctl.samples import Prompt
+from distillctl.rollout.start import READY_TIMEOUT_S, engine_settings, start_engine
+from distillctl.terminal.progress import task
 
 MAX_NUM_SEQS = 256
 FIRST_BATCH = 4 * MAX_NUM_SEQS
@@ -188,4 +188,4 @@ def running_engine(target: Target, max_model_len: int, device: str) -> Iterator[
             yield client
             client.close()
         finally:
-            children.kill([engine])
+            processes.kill([engine])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distillctl.evaluate.evaluation import Answer
-from distillctl.outputs import written
+from distillctl.files.outputs import written
+from distillctl.grading.summary import Answer
 
 
 def write_results(

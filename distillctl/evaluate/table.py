@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from distillctl.terminal import inline
+from distillctl.terminal.stream import inline
 
 _COLUMNS = {
     "acc": "acc",

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from distillctl.data_types import Rollout
 from distillctl.evaluate.cache import Cache
-from distillctl.evaluate.evaluation import Answer
 from distillctl.evaluate.model_hash import model_hash
 from distillctl.evaluate.questions import Questions
 from distillctl.evaluate.responses import Task, cache_key, kept
-from distillctl.machine import model_shape
-from distillctl.samples import Rollout
-from distillctl.teacher.compat import shared_vocab, tokenizer_vocab
+from distillctl.grading.summary import Answer
+from distillctl.models.architecture import model_shape
+from distillctl.models.compatibility import shared_vocab, tokenizer_vocab
 
 
 @dataclass(frozen=True, slots=True)

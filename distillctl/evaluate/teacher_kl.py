@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from distillctl.gpus import use_visible
-from distillctl.machine import model_shape
+from distillctl.data_types import Rollout
+from distillctl.host.gpus import use_visible
+from distillctl.models.architecture import model_shape
 from distillctl.objective.alternatives import alternatives
 from distillctl.objective.views import Dense
-from distillctl.progress import task
-from distillctl.samples import Rollout
 from distillctl.teacher.local import LocalTeacher
+from distillctl.terminal.progress import task
 from distillctl.train.batch import collate, plan
 
 BATCH_TOKENS = 8192

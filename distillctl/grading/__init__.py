@@ -1,4 +1,1 @@
-"""Answers as a person reads them: where a text states its answer, and what value or letter that is.
-
-In: decoded text. Out: phrases, exact fractions, letters. Pure functions, standard library only.
-"""
+"""Grading: whether a response has the right answer, and what many grades add up to."""

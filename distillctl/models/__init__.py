@@ -1,1 +1,1 @@
-"""The two tiny models shipped with the package, and the script that made them (`train_pair.py`)."""
+"""Model directories: finding one, checking its files, loading it whole."""

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import EngineLost, RunFailed
-from distillctl.rollout import wire
-from distillctl.samples import Prompt, Rollout
+from distillctl.rollout import protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class RolloutClient:
         `RunFailed` when it answers with other weights than the last pushed.
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
-        flat, lengths = wire.pack([prompt.token_ids for prompt, _ in jobs], "int32")
+        flat, lengths = protocol.pack([prompt.token_ids for prompt, _ in jobs], "int32")
         names = request_names(prompts)
         seeds = [sample_seed(run_seed, step, name, i) for name in names for i in range(num_samples)]
         header = {
@@ -99,9 +99,9 @@ class RolloutClient:
         }
         arrays = {"prompts": flat, "prompt_lengths": lengths, "seeds": np.array(seeds, np.int64)}
         got = self._ask(header, arrays, progress)
-        tokens = wire.unpack(got["tokens"], got["lengths"])
-        logprobs = wire.unpack(got["logprobs"], got["lengths"])
-        topk = wire.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * len(jobs)
+        tokens = protocol.unpack(got["tokens"], got["lengths"])
+        logprobs = protocol.unpack(got["logprobs"], got["lengths"])
+        topk = protocol.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * len(jobs)
         return [
             Rollout(prompt, sample, ids, logp, "stop" if stopped else "length", self.version, topk_ids)
             for (prompt, sample), ids, logp, stopped, topk_ids in zip(
@@ -132,20 +132,20 @@ class RolloutClient:
 
     def _ask(
         self,
-        header: wire.Header,
-        arrays: wire.Arrays,
+        header: protocol.Header,
+        arrays: protocol.Arrays,
         progress: Callable[[int], None] = lambda num_finished: None,
-    ) -> wire.Arrays:
+    ) -> protocol.Arrays:
         if self._lost is not None:
             raise self._lost
         request = header["request"]
         hint = "its log is rollout.log in the attempt's log folder"
         try:
-            wire.send(self._sock, header, arrays)
-            reply, got = wire.receive(self._sock)
+            protocol.send(self._sock, header, arrays)
+            reply, got = protocol.receive(self._sock)
             while "progress" in reply:
                 progress(int(reply["progress"]))
-                reply, got = wire.receive(self._sock)
+                reply, got = protocol.receive(self._sock)
         except TimeoutError:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
             self._lost = EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s")

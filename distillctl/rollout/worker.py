@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillctl.lifeline import die_with_parent
-from distillctl.rollout import wire
-from distillctl.rollout.plugin import ignore_signals, name_shared_memory
+from distillctl.host.parent_death import die_with_parent
+from distillctl.rollout import protocol
+from distillctl.rollout.protocol import Arrays, Header
+from distillctl.rollout.vllm_plugin import ignore_signals, name_shared_memory
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -85,7 +86,7 @@ def build_engine(settings: EngineSettings) -> LLM:
         enforce_eager=settings.enforce_eager,
         logprobs_mode="processed_logprobs",
         max_logprobs=settings.max_logprobs,
-        worker_extension_cls="distillctl.rollout.plugin.WeightReceiver",
+        worker_extension_cls="distillctl.rollout.vllm_plugin.WeightReceiver",
         seed=0,
         disable_log_stats=True,
         **options,
@@ -102,7 +103,7 @@ class Engine:
         self.report: Callable[[int], None] = lambda num_finished: None
         """Called after each step of the engine."""
 
-    def generate(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
+    def generate(self, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
         """Sample one answer per prompt: pause, enqueue all, resume, wait.
 
         Scheduling starts when every request is queued, so that the same requests are batched the same way
@@ -110,24 +111,24 @@ class Engine:
         the header the reply also has `topk_ids`, int32 [all tokens, num_topk]; with null there its
         log-probabilities are 0.
         """
-        prompts = wire.unpack(arrays["prompts"], arrays["prompt_lengths"])
+        prompts = protocol.unpack(arrays["prompts"], arrays["prompt_lengths"])
         seeds = [int(seed) for seed in arrays["seeds"]]
         outputs = self._run(prompts, [self._params(header, seed) for seed in seeds])
         completions = [output.outputs[0] for output in outputs]
         for completion in completions:
             if completion.finish_reason not in ("stop", "length"):
                 raise RuntimeError(f"a request ended with {completion.finish_reason!r}")
-        tokens, lengths = wire.pack([c.token_ids for c in completions], "int32")
+        tokens, lengths = protocol.pack([c.token_ids for c in completions], "int32")
         logprobs = np.zeros(len(tokens), np.float32)
         if header["num_topk"] is not None:
-            logprobs, _ = wire.pack([_sampled_logprobs(c.logprobs) for c in completions], "float32")
+            logprobs, _ = protocol.pack([_sampled_logprobs(c.logprobs) for c in completions], "float32")
         stopped = np.array([c.finish_reason == "stop" for c in completions], dtype=np.uint8)
         reply = {"tokens": tokens, "lengths": lengths, "logprobs": logprobs, "stopped": stopped}
         if num_topk := header["num_topk"]:
             reply["topk_ids"] = np.concatenate([_topk_ids(c.logprobs, num_topk) for c in completions])
         return {"version": self.version}, reply
 
-    def score(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
+    def score(self, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
         """Log-probability of each token of one sequence but the first, under the current weights."""
         from vllm import SamplingParams
 
@@ -138,7 +139,7 @@ class Engine:
         logprobs = np.array(_sampled_logprobs(output.prompt_logprobs), dtype=np.float32)
         return {"version": self.version}, {"logprobs": logprobs}
 
-    def push(self, header: wire.Header, arrays: wire.Arrays) -> tuple[wire.Header, wire.Arrays]:
+    def push(self, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
         """Load the safetensors files of the header and take its version label."""
         self.llm.collective_rpc("load_pushed", args=(header["files"],))
         if not self.llm.reset_prefix_cache():
@@ -146,7 +147,7 @@ class Engine:
         self.version = int(header["version"])
         return {"version": self.version}, {}
 
-    def _params(self, header: wire.Header, seed: int) -> SamplingParams:
+    def _params(self, header: Header, seed: int) -> SamplingParams:
         from vllm import SamplingParams
 
         return SamplingParams(
@@ -194,7 +195,7 @@ def serve(engine: Engine) -> None:
         listener.listen(1)
         while True:
             connection, _ = listener.accept()
-            with connection, suppress(wire.Closed):
+            with connection, suppress(protocol.Closed):
                 _serve_client(engine, connection)
 
 
@@ -207,12 +208,12 @@ def _serve_client(engine: Engine, connection: socket.socket) -> None:
         nonlocal last
         if time.monotonic() - last > REPORT_S:
             last = time.monotonic()
-            wire.send(connection, {"progress": num_finished})
+            protocol.send(connection, {"progress": num_finished})
 
     engine.report = report
     while True:
-        header, arrays = wire.receive(connection)
-        wire.send(connection, *requests[header["request"]](header, arrays))
+        header, arrays = protocol.receive(connection)
+        protocol.send(connection, *requests[header["request"]](header, arrays))
 
 
 def main() -> None:

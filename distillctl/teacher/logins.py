@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from os import environ
 
-from distillctl.config import Config, TeacherConfig, teacher_section
+from distillctl.config.schema import Config, TeacherConfig, teacher_section
 from distillctl.errors import ConfigError
-from distillctl.redact import MASK, PLACEHOLDER
+from distillctl.errors.redact import MASK, PLACEHOLDER
 
 LOGIN = "DISTILLCTL_TEACHER_LOGIN"
 """Environment variable with the `USER:PASSWORD` of addresses in which they are masked."""

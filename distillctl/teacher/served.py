@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from pydantic_core import from_json
 
+from distillctl.data_types import MicroBatch, Scored
 from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFailed
 from distillctl.objective.views import TopK
-from distillctl.samples import MicroBatch, Scored
-from distillctl.teacher.answers import Values, read_asked, read_most_likely
 from distillctl.teacher.exchange import Exchange, Exchanges, ScoringStopped, fetch, make_client
 from distillctl.teacher.logins import API_KEY
 from distillctl.teacher.refusals import refusal_hint
 from distillctl.teacher.refusals import server_message as _message
+from distillctl.teacher.replies import Values, read_asked, read_most_likely
 from distillctl.teacher.request import Job, request
-from distillctl.terminal import inline
+from distillctl.terminal.stream import inline
 
 START_TIMEOUT_S = 600.0
 """Longest start of a server that starts with the run."""

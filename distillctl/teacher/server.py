@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distillctl import memory
-from distillctl.lifeline import die_with_parent
+from distillctl.host import shared_memory
+from distillctl.host.parent_death import die_with_parent
 
 MAX_NUM_SEQS = 16
 """Sequences scored at the same time."""
@@ -92,7 +92,7 @@ def start_server(arguments: list[str], environment: dict[str, str], log: Path) -
 def main() -> None:
     """Entry point. The lifeline and the file mode of the socket outlive the change of program."""
     die_with_parent(int(sys.argv[1]))
-    memory.mark(memory.owner(int(sys.argv[1])))
+    shared_memory.mark(shared_memory.owner(int(sys.argv[1])))
     os.umask(0o077)
     os.execv(sys.executable, server_command(sys.argv[2:]))
 

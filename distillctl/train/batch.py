@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillctl.config import Config
+from distillctl.config.schema import Config
+from distillctl.data_types import MicroBatch, Rollout
 from distillctl.errors import RunFailed
 from distillctl.objective.views import Tokens
-from distillctl.samples import MicroBatch, Rollout
-from distillctl.train.ranks import Ranks
+from distillctl.train.distributed import Ranks
 
 
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:

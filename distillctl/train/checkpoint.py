@@ -1,4 +1,4 @@
-"""Saving and loading a run's state: what the ranks do together; `distillctl.checkpoints` has the files.
+"""Saving and loading a run's state: what the ranks do together; `distillctl.run.checkpoints` has the files.
 
 `hf/` loads with plain transformers and vLLM; `state/` is DeepSpeed's, for resuming.
 """
@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from distillctl import checkpoints, unfinished
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
-from distillctl.isolation import NOWHERE, child_environment
-from distillctl.teacher.dropout import saved_as_given
-from distillctl.train.ranks import Ranks
+from distillctl.host.isolation import NOWHERE, child_environment
+from distillctl.models.dropout import saved_as_given
+from distillctl.run import checkpoints, unfinished
+from distillctl.train.distributed import Ranks
 from distillctl.train.student import Student
-from distillctl.train.weights import gathered
+from distillctl.train.weight_sync import gathered
 
 _TAG = "state"
 _UNIVERSAL = "universal"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillctl.config import Config
+from distillctl.config.schema import Config
 from distillctl.objective.views import Objective
 
 LOGITS_BYTES = 128 << 20

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from distillctl import checkpoints
 from distillctl.errors import ConfigError
-from distillctl.preflight import Check
-from distillctl.teacher.loadable import listed, require_whole
-from distillctl.teacher.tensor_faults import faults, load_on_meta, tensor_names
+from distillctl.models.loadable import listed, require_whole
+from distillctl.models.tensor_faults import faults, load_on_meta, tensor_names
+from distillctl.run import checkpoints
+from distillctl.run.checks import Check
 from distillctl.train.checkpoint import disk_trouble_explained, export, gathered_state
-from distillctl.train.ranks import Ranks
+from distillctl.train.distributed import Ranks
 from distillctl.train.student import Student
 
 SMALL_BYTES = 64 << 20

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillctl.config import Config, OptimConfig
+from distillctl.config.schema import Config, OptimConfig
+from distillctl.data_types import MicroBatch
+from distillctl.models.compatibility import require_plain_head
+from distillctl.models.load import load_model
+from distillctl.models.packed_attention import packed_arguments
 from distillctl.objective.alternatives import Alternatives, alternatives, loss_and_alternatives
 from distillctl.objective.chunked import chunked_loss, stat_names
 from distillctl.objective.products import logits
 from distillctl.objective.views import Objective, Teacher, Tokens
-from distillctl.samples import MicroBatch
-from distillctl.teacher.compat import require_plain_head
-from distillctl.teacher.local import load_model
-from distillctl.teacher.packed import packed_arguments
 
 _BUCKET_NUMEL = 25_000_000
 """Parameters whose gradients are reduced together, and those that AdamW updates together, whose temporary

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from distillctl.train.engine import RolloutEngine
-from distillctl.train.ranks import Ranks
-from distillctl.usage import gpu_metrics, own_bytes
+from distillctl.host.process_memory import gpu_metrics, own_bytes
+from distillctl.train.distributed import Ranks
+from distillctl.train.rollout_engine import RolloutEngine
 
 
 class Usage:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillctl.atomic import write_json
-from distillctl.checkpoints import step_dir
-from distillctl.evaluate.evaluation import Answer, answers, summarise
-from distillctl.rollout.client import Sampling
-from distillctl.samples import Prompt
-from distillctl.train.loop import Trainer
-from distillctl.train.sample_file import write_samples
-from distillctl.train.token_views import NUM_VIEWED, TokenView, token_views
+from distillctl.data_types import MicroBatch, Prompt, Rollout
+from distillctl.files.atomic import write_json
+from distillctl.grading.summary import Answer, grade_rollouts, summarise
+from distillctl.rollout.client import RolloutClient, Sampling
+from distillctl.run.checkpoints import step_dir
+from distillctl.train.batch import micro_batches
+from distillctl.train.sample_writer import write_samples
+from distillctl.train.step import Trainer
+from distillctl.train.token_table import NUM_VIEWED, TokenTable, TokenView
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,7 @@ class Validation:
 
         Writes `step_N.json` (the summary) and `step_N.parquet` (every answer) in `folder`.
         """
-        found = self.trainer.engine.ask(
-            lambda client: answers(client, self.prompts, self.tokenizer, self.sampling)
-        )
+        found = self.trainer.engine.ask(self._answers)
         views = self._look(found[0] if found else None)
         if found is None:
             return None
@@ -50,6 +51,13 @@ class Validation:
         write_json(path, {"step": step, **asdict(result), "kl": mean_kl})
         return {"metrics": {"val/acc": result.acc, "val/kl": mean_kl}, "num": result.num_graded}
 
+    def _answers(self, client: RolloutClient) -> tuple[list[Answer], float]:
+        """One graded response to each prompt, and the seconds that sampling them took."""
+        start = time.perf_counter()
+        rollouts = client.generate(self.prompts, 1, self.sampling, run_seed=0, step=0)
+        seconds = time.perf_counter() - start
+        return grade_rollouts(rollouts, self.tokenizer), seconds
+
     def _look(self, found: list[Answer] | None) -> list[TokenView | None]:
         """Views of the first answers; none of an answer that leaves the shared vocabulary."""
         prompts = self.prompts[:NUM_VIEWED]
@@ -59,3 +67,30 @@ class Validation:
         inside = [int(rollout.response_ids.max()) < vocab_size for rollout in shared]
         views = iter(token_views(self.trainer, [r for r, ok in zip(shared, inside, strict=True) if ok]))
         return [next(views) if ok else None for ok in inside]
+
+
+def token_views(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenView]:
+    """Views of the first `NUM_VIEWED` rollouts; none of what a teacher did not answer before a stop.
+
+    Collective; trains nothing and draws no random numbers.
+    """
+    rollouts = rollouts[:NUM_VIEWED]
+    table = TokenTable(rollouts, trainer.objective.vocab_size)
+    for name, teacher in trainer.teachers.items():
+        members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
+        batches = micro_batches(rollouts, members, trainer.config, trainer.ranks, 1.0)
+        answers = trainer.score(teacher, [_listing(trainer, batch) for batch in batches])
+        for scored in answers or []:
+            with trainer.teacher_view(name, scored) as view:
+                found = trainer.student.alternatives(
+                    scored.batch, view, trainer.objective.vocab_size, table.count
+                )
+            table.add(scored.batch, found)
+    return table.views(trainer.ranks)
+
+
+def _listing(trainer: Trainer, batch: MicroBatch) -> MicroBatch:
+    """A served teacher that is asked for chosen tokens needs a list, which greedy answers lack."""
+    if trainer.asks_for_student_tokens and batch.topk_ids_NK is None:
+        return replace(batch, topk_ids_NK=batch.target_ids_N[:, None])
+    return batch

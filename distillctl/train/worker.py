@@ -21,32 +21,32 @@ from typing import Any, NoReturn
 
 import torch
 
-from distillctl import memory
-from distillctl.checkpoints import step_dir
-from distillctl.config import Config
 from distillctl.config.gpu_only import on_cpu
+from distillctl.config.loading import load_config
+from distillctl.config.schema import Config
 from distillctl.data.prompts import PromptStream
 from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
-from distillctl.evaluate.evaluation import grade_rollouts
-from distillctl.events import EventLog
-from distillctl.lifeline import die_with_parent
-from distillctl.preflight import Check
-from distillctl.presets import load_config
+from distillctl.grading.summary import grade_rollouts
+from distillctl.host import shared_memory
+from distillctl.host.parent_death import die_with_parent
+from distillctl.models.compatibility import model_stop_token_ids
 from distillctl.rollout.client import Sampling
-from distillctl.run import RunDir, write_status
-from distillctl.teacher.compat import model_stop_token_ids
+from distillctl.run.checkpoints import step_dir
+from distillctl.run.checks import Check
+from distillctl.run.directory import RunDir, write_status
+from distillctl.run.events import EventLog
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.logins import logins_of
 from distillctl.teacher.served import ServedTeacher
-from distillctl.train import checkpoint, measure, parts
-from distillctl.train.engine import RolloutEngine
+from distillctl.train import build, checkpoint, self_checks
+from distillctl.train.distributed import Ranks
 from distillctl.train.guards import Guards
 from distillctl.train.job import STARTING, TrainJob
-from distillctl.train.loop import StepResult, Trainer
 from distillctl.train.objectives import make_objective
-from distillctl.train.ranks import Ranks
 from distillctl.train.rehearsal import rehearse_save
-from distillctl.train.sample_file import sample_event, write_samples
+from distillctl.train.rollout_engine import RolloutEngine
+from distillctl.train.sample_writer import sample_event, write_samples
+from distillctl.train.step import StepResult, Trainer
 from distillctl.train.student import Student
 from distillctl.train.usage import Usage
 from distillctl.train.validation import Validation
@@ -61,7 +61,7 @@ class Rank:
     def __init__(self, job: TrainJob, rank: int) -> None:
         self.job = job
         self.run = RunDir(Path(job.run_dir))
-        config = parts.located(load_config(self.run.config_path), Path(job.working_directory))
+        config = build.located(load_config(self.run.config_path), Path(job.working_directory))
         self.config: Config = on_cpu(config) if job.device == "cpu" else config
         self.events = EventLog(self.run.events_path, job.attempt) if rank == 0 else None
         self.stop_signal = 0
@@ -102,24 +102,24 @@ class Rank:
         config, job = self.config, self.job
         with self.phase("loading data"):
             self.tokenizer = AutoTokenizer.from_pretrained(job.student, trust_remote_code=False)
-            train = parts.train_prompts(config, self.tokenizer, self.warn)
+            train = build.train_prompts(config, self.tokenizer, self.warn)
             stream = PromptStream(train, config.data.train_batch_size, config.data.seed)
-            val = parts.val_prompts(config, self.tokenizer, self.warn)
+            val = build.val_prompts(config, self.tokenizer, self.warn)
         self.num_steps = config.num_steps(len(train))
-        self.probe = measure.probe(train, self.ranks.device)
+        self.probe = self_checks.probe(train, self.ranks.device)
         self.checks: list[Check] = []
-        objective = make_objective(config, parts.shared_vocab_size(job))
+        objective = make_objective(config, build.shared_vocab_size(job))
         with self.phase("loading teacher"):
             teachers = {name: self._teacher(name, objective.vocab_size) for name in job.teachers}
         with self.phase("loading student"):
             dtype = getattr(torch, job.student_dtype)
             student = Student(job.student, dtype, config, self.num_steps, universal=job.universal)
             self.checks.append(
-                measure.self_test(student, job.student, dtype, self.probe, objective.vocab_size)
+                self_checks.self_test(student, job.student, dtype, self.probe, objective.vocab_size)
             )
             for name, teacher in teachers.items():
                 precision = getattr(torch, job.teachers[name].dtype)
-                self.checks += measure.teacher_checks(
+                self.checks += self_checks.teacher_checks(
                     name, teacher, student, precision, self.probe, objective.vocab_size
                 )
         first, self.guards, self.best = 0, Guards(config.guards), None
@@ -142,7 +142,7 @@ class Rank:
             config.rollout.temperature, config.rollout.top_p, config.data.max_response_length, stops
         )
         greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
-        reward = parts.reward_function(config, self.tokenizer, Path(job.working_directory))
+        reward = build.reward_function(config, self.tokenizer, Path(job.working_directory))
         self.trainer = Trainer(
             config,
             self.ranks,
@@ -162,17 +162,17 @@ class Rank:
         """One teacher, with what was measured of it added to `checks`."""
         job, own = self.job.teachers[name], self.config.all_teachers[name]
         logins = logins_of(name)
-        teacher = parts.load_teacher(
+        teacher = build.load_teacher(
             job, own, self.config, self.ranks.device, vocab_size, logins, lambda: bool(self.stop_signal)
         )
         if not self.ranks.is_main:
             return teacher
         dtype = getattr(torch, job.dtype)
         if isinstance(teacher, ServedTeacher):
-            self.checks.append(measure.served_agrees(name, teacher, job.model, dtype, self.probe))
+            self.checks.append(self_checks.served_agrees(name, teacher, job.model, dtype, self.probe))
         elif own.quantization != "none":
             self.checks.append(
-                measure.quantization_cost(name, teacher, job.model, dtype, self.probe, vocab_size)
+                self_checks.quantization_cost(name, teacher, job.model, dtype, self.probe, vocab_size)
             )
         return teacher
 
@@ -276,7 +276,7 @@ def main() -> None:
     path, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     job = TrainJob.load(path)
     die_with_parent(job.parent_pid)
-    memory.mark(memory.owner(job.parent_pid))
+    shared_memory.mark(shared_memory.owner(job.parent_pid))
     try:
         process = Rank(job, rank)
         process.emit("phase", 0, name=STARTING, state="end", seconds=time.time() - path.stat().st_mtime)

@@ -28,9 +28,9 @@ from distillctl.evaluate.command import _answers
 from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.questions import Target, all_questions
 from distillctl.evaluate.responses import MAX_NUM_SEQS, Task, responses, running_engine
-from distillctl.machine import model_path
-from distillctl.memory import scratch_directory
-from distillctl.rollout.process import engine_settings
+from distillctl.host.shared_memory import scratch_directory
+from distillctl.models.locate import model_path
+from distillctl.rollout.start import engine_settings
 from distillctl.rollout.worker import EngineSettings, build_engine
 
 MAX_TOKENS, MAX_LEN = 96, 256

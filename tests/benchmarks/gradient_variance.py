@@ -15,7 +15,7 @@ import torch
 
 from distillctl.data import arith
 from distillctl.data.schema import INSTRUCTION
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 from distillctl.objective.chunked import token_losses
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.views import Objective, Tokens

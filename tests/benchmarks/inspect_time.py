@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from distillctl.events import EventLog
-from distillctl.presets import load_preset
-from distillctl.run import METRICS
+from distillctl.config.loading import load_preset
+from distillctl.run.events import EventLog
+from distillctl.run.metrics import METRICS
 
 NUM_STEPS = 100_000
 

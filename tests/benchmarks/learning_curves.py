@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distillctl.events import read_events
-from distillctl.run import RunDir, read_status
-from distillctl.significance import wilson_interval
+from distillctl.grading.significance import wilson_interval
+from distillctl.run.directory import RunDir, read_status
+from distillctl.run.events import read_events
 
 PRESET = "tiny-from-small-arith"
 STEPS = 240

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from distillctl.machine import memory_bytes
+from distillctl.config.loading import load_config, preset_path
+from distillctl.host.hardware import memory_bytes
 from distillctl.objective.chunked import chunked_loss
 from distillctl.objective.views import Dense, Tokens
-from distillctl.presets import load_config, preset_path
 from distillctl.train.objectives import make_objective
 
 DENSE = "dense"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from distillctl.events import read_events
+from distillctl.run.events import read_events
 
 PHASES = ("rollout", "teacher", "update", "sync")
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from distillctl.machine import model_path
-from distillctl.memory import scratch_directory
+from distillctl.data_types import Prompt
+from distillctl.host.shared_memory import scratch_directory
+from distillctl.models.locate import model_path
 from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
-from distillctl.rollout.plugin import OWNER_ENV
-from distillctl.rollout.process import engine_environment, engine_settings, start_engine
+from distillctl.rollout.start import engine_environment, engine_settings, start_engine
+from distillctl.rollout.vllm_plugin import OWNER_ENV
 from distillctl.rollout.worker import EngineSettings, build_engine
-from distillctl.samples import Prompt
 
 PROMPT_TOKENS = 60
 REST_S = 2.0  # the plain engine's idle loops spin for a second; neither may disturb the other

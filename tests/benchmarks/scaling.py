@@ -21,8 +21,8 @@ from statistics import median
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from distillctl.events import read_events
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
+from distillctl.run.events import read_events
 
 SIZES = {
     "batch": (8, 32, 128, 256),

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from distillctl.events import read_events
+from distillctl.run.events import read_events
 
 VICTIMS = ("launcher", "rank", "rollout worker")
 

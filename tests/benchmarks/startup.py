@@ -19,10 +19,10 @@ from statistics import median
 
 from rollout_throughput import ask, start_plain
 
-from distillctl.events import read_events
-from distillctl.machine import model_path
-from distillctl.memory import scratch_directory
-from distillctl.rollout.process import engine_settings
+from distillctl.host.shared_memory import scratch_directory
+from distillctl.models.locate import model_path
+from distillctl.rollout.start import engine_settings
+from distillctl.run.events import read_events
 
 PROMPT, RESPONSE = 160, 96
 """Limits of both, as in the tiny preset."""

@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillctl.data.prompts import render
 from distillctl.data.read import read_rows
-from distillctl.events import read_events
-from distillctl.machine import cpus
+from distillctl.host.hardware import cpus
+from distillctl.run.events import read_events
 
 MAX_PROMPT = 384
 PHASES = ("rollout", "teacher", "update", "sync", "step")

@@ -32,19 +32,20 @@ import torch.nn.functional as F
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distillctl.config.loading import load_config
 from distillctl.data.prompts import render
 from distillctl.data.read import read_rows
-from distillctl.machine import cpu_runtime, cpus
+from distillctl.data_types import Rollout
+from distillctl.host.hardware import cpu_runtime, cpus
+from distillctl.models.load import load_model
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.chunked import chunked_loss
 from distillctl.objective.views import Dense
-from distillctl.presets import load_config
-from distillctl.samples import Rollout
-from distillctl.teacher.local import LocalTeacher, load_model
+from distillctl.teacher.local import LocalTeacher
 from distillctl.train import student
 from distillctl.train.batch import micro_batches, tokens
+from distillctl.train.distributed import Ranks
 from distillctl.train.objectives import make_objective
-from distillctl.train.ranks import Ranks
 
 LR, CLIP = 1e-5, 1.0
 

@@ -6,19 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-import distillctl.models
-from distillctl.data.arith import (
-    MAX_RESULT,
-    NUM_TEST,
-    NUM_TRAIN,
-    SEED,
-    Problem,
-    generate,
-    splits,
-)
+import distillctl.builtin
+from distillctl.data.arith import MAX_RESULT, NUM_TEST, NUM_TRAIN, SEED, Problem, generate, splits
 from distillctl.data.schema import INSTRUCTION
 
-MODELS = Path(distillctl.models.__file__).parent
+MODELS = Path(distillctl.builtin.__file__).parent
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 MAX_PROMPT_TOKENS = 90
 MAX_ANSWER_TOKENS = 64

@@ -8,7 +8,7 @@ from distillctl.data.encode import ChatEncoder
 from distillctl.data.read import PromptRow
 from distillctl.data.special_tokens import SpecialTokens, special_token_warning
 from distillctl.errors import ConfigError
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -9,8 +9,8 @@ from distillctl.data.lengths import fewest_tokens, require_usable
 from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow
 from distillctl.errors import ConfigError
-from distillctl.machine import model_path
-from distillctl.teacher.compat import token_counter
+from distillctl.models.compatibility import token_counter
+from distillctl.models.locate import model_path
 
 STUDENT = model_path("builtin:tiny-student", "student.model")
 COUNT = token_counter(STUDENT)

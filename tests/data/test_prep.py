@@ -18,7 +18,7 @@ from distillctl.data.read import read_rows, records
 from distillctl.data.schema import INSTRUCTION, gsm8k_ground_truth, schema
 from distillctl.data.summary import lines, remarks
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.evaluate.grading import grade
+from distillctl.grading.scorers import grade
 
 GOOD = {"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}
 

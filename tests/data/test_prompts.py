@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillctl.config import DEFAULT_TEACHER, Config
+from distillctl.config.schema import DEFAULT_TEACHER, Config
 from distillctl.data.prep import prep_gsm8k
 from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import PromptRow, read_rows
+from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
-from distillctl.machine import model_path
-from distillctl.samples import Prompt
+from distillctl.models.locate import model_path
 
 
 def row(index: int, content: str = "one two", truth: str | None = "2", **columns) -> PromptRow:

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillctl.data.answers import ANSWER_TYPES
+from distillctl.answers.kinds import ANSWER_TYPES
+from distillctl.answers.latex_answer import final_expression
 from distillctl.data.turn_truth import truth_in_turn
-from distillctl.evaluate.answer_types import grade_typed
-from distillctl.grading.latex_answer import final_expression
+from distillctl.grading.answer_types import grade_typed
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from distillctl.data.read import PromptRow
 from distillctl.evaluate.cache import Cache, Response
 from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.questions import Target, all_questions, row_of
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 
 
 def _eval_data(num_rows: int) -> EvalData:

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
+from distillctl.config.loading import load_preset, to_yaml
 from distillctl.errors import ConfigError
 from distillctl.evaluate.data import eval_data
 from distillctl.evaluate.questions import Target, all_questions, row_of
-from distillctl.presets import load_preset, to_yaml
-from distillctl.train.parts import val_prompts
+from distillctl.train.build import val_prompts
 
 PRESET = "tiny-from-small-arith"
 

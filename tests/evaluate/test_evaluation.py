@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from distillctl.evaluate.evaluation import Answer, majority_is_right, summarise, wilson_interval
-from distillctl.evaluate.grading import grade
-from distillctl.samples import Prompt, Rollout
+from distillctl.data_types import Prompt, Rollout
+from distillctl.grading.scorers import grade
+from distillctl.grading.summary import Answer, majority_is_right, summarise, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from distillctl.atomic import write_json
+from distillctl.data_types import Prompt, Rollout
 from distillctl.evaluate.command import _reported
 from distillctl.evaluate.data import EvalData
-from distillctl.evaluate.evaluation import Answer
-from distillctl.evaluate.grading import Grade
 from distillctl.evaluate.pairing import Result, compared, required_values
 from distillctl.evaluate.table import render_report
 from distillctl.evaluate.teacher import AnswerKl, KlTeacher, answer_kls, mean_kl
-from distillctl.samples import Prompt, Rollout
+from distillctl.files.atomic import write_json
+from distillctl.grading.scorers import Grade
+from distillctl.grading.summary import Answer
 
 
 def result(label, verdicts, kls=None, num_dropped=0):

@@ -11,7 +11,7 @@ from distillctl.evaluate import responses as module
 from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.questions import Target, all_questions, row_of
 from distillctl.evaluate.responses import Task, cache_key, responses, running_engine
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 
 NUM_ROWS = 12
 

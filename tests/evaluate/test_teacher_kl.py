@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from distillctl.data_types import Prompt, Rollout
 from distillctl.evaluate.teacher_kl import response_kl
-from distillctl.machine import model_path
-from distillctl.samples import Prompt, Rollout
+from distillctl.models.locate import model_path
 
 
 def test_the_sum_is_over_all_tokens_of_a_response(monkeypatch):

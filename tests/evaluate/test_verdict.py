@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError
 from distillctl.evaluate.comparison import difference, gap_closed
-from distillctl.evaluate.evaluation import Answer, majority_is_right, summarise
-from distillctl.evaluate.grading import Grade
 from distillctl.evaluate.junit import write_junit
 from distillctl.evaluate.requirements import check, parse
+from distillctl.evaluate.rescore import load_scorer, rescore
 from distillctl.evaluate.results import write_results
-from distillctl.evaluate.scoring import load_scorer, rescore
 from distillctl.evaluate.table import render_report
-from distillctl.samples import Prompt, Rollout
+from distillctl.grading.scorers import Grade
+from distillctl.grading.summary import Answer, majority_is_right, summarise
 
 
 def answers(verdicts, truth="7"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.chunked import chunked_loss
 from distillctl.objective.views import Dense, Objective, Tokens

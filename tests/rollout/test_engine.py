@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from distillctl.data_types import Prompt
 from distillctl.errors import EngineLost, RunFailed
-from distillctl.machine import model_path, model_shape
-from distillctl.memory import scratch_directory
+from distillctl.host.shared_memory import scratch_directory
+from distillctl.models.architecture import model_shape
+from distillctl.models.locate import model_path
 from distillctl.rollout.client import RolloutClient, Sampling, request_names, sample_seed
-from distillctl.rollout.process import engine_settings, start_engine
-from distillctl.samples import Prompt
+from distillctl.rollout.start import engine_settings, start_engine
 from distillctl.train.agreement import Scores, require_agreement
 
 EOS = [2]

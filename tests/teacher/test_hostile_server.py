@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
-from distillctl.samples import MicroBatch
 from distillctl.teacher import served
-from distillctl.teacher.answers import read_asked, read_most_likely
 from distillctl.teacher.exchange import ScoringStopped
+from distillctl.teacher.replies import read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
 
 MODEL = {"id": "served", "root": None, "max_model_len": 4096}

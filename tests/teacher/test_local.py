@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.machine import model_path
-from distillctl.samples import MicroBatch
+from distillctl.models.locate import model_path
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
-from distillctl.train import measure
-from distillctl.train.measure import quantization_cost
+from distillctl.train import self_checks
+from distillctl.train.self_checks import quantization_cost
 
 PATH = str(model_path("builtin:tiny-teacher", ""))
 CPU = torch.device("cpu")
@@ -214,7 +214,7 @@ def test_the_preflight_tells_the_kl_of_a_quantised_teacher(sequences):
 
 @needs_bitsandbytes
 def test_the_preflight_warns_of_a_large_kl(sequences, monkeypatch):
-    monkeypatch.setattr(measure, "LARGE_QUANTIZATION_KL", 1e-6)
+    monkeypatch.setattr(self_checks, "LARGE_QUANTIZATION_KL", 1e-6)
     teacher = LocalTeacher(PATH, torch.float32, CPU, quantization="int8")
     assert check_of(teacher, sequences).level == "warn"
 
@@ -222,8 +222,8 @@ def test_the_preflight_warns_of_a_large_kl(sequences, monkeypatch):
 def test_no_full_precision_copy_is_loaded_where_there_is_no_room(sequences, monkeypatch):
     """The tiny teacher has 0.9 million weights, 3.5 MB in float32, beside 1 GiB to work with."""
     teacher = LocalTeacher(PATH, torch.float32, CPU)
-    monkeypatch.setattr(measure, "memory_bytes", lambda: 2**30 + 2**20)
-    monkeypatch.setattr(measure, "quantization_kl", None)
+    monkeypatch.setattr(self_checks, "memory_bytes", lambda: 2**30 + 2**20)
+    monkeypatch.setattr(self_checks, "quantization_kl", None)
     check = check_of(teacher, sequences)
     assert check.level == "warn"
     assert check.detail == (
@@ -235,8 +235,8 @@ def test_no_full_precision_copy_is_loaded_where_there_is_no_room(sequences, monk
 def test_the_room_a_copy_needs_is_that_of_its_weights_in_its_precision(plain, monkeypatch, dtype, num_bytes):
     size = num_bytes * sum(parameter.numel() for parameter in plain.parameters())  # tied: the head once
     for free, fits in ((size, True), (size - 1, False)):
-        monkeypatch.setattr(measure, "memory_bytes", lambda free=free: free + measure.WORKSPACE_BYTES)
-        assert (measure.no_room(PATH, dtype, CPU) == "") == fits
+        monkeypatch.setattr(self_checks, "memory_bytes", lambda free=free: free + self_checks.WORKSPACE_BYTES)
+        assert (self_checks.no_room(PATH, dtype, CPU) == "") == fits
 
 
 def test_what_config_json_asks_to_return_changes_nothing(sequences, tmp_path):

@@ -22,19 +22,20 @@ import numpy as np
 import pytest
 import torch
 
-from distillctl.config import Config
+from distillctl.config.schema import Config
+from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
-from distillctl.machine import model_path, model_shape
-from distillctl.memory import scratch_directory
-from distillctl.plan import check_gpus, file_name, resolve
-from distillctl.rollout.process import engine_environment, kv_cache_bytes
-from distillctl.samples import MicroBatch
+from distillctl.host.shared_memory import scratch_directory
+from distillctl.launch.plan import check_gpus, file_name, resolve
+from distillctl.models.architecture import model_shape
+from distillctl.models.locate import model_path
+from distillctl.rollout.start import engine_environment, kv_cache_bytes
 from distillctl.teacher import served
-from distillctl.teacher.answers import FLOOR, read_asked, read_most_likely
+from distillctl.teacher.replies import FLOOR, read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
 from distillctl.teacher.server import server_arguments, start_server
-from distillctl.train import measure
-from distillctl.train.measure import served_agrees
+from distillctl.train import self_checks
+from distillctl.train.self_checks import served_agrees
 
 MODEL = "builtin:tiny-teacher"
 VOCAB = 512
@@ -371,8 +372,8 @@ def test_the_preflight_compares_a_teacher_that_is_asked_for_chosen_tokens(asking
 
 
 def test_the_preflight_loads_no_model_that_memory_has_no_room_for(asking_teacher, path, monkeypatch):
-    monkeypatch.setattr(measure, "memory_bytes", lambda: 2**30)
-    monkeypatch.setattr(measure, "LocalTeacher", None)
+    monkeypatch.setattr(self_checks, "memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(self_checks, "LocalTeacher", None)
     found = served_agrees("default", asking_teacher, str(path), torch.float32, micro_batch(0, RAGGED))
     assert found.level == "warn"
     assert "not compared with the local model: a copy of it needs" in found.detail

@@ -25,18 +25,18 @@ from safetensors.torch import save_file
 from student_process import VOCAB_SIZE, make_rollouts
 from transformers import AutoTokenizer
 
-from distillctl import checkpoints
+from distillctl.config.loading import load_preset
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective
-from distillctl.presets import load_preset
+from distillctl.run import checkpoints
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import checkpoint, rehearsal
 from distillctl.train.batch import collate, plan, tokens
-from distillctl.train.ranks import Ranks
+from distillctl.train.distributed import Ranks
 from distillctl.train.student import Student
-from distillctl.train.weights import gathered
+from distillctl.train.weight_sync import gathered
 
 
 class Case:

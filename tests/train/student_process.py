@@ -22,20 +22,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from distillctl.config.loading import load_preset
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.views import Dense, Objective
-from distillctl.presets import load_preset
-from distillctl.samples import Prompt, Rollout
 from distillctl.teacher.local import LocalTeacher
-from distillctl.train import measure
+from distillctl.train import self_checks
 from distillctl.train.batch import collate, plan, tokens
-from distillctl.train.ranks import Ranks
+from distillctl.train.distributed import Ranks
+from distillctl.train.metrics import Item
 from distillctl.train.student import Student
-from distillctl.train.tally import Item
-from distillctl.train.token_views import TokenTable
-from distillctl.train.weights import gathered
+from distillctl.train.token_table import TokenTable
+from distillctl.train.weight_sync import gathered
 
 LR, BETAS, CLIP, VOCAB_SIZE, NUM_STEPS, ENTROPY = 1e-3, (0.9, 0.95), 1.0, 465, 2, 0.1
 NUM_LOOKED = 5
@@ -119,11 +119,11 @@ def self_tests(out):
         str(model_path(f"builtin:{name}", "")) for name in ("tiny-student", "tiny-teacher")
     )
     student = Student(student_path, torch.float32, load_preset("tiny-from-small-arith"), num_steps=NUM_STEPS)
-    batch = measure.probe([rollout.prompt for rollout in make_rollouts(0)], torch.device("cpu"))
+    batch = self_checks.probe([rollout.prompt for rollout in make_rollouts(0)], torch.device("cpu"))
     said, (zeros, nan) = [], spoilt(out)
     for path in (student_path, other, str(nan)):
         try:
-            said.append(measure.self_test(student, path, torch.float32, batch, VOCAB_SIZE).detail)
+            said.append(self_checks.self_test(student, path, torch.float32, batch, VOCAB_SIZE).detail)
         except (RunFailed, ConfigError) as error:
             said.append(error.message)
     return [*said, *(teacher_checks(student, batch, path) for path in (other, student_path, zeros, nan))]
@@ -132,7 +132,7 @@ def self_tests(out):
 def teacher_checks(student, batch, path):
     teacher = LocalTeacher(str(path), torch.float32, torch.device("cpu"))
     try:
-        found = measure.teacher_checks("default", teacher, student, torch.float32, batch, VOCAB_SIZE)
+        found = self_checks.teacher_checks("default", teacher, student, torch.float32, batch, VOCAB_SIZE)
     except ConfigError as error:
         return error.message
     return [(check.level, check.detail) for check in found]

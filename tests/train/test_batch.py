@@ -9,16 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import RunFailed
-from distillctl.samples import Prompt, Rollout
-from distillctl.train.batch import (
-    collate,
-    plan,
-    references,
-    tokens,
-    trained_length,
-    within_vocabulary,
-)
+from distillctl.train.batch import collate, plan, references, tokens, trained_length, within_vocabulary
 
 CPU = torch.device("cpu")
 

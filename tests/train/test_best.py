@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distillctl import checkpoints
 from distillctl.config.guards import GuardsConfig
+from distillctl.run import checkpoints
 from distillctl.train import checkpoint, worker
 from distillctl.train.guards import Guards
 

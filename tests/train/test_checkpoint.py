@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillctl import checkpoints
+from distillctl.run import checkpoints
 
 SCRIPT = Path(__file__).with_name("checkpoint_process.py")
 DECAY = "optim.weight_decay=0.1"

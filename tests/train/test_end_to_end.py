@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distillctl import memory
-from distillctl.events import read_events
-from distillctl.run import METRICS
-from distillctl.samples import sample_schema
+from distillctl.host import shared_memory
+from distillctl.run.events import read_events
+from distillctl.run.metrics import METRICS
+from distillctl.run.sample_files import sample_schema
 
 PRESET = "tiny-from-small-arith"
 STEPS = 3
@@ -67,7 +67,7 @@ LAUNCHERS = []
 
 
 def left_in_memory():
-    return [path for pid in LAUNCHERS for path in memory.ROOT.glob(f"*distillctl-{pid}-*")]
+    return [path for pid in LAUNCHERS for path in shared_memory.ROOT.glob(f"*distillctl-{pid}-*")]
 
 
 def distillctl(*arguments, cwd, check=True):
@@ -314,7 +314,7 @@ def test_the_dry_run_measures_on_running_engines_and_keeps_nothing(folder):
 def test_training_changes_the_weights(one_rank):
     from transformers import AutoModelForCausalLM
 
-    from distillctl.machine import model_path
+    from distillctl.models.locate import model_path
 
     trained = AutoModelForCausalLM.from_pretrained(one_rank / f"checkpoints/step_{STEPS:06d}/hf")
     before = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", "student.model"))
@@ -327,7 +327,7 @@ def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
     """Step 1 is sampled from the shipped student: log-probabilities and KL follow from the two models."""
     from transformers import AutoModelForCausalLM
 
-    from distillctl.machine import model_path
+    from distillctl.models.locate import model_path
 
     table = pq.read_table(one_rank / "samples/step_000001.parquet")
     assert table.schema.equals(sample_schema())

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from distillctl.data_types import Prompt
 from distillctl.errors import EngineLost, RunFailed
 from distillctl.rollout.client import Sampling
-from distillctl.samples import Prompt
-from distillctl.train.engine import RolloutEngine, _resolve
+from distillctl.train.rollout_engine import RolloutEngine, _resolve
 
 WORKER = """
 import socket, sys, time

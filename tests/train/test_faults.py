@@ -17,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillctl import checkpoints, memory
-from distillctl.events import read_events
-from distillctl.run import resolve_checkpoint
+from distillctl.host import shared_memory
+from distillctl.run import checkpoints
+from distillctl.run.events import read_events
+from distillctl.run.resolve import resolve_checkpoint
 
 STEPS = 5
 RUN = [
@@ -141,7 +142,7 @@ def assert_nothing_left(run, timeout_s=5.0):
 
 def in_memory(run):
     """Names of what the run's launcher has in memory, directories of sockets and weights included."""
-    return [path.name for path in memory.ROOT.glob(f"distillctl-{run.launcher.pid}-*")]
+    return [path.name for path in shared_memory.ROOT.glob(f"distillctl-{run.launcher.pid}-*")]
 
 
 def test_nothing_listens_beyond_loopback(quiet, loopback):
@@ -275,7 +276,7 @@ def killed(folder):
     (run.checkpoints / "latest.json").write_text("")
     dead = in_memory(run)
     run.finish()
-    run.swept = not [name for name in dead if (memory.ROOT / name).exists()]
+    run.swept = not [name for name in dead if (shared_memory.ROOT / name).exists()]
     return run
 
 

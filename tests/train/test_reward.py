@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from distillctl.data.prep import prep_gsm8k
 from distillctl.data.prompts import render
 from distillctl.data.read import read_rows
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
-from distillctl.machine import model_path
-from distillctl.samples import Prompt, Rollout
-from distillctl.train.reward import group_advantages, load_reward, rewards
+from distillctl.grading.custom import load_reward, rewards
+from distillctl.models.locate import model_path
+from distillctl.train.advantages import group_advantages
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
 VERL_STYLE = """

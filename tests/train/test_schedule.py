@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from distillctl.config import OptimConfig
+from distillctl.config.schema import OptimConfig
 from distillctl.train.student import lr_schedule
 
 

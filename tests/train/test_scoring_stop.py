@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from distillctl.teacher.exchange import ScoringStopped
-from distillctl.train.loop import Trainer
+from distillctl.train.step import Trainer
 
 
 class Server:

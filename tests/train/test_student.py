@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillctl.machine import model_path
+from distillctl.models.locate import model_path
 from distillctl.objective.views import TopK
-from distillctl.train import measure
+from distillctl.train import self_checks
 
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
@@ -258,7 +258,7 @@ def listed(probabilities, num_topk):
 
 @pytest.mark.parametrize("num_topk", [0, 4, 40])
 def test_a_uniform_served_teacher_is_known_by_any_answer(num_topk):
-    entropy = measure._least_entropy(listed([[0.01] * 100] * 3, num_topk), 100)
+    entropy = self_checks._least_entropy(listed([[0.01] * 100] * 3, num_topk), 100)
     assert entropy == pytest.approx(math.log(100), rel=1e-5)
 
 
@@ -266,12 +266,12 @@ def test_a_uniform_served_teacher_is_known_by_any_answer(num_topk):
 def test_what_a_server_lists_bounds_the_entropy_from_below(num_topk):
     rows = torch.randn(5, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64).softmax(-1)
     exact = float(-(rows * rows.log()).sum(-1).mean())
-    bound = measure._least_entropy(listed(rows.tolist(), num_topk), 100)
+    bound = self_checks._least_entropy(listed(rows.tolist(), num_topk), 100)
     assert 0.5 * exact < bound < exact
 
 
 def test_a_sampled_token_alone_says_nothing_of_another_teacher():
-    assert measure._least_entropy(listed([[0.2] + [0.8 / 99] * 99] * 3, 0), 100) == 0.0
+    assert self_checks._least_entropy(listed([[0.2] + [0.8 / 99] * 99] * 3, 0), 100) == 0.0
 
 
 # What bfloat16 must not change.

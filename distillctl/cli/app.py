@@ -1,0 +1,256 @@
+"""The command line: parse, call, map errors to exit codes. Heavy imports live inside the commands.
+
+stdout carries only the result; with `--json`, exactly one JSON document, errors included. All else is stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from distillctl import __version__
+from distillctl.cli.inspect_commands import inspect_app
+from distillctl.cli.output import JsonFlag, error_document, finish
+from distillctl.cli.typer_app import App
+from distillctl.errors import ConfigError
+from distillctl.terminal.stream import printable
+
+AnswerType = Literal["numeric", "exact", "choice", "regex", "latex"]
+Display = Literal["auto", "tui", "plain", "quiet"]
+
+app = App(
+    name="distillctl",
+    help="On-policy distillation: the student writes, the teacher scores, the student learns.",
+    pretty_exceptions_enable=False,
+)
+prep_app = App(help="Prepare prompts as parquet files in verl's schema.")
+app.add_typer(prep_app, name="prep")
+app.add_typer(inspect_app, name="inspect")
+
+
+def main() -> None:
+    """Entry point of the `distillctl` script. With `--json`, usage errors are a JSON document too."""
+    try:
+        code = app(prog_name="distillctl", standalone_mode=False)
+    except typer.TyperException as error:
+        _show_usage(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    sys.exit(code or 0)
+
+
+def _show_usage(error: typer.TyperException, *, as_json: bool) -> None:
+    """Print a usage error, which repeats what was typed or pasted."""
+    if as_json:
+        context = getattr(error, "ctx", None)
+        hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"
+        print(error_document("usage", error.format_message(), hint))
+    else:
+        text = io.StringIO()
+        error.show(text)  # type: ignore[attr-defined]  # all that are raised have it
+        print(printable(text.getvalue()), end="", file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+def _prepared(folder: Path, manifest: dict[str, Any], as_json: bool) -> tuple[Any, str]:
+    """The result of `prep`. What may not be meant is on stderr too, without --json also the counts."""
+    from distillctl.data import summary
+
+    for line in [*([] if as_json else summary.lines(manifest)), *summary.remarks(manifest)]:
+        print(printable(line), file=sys.stderr)
+    return {"directory": str(folder), **manifest}, str(folder)
+
+
+Out = Annotated[Path | None, typer.Option(help="Directory to write; default data/<kind>.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="First N rows of each split only.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is already there.")]
+
+
+@prep_app.command("gsm8k", epilog="Example: distillctl prep gsm8k --out data/gsm8k")
+def prep_gsm8k(
+    out: Out = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder with train and test as jsonl or parquet; default hub."),
+    ] = None,
+    limit: Limit = None,
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """The grade-school math word problems of GSM8K (openai/gsm8k)."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.data import prep
+
+        target = out or Path("data/gsm8k")
+        return _prepared(target, prep.prep_gsm8k(target, source, limit, force), as_json)
+
+    finish(command, as_json)
+
+
+@prep_app.command("arith", epilog="Example: distillctl prep arith")
+def prep_arith(out: Out = None, limit: Limit = None, force: Force = False, as_json: JsonFlag = False) -> None:
+    """Generated arithmetic word problems, the same every time; for the tiny preset."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.data import prep
+
+        target = out or Path("data/arith")
+        return _prepared(target, prep.prep_arith(target, limit, force), as_json)
+
+    finish(command, as_json)
+
+
+@prep_app.command("jsonl", epilog="Example: distillctl prep jsonl --source my.jsonl --out data/mine")
+def prep_jsonl(
+    source: Annotated[Path, typer.Option(help="Your file, or a folder with train and test.")],
+    out: Out = None,
+    prompt_field: Annotated[str, typer.Option(help="Field with the prompt: text or a chat.")] = "question",
+    answer_field: Annotated[
+        str | None, typer.Option(help="Field with the answer; default answer, which may be absent.")
+    ] = None,
+    answer_type: Annotated[
+        AnswerType | None,
+        typer.Option(help="How answers are compared; default: reward_model.style, else numeric."),
+    ] = None,
+    limit: Limit = None,
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Prompts of your own."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.data import prep
+
+        target = out or Path("data/jsonl")
+        made = prep.prep_jsonl(target, source, prompt_field, answer_field, limit, force, answer_type)
+        return _prepared(target, made, as_json)
+
+    finish(command, as_json)
+
+
+@app.command(epilog="Example: distillctl train --preset tiny-from-small-arith optim.lr=5e-4")
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A named preset, see: distillctl inspect presets")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file instead of a preset.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Run directory; default runs/<preset>/<next number>.")
+    ] = None,
+    resume: Annotated[
+        Literal["never", "auto", "must"], typer.Option(help="Go on from the run's last checkpoint.")
+    ] = "auto",
+    elastic: Annotated[
+        bool, typer.Option("--elastic", help="Go on with another number of ranks (train.world_size).")
+    ] = False,
+    display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would happen. Starts the engines to measure; no step, no run directory.",
+        ),
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a student on its own samples under a teacher; prints the run directory."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.config import loading
+        from distillctl.launch import train_command
+
+        if (preset is None) == (config is None):
+            raise ConfigError(
+                "give exactly one of --preset and --config", "distillctl inspect presets lists them"
+            )
+        path = loading.preset_path(preset) if preset is not None else Path(str(config))
+        settings = loading.load_config(path, overrides or [])
+        if dry_run:
+            return train_command.dry_run(settings)
+        name = preset or path.stem
+        return train_command.train(settings, name, run_dir, resume, display, elastic=elastic)
+
+    finish(command, as_json)
+
+
+@app.command("eval", epilog="Example: distillctl eval --checkpoint runs/tiny-from-small-arith/0001")
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="Run, RUN@STEP, checkpoint, model directory, or hub id.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Prepared file, folder or pattern; repeatable; default the run's data.val_files."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model on the same prompts; repeatable: the student before, the teacher."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First N rows only, of all files together.")
+    ] = None,
+    num_samples: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Response limit; default the run's, else 512.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Also measure the KL from this model.")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Score with FILE.py[:FUNCTION], which is run, instead.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="Exit 4 unless e.g. acc>=0.4, acc-baseline>=0.05; repeatable.")
+    ] = None,
+    junit: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Also write the requirements as JUnit XML.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write DIR/eval.json and DIR/answers.parquet.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where answers are kept; default ~/.cache/distillctl/eval.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read kept answers nor keep any.")
+    ] = False,
+    display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """A model and its baselines on prepared data, through vLLM: accuracy, intervals, a verdict."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.evaluate import command as evaluation
+        from distillctl.terminal import progress
+
+        progress.choose(display)
+        models = [checkpoint, *(baseline or [])]
+        settings = evaluation.EvalSettings(
+            data=data or (),
+            limit=limit,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            num_samples=num_samples,
+            teacher=teacher,
+            score=score,
+            require=require or (),
+            junit=junit,
+            out=out,
+            cache_dir=cache_dir,
+            keep=not no_cache,
+        )
+        return evaluation.run(models, settings)
+
+    finish(command, as_json)

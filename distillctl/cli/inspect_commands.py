@@ -1,0 +1,203 @@
+"""The `inspect` commands: parse and call. Heavy imports live inside the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillctl.cli.output import JsonFlag, finish
+from distillctl.cli.typer_app import App
+from distillctl.terminal.stream import output_look
+
+inspect_app = App(help="Look at presets, configurations, runs and data.")
+
+
+def _show(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
+    """`finish` a command that reads what may be anybody's, in at most half of the memory that is free."""
+
+    def bounded() -> tuple[Any, str]:
+        from distillctl.files.memory_limit import limited, readable_bytes
+
+        with limited("inspect", readable_bytes()):
+            return command()
+
+    finish(bounded, as_json)
+
+
+@inspect_app.command("presets", epilog="Example: distillctl inspect presets")
+def inspect_presets(as_json: JsonFlag = False) -> None:
+    """Names and purposes of all presets."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import catalogue
+
+        rows = catalogue.show_presets()
+        return rows, catalogue.render_presets(rows)
+
+    _show(command, as_json)
+
+
+@inspect_app.command("config", epilog="Example: distillctl inspect config NAME > mine.yaml")
+def inspect_config(
+    name: Annotated[str, typer.Argument(help="A preset or a run directory.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """A whole configuration as YAML, defaults included."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import catalogue
+
+        found = catalogue.show_config(name)
+        return found, catalogue.render_config(found)
+
+    _show(command, as_json)
+
+
+@inspect_app.command("schema", epilog="Example: distillctl inspect schema > schema.json")
+def inspect_schema(as_json: JsonFlag = False) -> None:
+    """JSON schema of the configuration."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import catalogue
+
+        schema = catalogue.show_schema()
+        return schema, json.dumps(schema, indent=1)
+
+    _show(command, as_json)
+
+
+@inspect_app.command("runs", epilog="Example: distillctl inspect runs runs/")
+def inspect_runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"),
+    as_json: JsonFlag = False,
+) -> None:
+    """All runs below a folder: state, step, last KL and accuracy."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import runs
+
+        rows = runs.show_runs(folder)
+        return rows, runs.render_runs(rows)
+
+    _show(command, as_json)
+
+
+@inspect_app.command("run", epilog="Example: distillctl inspect run runs/NAME/0001 --follow")
+def inspect_run(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Watch it until it ends: the screen, or lines in a pipe.")
+    ] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One run: state, metrics from first to last step, evaluations, checkpoints, diagnosis."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import runs
+
+        if export is not None:
+            from distillctl.inspection.export import export_run
+
+            written = export_run(run, export)
+            return written, written["export"]
+        if follow:
+            runs.follow_run(run)
+        found = runs.show_run(run)
+        return found, runs.render_run(found)
+
+    _show(command, as_json)
+
+
+@inspect_app.command("samples", epilog="Example: distillctl inspect samples runs/NAME/0001 --wrong --worst 5")
+def inspect_samples(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Rollouts of this step; default the validation answers.")
+    ] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only wrong ones.")] = False,
+    truncated: Annotated[bool, typer.Option("--truncated", help="Only those cut at the limit.")] = False,
+    worst: Annotated[int | None, typer.Option(min=1, help="The N with the highest mean KL.")] = None,
+    prompt_id: Annotated[
+        str | None, typer.Option(help="Only this prompt (SPLIT/N, or N), with a table of its tokens.")
+    ] = None,
+    token: Annotated[int | None, typer.Option(min=0, help="With --prompt-id: only this token.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """Responses before and after, their tokens shaded by KL."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import sample_text, samples
+
+        filters = samples.Filters(wrong, truncated, worst, prompt_id, limit)
+        found = samples.show_samples(run, step, filters, token)
+        color, columns = output_look()
+        return found, sample_text.render_samples(
+            found, columns, color=color, details=prompt_id is not None, token=token
+        )
+
+    _show(command, as_json)
+
+
+@inspect_app.command("compare", epilog="Example: distillctl inspect compare runs/NAME/0001 runs/NAME/0002")
+def inspect_compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first is compared with.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Several runs: differences of their configurations, metrics, curves, accuracies with a paired test."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import compare
+
+        found = compare.show_compare(runs)
+        return found, compare.render_compare(found)
+
+    _show(command, as_json)
+
+
+@inspect_app.command("report", epilog="Example: distillctl inspect report runs/NAME/0001")
+def inspect_report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are drawn on one axis.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="File or folder; default report.html in the first run."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One HTML file with curves, configuration and samples, which needs no network."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.files.outputs import file_in
+        from distillctl.inspection.report import FILE_NAME, write_report
+
+        found = write_report(runs, None if output is None else file_in(output, FILE_NAME))
+        return found, found["report"]
+
+    _show(command, as_json)
+
+
+@inspect_app.command("data", epilog="Example: distillctl inspect data data/arith/train.parquet")
+def inspect_data(
+    file: Annotated[Path, typer.Argument(help="A prepared file.")], as_json: JsonFlag = False
+) -> None:
+    """Rows, columns and first prompts of a data file."""
+
+    def command() -> tuple[Any, str]:
+        from distillctl.inspection import catalogue
+
+        found = catalogue.show_data(file)
+        return found, catalogue.render_data(found)
+
+    _show(command, as_json)

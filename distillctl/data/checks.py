@@ -1,0 +1,104 @@
+"""What is known about the prompts of a run before anything starts: teachers, answers, unused text, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillctl.config.schema import Config
+from distillctl.data.encode import reference_text, require_references
+from distillctl.data.read import PromptRow, records
+from distillctl.data.special_tokens import SpecialTokens, special_token_warning
+from distillctl.errors import ConfigError
+from distillctl.files.reading import identity
+from distillctl.run.checks import Check
+from distillctl.terminal.stream import inline
+
+
+def require_routes(config: Config, rows: Sequence[PromptRow]) -> None:
+    """Raise ConfigError where there are several teachers and no training row has what chooses among them.
+
+    `rows`: read with `data.teacher_key`.
+    """
+    data = config.data
+    if not config.teachers or any(row.route is not None for row in rows):
+        return
+    columns = dict.fromkeys(
+        name
+        for file in data.train_files
+        for _, row in records(Path(file), ("prompt",), whole=True)
+        for name in row
+    )
+    raise ConfigError(
+        f"data.teacher_key={data.teacher_key}: no row of data.train_files has a value in such a column, by "
+        f"which {', '.join(f'teachers.{name}' for name in config.teachers)} would get theirs",
+        f"name the column with the teachers' keys; there are: {', '.join(map(inline, columns))}",
+    )
+
+
+def require_each_once(val_files: list[str]) -> None:
+    """Refuse a file under two names: its prompts would count twice. Training files may be repeated, which
+    shows their prompts more often."""
+    first: dict[object, int] = {}
+    for number, name in enumerate(val_files):
+        place = first.setdefault(identity(Path(name)), number)
+        if place != number:
+            raise ConfigError(
+                f"data.val_files[{number}]={name} is the same file as data.val_files[{place}]="
+                f"{val_files[place]}: its prompts would count twice",
+                "leave one of them out",
+            )
+
+
+def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:
+    """Whether the rows have the answers that the loss and the evaluations are about.
+
+    `val`: rows of the evaluations, none without them. Raises ConfigError for `loss.sft_coef` without any
+    reference answer.
+    """
+    checks = []
+    if config.loss.sft_coef:
+        require_references(train)
+        missing = sum(reference_text(row) is None for row in train)
+        if missing:
+            detail = (
+                f"{missing} of {len(train)} training prompts have none: loss.sft_coef does not act on them"
+            )
+            checks.append(Check("reference answers", "warn", detail))
+    unknown = sum(row.ground_truth is None for row in val)
+    if unknown:
+        detail = f"{unknown} of {len(val)} rows of data.val_files have no ground truth: "
+        detail += "val/acc is that of the others" if unknown < len(val) else "val/acc is not measured"
+        if unknown == len(val) and config.checkpoint.best:
+            detail += ", and checkpoint.best keeps no checkpoint"
+        hint = "put answers into reward_model.ground_truth, as `distillctl prep` does, or set eval.every=0"
+        checks.append(Check("validation answers", "warn", detail, hint))
+    return checks
+
+
+def unused_text_checks(train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:
+    """A warning for each set of rows with text in keys of their messages that are not read."""
+    checks = []
+    for key, rows in (("data.train_files", train), ("data.val_files", val)):
+        found = [row for row in rows if row.unused_keys]
+        if found:
+            names = dict.fromkeys(name for row in found for name in row.unused_keys)
+            named = ", ".join(f"`{name}`" for name in names)
+            detail = (
+                f"{key}: messages of {len(found)} of {len(rows)} rows have text that is not used in {named}"
+            )
+            hint = "write it into `content` where it belongs to the prompt or the answer"
+            checks.append(Check("unused text", "warn", detail, hint))
+    return checks
+
+
+def special_token_checks(
+    train: Sequence[PromptRow], val: Sequence[PromptRow], tokens: SpecialTokens
+) -> list[Check]:
+    """A warning for each set of rows with special tokens of the student's tokenizer in their text."""
+    told = [
+        special_token_warning(rows, tokens, key)
+        for key, rows in (("data.train_files", train), ("data.val_files", val))
+    ]
+    hint = "take them out of the data where they are not meant"
+    return [Check("special tokens", "warn", detail, hint) for detail in told if detail]

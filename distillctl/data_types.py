@@ -1,0 +1,117 @@
+"""The values that travel down the training step.
+
+`Prompt` comes from the prompt stream, `Rollout` from the engine, `Scored` from the teacher. All are frozen:
+a later stage makes a new value, never changes an old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import torch
+
+    from distillctl.objective.views import TopK
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One rendered prompt: what the engine gets, and what grading needs."""
+
+    prompt_id: str
+    """`<split>/<row index>`, stable over epochs and resumes."""
+    token_ids: list[int]
+    """Rendered with the student's chat template, ending where the answer begins."""
+    text: str
+    """The user's question as it stands in the data (not rendered)."""
+    ground_truth: str | None
+    """Expected final answer, or None when the data has none (it can be distilled, not scored)."""
+    teacher: str = "default"
+    """Name of the teacher that scores its rollouts."""
+    reference_ids: list[int] | None = None
+    """The data's own answer with the token that ends a turn; only where `loss.sft_coef` wants it."""
+    data_source: str | None = None
+    """`data_source` and `extra_info` of the row, for a reward function."""
+    extra_info: Mapping[str, object] | None = None
+    answer_type: str = "numeric"
+    """How answers are compared with `ground_truth` (`grading.answer_types`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer: `sample` of `rollout.n` to `prompt`."""
+
+    prompt: Prompt
+    sample: int
+    response_ids: np.ndarray
+    """int32 [T], the end-of-sequence token included when the model wrote it."""
+    response_logprobs: np.ndarray
+    """float32 [T], nats: log-probability of each token when it was sampled (after temperature, top-p)."""
+    finish_reason: str
+    """`stop` (end-of-sequence token) or `length` (cut at `data.max_response_length`)."""
+    weight_version: int
+    """Optimizer steps done by the weights that wrote it."""
+    topk_ids: np.ndarray | None = None
+    """int32 [T, K]: the student's most likely tokens at each position; only where a served teacher is to
+    score them (`loss.kind=student_topk`)."""
+
+    @property
+    def length(self) -> int:
+        """Prompt and response tokens together."""
+        return len(self.prompt.token_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Sequences that go through a model together, on the training device, packed into one row.
+
+    Dimensions: T tokens of all sequences, N their response tokens.
+    """
+
+    input_ids_T: torch.Tensor
+    """int64: prompt + response of one sequence after another."""
+    rows_N: torch.Tensor
+    """int64 positions in [T] whose next token is a response token."""
+    target_ids_N: torch.Tensor
+    """int64, the response token that follows each row."""
+    rollout_logp_N: torch.Tensor
+    """float32, nats: the engine's log-probability of each target."""
+    spans: tuple[tuple[int, int], ...]
+    """Of each sequence: where its response begins, and where it ends with the part that is trained on."""
+    members: tuple[int, ...]
+    """Indices into the step's rollouts, in the order of N; empty for a filler."""
+    weight: float
+    """1.0, or 0.0 for a filler that only keeps the ranks' collectives aligned."""
+    topk_ids_NK: torch.Tensor | None = None
+    """int64: `Rollout.topk_ids` at `rows_N`."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sequence."""
+        return tuple(end for _, end in self.spans)
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, tuple[int, ...], torch.Tensor]:
+        """What a model takes: the row, the lengths of its sequences, the positions that are asked for."""
+        return self.input_ids_T, self.lengths, self.rows_N
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of each sequence."""
+        ids = iter(self.input_ids_T.tolist())
+        return [list(islice(ids, length)) for length in self.lengths]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A micro-batch with the teacher's view of it."""
+
+    batch: MicroBatch
+    teacher: torch.Tensor | TopK | None
+    """[N, G]: a local teacher's last hidden states (after its final norm) at `rows_N`, in its dtype; or some
+    of a served teacher's log-probabilities; or None for reference answers, which no teacher scores."""

@@ -1,0 +1,119 @@
+"""One launcher per run directory: an flock on a file that names its holder.
+
+The kernel drops the lock with the process, so a killed launcher leaves none behind. The file itself stays:
+removing it would let two launchers lock two files of the same name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.files.atomic import partial_name
+from distillctl.files.reading import open_own, read_head
+
+_RETRIES = 5
+_RETRY_S = 0.05
+_MAX_BYTES = 32
+"""Of a pid and the end of its line."""
+_CONTENT = re.compile(rb"([0-9]{1,20}\n+)?")
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold `path` for this process.
+
+    Raises ConfigError with the holder's pid when it is taken, and for what is no lock (a link, another kind
+    of file, one that says anything but a pid), EnvironmentUnfit when it cannot be written.
+    """
+    try:
+        with nullcontext() if content(path) else _announced(path):
+            descriptor = _take(path)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise EnvironmentUnfit(message, "choose another --run-dir") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def content(path: Path) -> bytes | None:
+    """What a file that `hold` writes says: a pid, or nothing yet; None for any other file, or without one."""
+    try:
+        found = read_head(path, _MAX_BYTES + 1)
+    except (ConfigError, OSError):
+        return None
+    return found if _CONTENT.fullmatch(found) else None
+
+
+@contextmanager
+def _announced(path: Path) -> Iterator[None]:
+    """Say in a file of the form that nobody else uses that the empty lock is ours, until it has its pid."""
+    announcement = path.with_name(partial_name())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(announcement, flags, 0o666)
+    try:
+        os.write(descriptor, _line())
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            os.unlink(announcement)
+
+
+def _take(path: Path) -> int:
+    """The descriptor that holds the lock."""
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    try:
+        told = os.pread(descriptor, _MAX_BYTES + 1, 0)
+        if not _CONTENT.fullmatch(told):
+            hint = "move it out of the way, or choose another --run-dir"
+            raise ConfigError(f"{path} is not a lock of distillctl", hint)
+        if not _try_lock(descriptor):
+            raise ConfigError(
+                f"{path.parent} is in use by process {told.decode().strip() or 'unknown'}",
+                "wait for it, stop it, or choose another --run-dir",
+            )
+        line = _line()
+        os.pwrite(descriptor, line.ljust(len(told), b"\n"), 0)  # at no moment without a pid
+        os.ftruncate(descriptor, len(line))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _line() -> bytes:
+    return f"{os.getpid()}\n".encode()
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process, this one included, holds `path` now; never where it is no regular file."""
+    try:
+        descriptor = open_own(path)
+    except (ConfigError, FileNotFoundError):  # what is no regular file is no lock
+        return False
+    with os.fdopen(descriptor) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _try_lock(descriptor: int) -> bool:
+    # More than one try, because `is_held` of another process takes the lock for a moment.
+    for _ in range(_RETRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_RETRY_S)
+    return False

@@ -1,0 +1,73 @@
+"""Opening parquet files of others: what a file says of itself is checked before its pages are unpacked.
+
+The counts in a file's footer need not be true, so they are for a plain message early; what bounds the reading
+is `memory_limit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillctl.errors import ConfigError
+from distillctl.files.memory_limit import readable_bytes
+from distillctl.files.reading import require_file, require_utf8
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_FREE_VALUES = 200_000
+"""So many rows, and so many values, may be in any file, however small."""
+_VALUES_PER_BYTE = 100
+"""And so many more for each of its bytes: equal neighbours take next to no room, but prompts differ."""
+
+
+@contextmanager
+def opened_parquet(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    problem: str = "not a readable parquet file",
+    hint: str = "it may be truncated or of another kind: write or download it again",
+) -> Iterator[pq.ParquetFile]:
+    """A parquet file, open while the context is.
+
+    Raises ConfigError when it is none, when `columns` (None: all) claim to hold more than could be read, and
+    in place of what pyarrow raises inside the context, with `problem` and `hint`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    require_utf8(path)
+    size = require_file(path)
+    try:
+        # One page at a time: whatever is read ahead needs memory as well.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            _require_sane(path, size, file.metadata, columns)
+            yield file
+    except (ConfigError, MemoryError):
+        raise
+    # Besides its own errors pyarrow raises plain ones for values that Python has none for.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: {problem}: {error}", hint) from error
+
+
+def _require_sane(path: Path, size: int, metadata: pq.FileMetaData, columns: Sequence[str] | None) -> None:
+    """Refuse a footer that claims more rows or values than the file can hold, or more bytes than memory."""
+    num_bytes, num_values = 0, metadata.num_rows
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            if columns is None or chunk.path_in_schema.split(".")[0] in columns:
+                num_bytes += max(chunk.total_uncompressed_size, 0)
+                num_values = max(num_values, chunk.num_values)
+    hint = "check where it is from: a few bytes can be made to unpack to any number"
+    if num_values > _FREE_VALUES + _VALUES_PER_BYTE * size:
+        raise ConfigError(f"{path}: claims to hold {num_values} values in {size} bytes", hint)
+    limit = readable_bytes(size)
+    if num_bytes > limit:
+        raise ConfigError(
+            f"{path}: unpacks from {size} bytes to {num_bytes / 2**30:.1f} GiB, of which at most "
+            f"{limit / 2**30:.1f} GiB are read",
+            hint,
+        )

@@ -1,0 +1,57 @@
+r"""Answers that are not numbers: what `reward_model.style` of a row says about its ground truth.
+
+| style | ground truth | right is |
+|---|---|---|
+| `rule`, `numeric` | a number, or text | the final answer has its value (`scorers.grade`) |
+| `exact` | text | the final answer is that text; case, spacing and punctuation around it do not count |
+| `choice` | a letter | the letter that the response chooses |
+| `regex` | a pattern | the response's last 10,000 characters contain a match |
+| `latex` | an expression | math-verify finds it equal to the response's (extra `math`) |
+
+The final answer is what is marked as such (`final_answer.marked_phrase`), else, of `exact`, the last line.
+Nothing before the end of the last think block counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from distillctl.answers.choice import chosen_letter
+from distillctl.answers.final_answer import after_thinking, fold, marked_phrase
+from distillctl.answers.plain import plain
+from distillctl.answers.text_answer import final_text
+from distillctl.grading.scorers import Grade, grade, verl_flexible, verl_strict
+
+REGEX_CHARS = 10_000
+"""End of a response that a pattern is searched in: Python's `re` has no time limit."""
+
+
+def grade_typed(text: str, ground_truth: str, kind: str) -> Grade:
+    """Grade a response whose ground truth is of type `kind`, all but `latex`. verl's scorers stand beside."""
+    if kind == "numeric":
+        return grade(text, ground_truth)
+    extracted, same = _VERDICTS[kind](text, ground_truth)
+    strict = verl_strict(text)
+    return Grade(
+        strict == ground_truth, verl_flexible(text) == ground_truth, same, strict is not None, extracted
+    )
+
+
+def _exact(text: str, truth: str) -> tuple[str | None, bool]:
+    extracted, stated = final_text(text), after_thinking(truth) or truth
+    expected = {fold(plain(one)) for one in (stated, marked_phrase(truth) or stated)}
+    found = {fold(plain(one)) for one in (extracted, after_thinking(text)) if one}
+    return extracted, extracted is not None and not found.isdisjoint(expected)
+
+
+def _choice(text: str, truth: str) -> tuple[str | None, bool]:
+    letter = chosen_letter(text)
+    return letter, letter is not None and letter == chosen_letter(truth)
+
+
+def _regex(text: str, truth: str) -> tuple[str | None, bool]:
+    match = re.search(truth, (after_thinking(text) or "")[-REGEX_CHARS:])
+    return (match[0], True) if match else (None, False)
+
+
+_VERDICTS = {"exact": _exact, "choice": _choice, "regex": _regex}

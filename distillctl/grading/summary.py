@@ -1,0 +1,171 @@
+"""Grading the responses of a model, and what the grades add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from distillctl.data_types import Prompt, Rollout
+from distillctl.grading.answer_types import grade_typed
+from distillctl.grading.latex import compare_latex
+from distillctl.grading.scorers import Grade, same_answer_key, verl_flexible, verl_strict
+from distillctl.grading.significance import clustered_interval, pass_at_k, wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One graded answer. `grade` is None when the data has no ground truth."""
+
+    rollout: Rollout
+    text: str
+    grade: Grade | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Shares over all graded answers. `acc` is the normalised accuracy."""
+
+    num_prompts: int
+    num_graded: int
+    num_samples: int
+    """Answers to each prompt."""
+    acc: float
+    acc_low: float
+    """Lower end of the 95 % interval of `acc`, `acc_high` the upper: Wilson's for one answer to each prompt,
+    else `significance.clustered_interval`."""
+    acc_high: float
+    verl_strict: float
+    verl_flexible: float
+    format_rate: float
+    """Share with an answer in the `#### N` format, by verl's strict pattern."""
+    truncation_rate: float
+    """Share of all answers cut at the token limit."""
+    response_length: float
+    """Mean, tokens."""
+    tokens_per_s: float
+    """Generated tokens per second of the rollout engine."""
+    pass_at_k: float
+    """Share of prompts of which one of `num_samples` answers is right, unbiased; `acc` for one answer."""
+    maj_at_k: float
+    """Share of prompts whose most frequent final answer is right; `acc` for one answer."""
+
+
+def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:
+    """Texts without special tokens."""
+    texts: list[str] = tokenizer.batch_decode(
+        [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
+    )
+    return texts
+
+
+def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[Answer]:
+    """Decode and grade each rollout."""
+    return grade_texts(rollouts, decode(rollouts, tokenizer))
+
+
+def grade_texts(rollouts: Sequence[Rollout], texts: Sequence[str]) -> list[Answer]:
+    """Grade the text of each rollout against its prompt's ground truth, by the prompt's answer type."""
+    latex = [i for i, rollout in enumerate(rollouts) if rollout.prompt.answer_type == "latex"]
+    verdicts = dict(zip(latex, _grade_latex([(rollouts[i], texts[i]) for i in latex]), strict=True))
+    return [
+        Answer(rollout, text, verdicts[i] if i in verdicts else _grade(rollout.prompt, text))
+        for i, (rollout, text) in enumerate(zip(rollouts, texts, strict=True))
+    ]
+
+
+def _grade(prompt: Prompt, text: str) -> Grade | None:
+    truth = prompt.ground_truth
+    return None if truth is None else grade_typed(text, truth, prompt.answer_type)
+
+
+def _grade_latex(answers: Sequence[tuple[Rollout, str]]) -> list[Grade | None]:
+    """Grades by math-verify, all at once: it runs in processes of its own."""
+    truths = [rollout.prompt.ground_truth for rollout, _ in answers]
+    pairs = [(text, truth) for (_, text), truth in zip(answers, truths, strict=True) if truth is not None]
+    verdicts = iter(compare_latex(pairs) if pairs else [])
+    grades: list[Grade | None] = []
+    for (_, text), truth in zip(answers, truths, strict=True):
+        if truth is None:
+            grades.append(None)
+            continue
+        verdict, strict = next(verdicts), verl_strict(text)
+        flexible = verl_flexible(text) == truth
+        grades.append(Grade(strict == truth, flexible, verdict.same, strict is not None, verdict.extracted))
+    return grades
+
+
+def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:
+    """Counts over `answers`, which took `seconds` to generate. Each prompt has equally many.
+
+    What nothing was counted for is NaN: a share without graded answers, a length without any.
+    """
+    grades = [answer.grade for answer in answers if answer.grade is not None]
+    lengths = [len(answer.rollout.response_ids) for answer in answers]
+    cut = sum(answer.rollout.finish_reason == "length" for answer in answers)
+    groups = by_prompt(answers)
+    num_samples = max((len(group) for group in groups), default=0)
+
+    def share(name: str) -> float:
+        return sum(getattr(g, name) for g in grades) / len(grades) if grades else math.nan
+
+    low, high = _interval(groups, num_samples)
+    graded = [group for group in groups if group[0].grade is not None]
+    return Evaluation(
+        num_prompts=len(groups),
+        num_graded=len(grades),
+        num_samples=num_samples,
+        acc=share("normalised"),
+        acc_low=low,
+        acc_high=high,
+        verl_strict=share("strict"),
+        verl_flexible=share("flexible"),
+        format_rate=share("has_format"),
+        truncation_rate=cut / len(answers) if answers else math.nan,
+        response_length=sum(lengths) / len(answers) if answers else math.nan,
+        tokens_per_s=sum(lengths) / seconds if seconds else math.nan,
+        pass_at_k=_mean([pass_at_k(len(group), num_right(group), num_samples) for group in graded]),
+        maj_at_k=_mean([float(majority_is_right(group)) for group in graded]),
+    )
+
+
+def by_prompt(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """The answers to each prompt, in the order of the first of each."""
+    groups: dict[int, list[Answer]] = {}
+    for answer in answers:  # ids of prompts are not unique over several files
+        groups.setdefault(id(answer.rollout.prompt), []).append(answer)
+    return list(groups.values())
+
+
+def num_right(group: Sequence[Answer]) -> int:
+    """How many of the answers are right."""
+    return sum(answer.grade is not None and answer.grade.normalised for answer in group)
+
+
+def majority_is_right(group: Sequence[Answer]) -> bool:
+    """Whether the most frequent final answer is right; of equally frequent ones the earliest counts. Right
+    answers are one candidate however they are written, and so are wrong ones of the same value; an answer
+    without a final one has no vote."""
+    votes: dict[tuple[str, Fraction | str], int] = {}
+    for answer in group:
+        grade = answer.grade
+        if grade is not None and (grade.normalised or grade.extracted is not None):
+            wrong = ("wrong", same_answer_key(str(grade.extracted)))
+            key = ("right", "") if grade.normalised else wrong
+            votes[key] = votes.get(key, 0) + 1
+    return bool(votes) and max(votes, key=lambda key: votes[key])[0] == "right"
+
+
+def _interval(groups: Sequence[Sequence[Answer]], num_samples: int) -> tuple[float, float]:
+    graded = [group for group in groups if group[0].grade is not None]
+    if not graded:
+        return math.nan, math.nan
+    if num_samples == 1:
+        return wilson_interval(sum(num_right(group) for group in graded), len(graded))
+    return clustered_interval([num_right(group) / len(group) for group in graded])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,1 @@
+"""The machine: CPUs, GPUs, memory, installed packages, and the processes on it."""

@@ -1,0 +1,1 @@
+"""What `distillctl inspect` shows of runs, samples, configurations and data."""

@@ -1,0 +1,153 @@
+"""`distillctl inspect compare`: several runs beside each other, and whether their accuracies differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distillctl.config.loading import load_config
+from distillctl.errors import ConfigError
+from distillctl.grading.significance import mcnemar_exact, wilson_interval
+from distillctl.inspection.series import Series, load_events
+from distillctl.run.directory import RunDir, open_run
+from distillctl.run.sample_files import sample_steps, verdicts
+from distillctl.terminal.sparkline import sparkline
+from distillctl.terminal.stream import inline
+from distillctl.terminal.table import number, table
+
+METRICS = ("kl/reverse", "kl/forward", "actor/entropy", "teacher/entropy", "response_length/mean",
+           "actor/grad_norm", "timing_s/step", "perf/tokens_per_s")  # fmt: skip
+"""Compared by their values at the last step."""
+CURVES = ("kl/reverse", "actor/entropy", "response_length/mean")
+CURVE_COLUMNS = 60
+
+
+def show_compare(paths: Sequence[Path]) -> dict[str, Any]:
+    """Configuration differences, metrics, curves, and the newest evaluations with intervals and paired tests
+    against the first run. Raises ConfigError for fewer than two runs."""
+    if len(paths) < 2:
+        raise ConfigError("inspect compare needs at least two runs", "distillctl inspect runs lists them")
+    runs = [open_run(path) for path in paths]
+    series = [load_events(run.events_path)[1] for run in runs]
+    accuracies = zip(runs, series, strict=True)
+    return {
+        "runs": [str(run.path) for run in runs],
+        "config": config_differences(runs),
+        "metrics": {name: [_last(s, name) for s in series] for name in _present(series)},
+        "curves": {name: [_finite(s.column(name)) for s in series] for name in CURVES},
+        "accuracy": [accuracy(run, one, runs[0]) for run, one in accuracies],
+    }
+
+
+def config_differences(runs: Sequence[RunDir]) -> dict[str, list[Any]]:
+    """Dotted keys whose values differ, with the value of each run (None where it has no such key)."""
+    flat = [flatten(load_config(run.config_path).model_dump(mode="json")) for run in runs]
+    keys = sorted({key for tree in flat for key in tree})
+    values = {key: [tree.get(key) for tree in flat] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def accuracy(run: RunDir, series: Series, first: RunDir) -> dict[str, Any] | None:
+    """The newest evaluation of a run with its 95 % interval, and how it differs from that of `first` on the
+    prompts that both answered; None without an evaluation."""
+    step = max(series.evals, default=None)
+    acc = None if step is None else series.evals[step].get("val/acc")
+    if step is None or acc is None:
+        return None
+    num = series.num_graded[step]
+    low, high = wilson_interval(round(acc * num), num)
+    found = {"step": step, "acc": acc, "num": num, "low": low, "high": high, "paired": None}
+    if run.path != first.path:
+        found["paired"] = paired(_verdicts(first), _verdicts(run))
+    return found
+
+
+def paired(first: dict[str, bool], second: dict[str, bool]) -> dict[str, Any] | None:
+    """Verdicts by prompt of two models: how many prompts only one of them got right, and the p-value of
+    McNemar's exact test; None without a common prompt."""
+    common = first.keys() & second.keys()
+    if not common:
+        return None
+    only_first = sum(first[prompt] and not second[prompt] for prompt in common)
+    only_second = sum(second[prompt] and not first[prompt] for prompt in common)
+    return {
+        "num": len(common),
+        "only_first": only_first,
+        "only_this": only_second,
+        "difference": (only_second - only_first) / len(common),
+        "p_value": mcnemar_exact(only_first, only_second),
+    }
+
+
+def render_compare(found: dict[str, Any]) -> str:
+    """`show_compare` as text; runs are A, B, …."""
+    names = [chr(ord("A") + i) for i in range(len(found["runs"]))]
+    parts = ["\n".join(f"{name}  {inline(run)}" for name, run in zip(names, found["runs"], strict=True))]
+    config = [[key, *map(str, values)] for key, values in found["config"].items()]
+    parts.append(table(["configuration", *names], config) if config else "the configurations are equal")
+    if found["metrics"]:
+        rows = [[name, *map(number, values)] for name, values in found["metrics"].items()]
+        parts.append(table(["at the last step", *names], rows))
+    parts += [text for name, curves in found["curves"].items() if (text := _curves(name, names, curves))]
+    parts.append(_accuracies(names, found["accuracy"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _curves(name: str, names: list[str], curves: list[list[float | None]]) -> str:
+    """One line per run on a common scale; the length of a line is the run's share of the longest."""
+    values = [[math.nan if v is None else v for v in curve] for curve in curves]
+    known = [value for curve in values for value in curve if not math.isnan(value)]
+    if not known:
+        return ""
+    low, high, longest = min(known), max(known), max(map(len, values))
+    lines = [f"{name}  {number(low)} to {number(high)}"]
+    for run, curve in zip(names, values, strict=True):
+        columns = math.ceil(CURVE_COLUMNS * len(curve) / longest)
+        lines.append(f"{run}  {sparkline(curve, columns, low=low, high=high)}")
+    return "\n".join(lines)
+
+
+def _accuracies(names: list[str], found: list[dict[str, Any] | None]) -> str:
+    rows = []
+    for name, entry in zip(names, found, strict=True):
+        if entry is None:
+            continue
+        test = entry["paired"]
+        against = f"{100 * test['difference']:+.1f} points, p {test['p_value']:.3g}" if test else "-"
+        counts = f"{test['only_this']} gained, {test['only_first']} lost of {test['num']}" if test else "-"
+        interval = f"{100 * entry['low']:.1f} - {100 * entry['high']:.1f}"
+        rows.append([name, str(entry["step"]), f"{100 * entry['acc']:.1f} %", interval, against, counts])
+    header = ["val/acc", "step", "accuracy", "95 % interval", f"against {names[0]}", "prompts"]
+    return table(header, rows) if rows else ""
+
+
+def _verdicts(run: RunDir) -> dict[str, bool]:
+    """Whether each validation prompt was answered correctly at the newest evaluation."""
+    files = list(sample_steps(run.eval_dir).values())
+    return verdicts(files[-1]) if files else {}
+
+
+def _present(series: Sequence[Series]) -> list[str]:
+    return [name for name in METRICS if any(name in one.metrics for one in series)]
+
+
+def _last(series: Series, name: str) -> float | None:
+    values = _finite(series.column(name))
+    return values[-1] if values else None
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]

@@ -1,0 +1,98 @@
+"""The samples of a report, packed small: texts once, numbers rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from distillctl.run.directory import RunDir
+from distillctl.run.sample_files import Sample, load_samples, sample_steps, validation_ends
+
+MAX_SAMPLES = 500
+"""Responses in a report, those before and those after both counted."""
+MAX_TOKENS = 50_000
+"""Tokens of them: with their alternatives about 80 bytes each."""
+_VALIDATION = "validation"
+MIN_PERMILLE = 1
+"""Alternatives below this probability are left out."""
+
+
+class Packer:
+    """Responses with token texts replaced by numbers into one list of texts."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def pack(self, sample: Sample) -> dict[str, Any]:
+        """A response as the page reads it: `kl` in thousandths of a nat, `lp` in hundredths, alternatives as
+        [text, permille, text, permille, …]."""
+        return {
+            "ok": sample["correct"],
+            "cut": sample["finish_reason"] == "length",
+            "text": sample["text"],
+            "mean": None if sample["mean_kl"] is None else round(sample["mean_kl"], 4),
+            "t": [self._number(piece) for piece in sample["pieces"]],
+            "kl": [None if kl is None else round(1000 * kl) for kl in sample["kl"]],
+            "lp": [None if lp is None else round(100 * lp) for lp in sample["logprobs"]],
+            "st": [self._top(top) for top in sample["student_top"]],
+            "tt": [self._top(top) for top in sample["teacher_top"]],
+        }
+
+    def _top(self, top: list[tuple[str, float]]) -> list[int]:
+        kept = [
+            (self._number(text), round(1000 * share)) for text, share in top if 1000 * share >= MIN_PERMILLE
+        ]
+        return [value for pair in kept for value in pair]
+
+    def _number(self, text: str) -> int:
+        if text not in self._numbers:
+            self._numbers[text] = len(self.texts)
+            self.texts.append(text)
+        return self._numbers[text]
+
+
+def pack_samples(runs: list[tuple[str, RunDir]]) -> dict[str, Any]:
+    """Samples of all runs, each with an equal share of what there is room for, and how many were left out.
+
+    Of each run the answers of the newest evaluation come first, each with that of the first evaluation, in
+    half of the room, then the newest rollouts.
+    """
+    packer, groups, num_left_out = Packer(), [], 0
+    for label, run in runs:
+        room, token_room = MAX_SAMPLES // len(runs), MAX_TOKENS // len(runs)
+        for name, pairs in _groups(run):
+            entries = []
+            kept_room = room // 2 if name.startswith(_VALIDATION) else 0  # for the rollouts
+            for before, after in pairs:
+                several = [sample for sample in (before, after) if sample is not None]
+                num_tokens = sum(sample["num_tokens"] for sample in several)
+                if len(several) > room - kept_room or num_tokens > token_room:
+                    num_left_out += len(several)
+                    continue
+                room, token_room = room - len(several), token_room - num_tokens
+                entries.append(_entry(packer, before, after))
+            if entries:
+                groups.append({"name": f"{label} {name}" if len(runs) > 1 else name, "samples": entries})
+    return {"texts": packer.texts, "groups": groups, "left_out": num_left_out}
+
+
+def _entry(packer: Packer, before: Sample | None, after: Sample) -> dict[str, Any]:
+    return {
+        "id": after["prompt_id"],
+        "prompt": after["prompt"] or "",
+        "truth": after["ground_truth"],
+        "before": before and packer.pack(before),
+        "after": packer.pack(after),
+    }
+
+
+def _groups(run: RunDir) -> Iterator[tuple[str, list[tuple[Sample | None, Sample]]]]:
+    """Validation answers before and after, then rollouts from the newest step on; as many as can fit."""
+    ends = validation_ends(run)
+    if ends is not None:
+        before = {sample["prompt_id"]: sample for sample in load_samples(ends[0], MAX_SAMPLES)}
+        after = load_samples(ends[1], MAX_SAMPLES)
+        yield f"{_VALIDATION}, before and after", [(before.get(one["prompt_id"]), one) for one in after]
+    for step, path in reversed(sample_steps(run.samples_dir).items()):
+        yield f"rollouts of step {step}", [(None, one) for one in load_samples(path, MAX_SAMPLES)]

@@ -1,0 +1,1 @@
+"""Starting a run: every check before it, its plan, and its processes."""

@@ -1,0 +1,218 @@
+"""Whether transformers loads a model whole: no tensor missing, none of another shape.
+
+transformers gives tensors that it does not find random values and says so only in a log. `require_loadable`
+asks it beforehand, in a process of its own (`tensor_faults`), to load the models on torch's meta device: 3
+seconds (2.7 of them imports) for models of any size. `require_whole` is what `load_model` uses on the loaded
+model, so that nothing goes past the check.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+
+from distillctl.errors import ConfigError, EnvironmentUnfit
+from distillctl.files.reading import read_json
+from distillctl.host.isolation import NOWHERE, child_environment
+from distillctl.models import tensor_faults
+from distillctl.models.locate import is_shipped
+from distillctl.models.safetensors_header import AGAIN
+from distillctl.models.tensor_faults import BUILD_TIMEOUT_S, Faults
+from distillctl.models.weight_files import layer_of, require_engine_files, weight_files
+
+_MAX_SHOWN = 5
+"""Tensors named in one line."""
+_PASSED_OVER = re.compile(r"rotary_(?:pos_)?emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached")
+"""Buffers of the rotary embedding that older versions saved, with which vLLM starts all the same."""
+_SAVE_AGAIN = "load the model with transformers and save it again with save_pretrained"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A model directory to look at."""
+
+    path: Path
+    key: str
+    """The setting that names it."""
+    engine: bool
+    """Whether vLLM runs it."""
+    trained: bool = False
+    """Whether it is the student."""
+
+
+def require_loadable(suspects: Sequence[Suspect]) -> list[str]:
+    """Raise ConfigError unless transformers loads each model whole; returns what it would leave unused.
+
+    Models that are not here with their weights are left to those who load them; those shipped with distillctl
+    are whole. Of quantised ones `prequantized` says what is looked at.
+    """
+    wanted: dict[Path, Suspect] = {}
+    for suspect in suspects:
+        if _is_to_be_checked(suspect.path):
+            if suspect.trained:
+                _require_plain(suspect.path, suspect.key)
+            if suspect.engine:
+                require_engine_files(suspect.path, suspect.key)
+            wanted.setdefault(suspect.path, suspect)
+    notes = []
+    for path, found in _found(list(wanted), wanted).items():
+        require_whole(found, str(path), wanted[path].key)
+        if any(suspect.engine for suspect in suspects if suspect.path == path):
+            _require_engine(found, path, wanted[path].key)
+        notes += [f"{wanted[path].key}: {note}" for note in _notes(found)]
+    return notes
+
+
+def require_whole(found: Faults, path: str, key: str = "") -> None:
+    """Raise ConfigError when tensors are missing or have another shape, with the first few names."""
+    where = f"{key}: {path}" if key else path
+    if found.missing:
+        raise ConfigError(
+            f"{where} lacks {listed(found.missing)}, which its config.json asks for",
+            f"they would have random values: {AGAIN}, or correct config.json (tie_word_embeddings, sizes)",
+        )
+    if found.misshapen:
+        raise ConfigError(
+            f"{where} does not belong to its config.json: {listed(found.misshapen)}",
+            f"{AGAIN}, its config.json and its weights together",
+        )
+    if found.doubled:
+        raise ConfigError(
+            f"{where} holds {listed(found.doubled)} and the same under another name, of which transformers "
+            "would take either",
+            "remove one of the two from the files",
+        )
+
+
+def _require_engine(found: Faults, path: Path, key: str) -> None:
+    """Raise ConfigError where vLLM would run another model than transformers, or none.
+
+    It goes by `architectures`, never reads what config.json ties, and does not start with names that only
+    transformers maps to the model's.
+    """
+    where = f"{key}: config.json of {path}"
+    if found.classes:
+        named, own = found.classes
+        raise ConfigError(
+            f"{where} names {named} in architectures, which the engine would run, but its model_type is that "
+            f"of {own}, which is trained and scores",
+            "correct the one that is not the model's",
+        )
+    if found.untied:
+        raise ConfigError(
+            f"{where} ties {found.untied[0]} (tie_word_embeddings), but the files hold other values for it, "
+            "which transformers would use, the engine would not",
+            "set tie_word_embeddings=false in its config.json, or remove the tensor from the files",
+        )
+    if found.renamed:
+        raise ConfigError(
+            f"{where} ties {found.renamed[0]} (tie_word_embeddings), under which name alone the files hold "
+            "the embeddings: transformers would find them, the engine would not",
+            _SAVE_AGAIN,
+        )
+    if found.foreign:
+        raise ConfigError(
+            f"{key}: {path} holds {listed(found.foreign)} under names that transformers maps to the model's "
+            "and the engine does not know",
+            _SAVE_AGAIN,
+        )
+    _require_places(found, path, where)
+
+
+def _require_places(found: Faults, path: Path, where: str) -> None:
+    """Raise ConfigError for tensors that the model has no place for, with which vLLM does not start.
+
+    It passes over biases, the rotary embedding's buffers, and layers for predicting several tokens at once
+    (`AutoWeightsLoader`).
+    """
+    config = read_json(path / "config.json")
+    num_layers = config.get("num_hidden_layers")
+    unused = [name for name in found.unused if not _PASSED_OVER.search(name)]
+    beyond = [name for name in unused if _is_beyond(name, num_layers)]
+    if beyond and not config.get("num_nextn_predict_layers"):
+        raise ConfigError(
+            f"{where} has num_hidden_layers={num_layers}, but the files hold "
+            f"{listed(beyond)} beyond, with which the engine does not start",
+            "correct num_hidden_layers, or load the model with transformers and save it again",
+        )
+    others = [name for name in unused if name not in beyond and not name.endswith(".bias")]
+    if others:
+        raise ConfigError(
+            f"{where} describes a model without a place for {listed(others)} of the files, with which the "
+            "engine does not start",
+            "correct config.json (model_type, quantization_config), or remove what does not belong to it",
+        )
+
+
+def _is_beyond(name: str, num_layers: object) -> bool:
+    """Whether a tensor is of a layer that config.json does not count."""
+    layer = layer_of(name)
+    return layer is not None and isinstance(num_layers, int) and layer >= num_layers
+
+
+def _notes(found: Faults) -> list[str]:
+    notes = []
+    if found.unused:
+        notes.append(f"the files hold {listed(found.unused)}, which its config.json has no use for")
+    if found.untied:
+        notes.append(
+            f"config.json ties {listed(found.untied)}, but the files hold other values, which are used"
+        )
+    return notes
+
+
+def listed(names: Sequence[str]) -> str:
+    """`3 tensors (a, b, c)`; the first few of many."""
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+    return f"{count} ({', '.join(name[:100] for name in names[:_MAX_SHOWN])}{more})"
+
+
+def _is_to_be_checked(path: Path) -> bool:
+    return not is_shipped(path) and bool(weight_files(path))
+
+
+def _require_plain(path: Path, key: str) -> None:
+    """Raise ConfigError for a quantised model."""
+    if read_json(path / "config.json").get("quantization_config") is not None:
+        raise ConfigError(
+            f"{key}: config.json of {path} has a quantization_config: quantised weights cannot be trained",
+            "take the model that was quantised, in 16 or 32 bits",
+        )
+
+
+def _found(paths: list[Path], wanted: Mapping[Path, Suspect]) -> dict[Path, Faults]:
+    """What the child finds in each model."""
+    if not paths:
+        return {}
+    offline = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", tensor_faults.__name__, json.dumps([str(path.absolute()) for path in paths])],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=NOWHERE,
+        env=child_environment({**environ, **offline}, NOWHERE),
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(answers) < len(paths):
+        culprit = wanted[paths[len(answers)]]
+        raise _failure(culprit, done.returncode, done.stderr)
+    return {path: Faults(**answer) for path, answer in zip(paths, answers, strict=True)}
+
+
+def _failure(culprit: Suspect, code: int, log: str) -> ConfigError | EnvironmentUnfit:
+    what = f"{culprit.key}: transformers does not load {culprit.path}"
+    if code == -signal.SIGALRM:
+        return ConfigError(
+            f"{what}: to build it takes more than {BUILD_TIMEOUT_S} s", "check the sizes in its config.json"
+        )
+    if code < 0:
+        return EnvironmentUnfit(f"{what}: the check was killed by signal {-code}", "is memory short?")
+    lines = [line for line in log.strip().splitlines() if line.strip()]
+    reason = lines[-1].strip()[:500] if lines else f"exit code {code}"
+    return ConfigError(f"{what}: {reason}", f"check its config.json and generation_config.json, or {AGAIN}")

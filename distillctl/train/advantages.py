@@ -1,0 +1,28 @@
+"""Group-relative advantages: the rewards of a prompt's responses, compared with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_EPSILON = 1e-6  # verl's, beside the standard deviation
+
+
+def group_advantages(rewards_R: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """float32 [R]: (r - mean) / (std + 1e-6) within each group of rollouts with the same key in `groups`.
+
+    GRPO's group-relative advantages (Shao et al. 2024, arXiv 2402.03300, section 4.1.2) with the sample
+    standard deviation (ddof 1), as in verl. Where all rewards are equal they are 0, and so is that of a group
+    of one, for which verl takes the reward itself. A key is to name one occurrence of a prompt in the batch.
+    """
+    members: dict[str, list[int]] = {}
+    for index, (key, _) in enumerate(zip(groups, rewards_R, strict=True)):
+        members.setdefault(key, []).append(index)
+    advantages_R = np.zeros(len(rewards_R), dtype=np.float32)
+    for indices in members.values():
+        group = np.asarray(rewards_R[indices], dtype=np.float64)
+        # Compared and not computed: the mean of equal numbers is not always that number.
+        if (group != group[0]).any():
+            advantages_R[indices] = (group - group.mean()) / (group.std(ddof=1) + _EPSILON)
+    return advantages_R

@@ -1,0 +1,157 @@
+"""The ranks of a run and what they tell each other apart from gradients.
+
+Control traffic (rollouts, sums of metrics) goes over a gloo group of its own, on the CPU: ranks that wait for
+the rollout engine sleep in it instead of spinning in a GPU collective next to the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from distillctl.data_types import Prompt, Rollout
+from distillctl.errors import EnvironmentUnfit
+from distillctl.rollout import protocol
+
+TIMEOUT = timedelta(hours=6)
+"""Longest wait of a collective; must outlast a rollout phase. The launcher stops ranks that lose a peer."""
+
+
+def require_cuda(rank: int) -> None:
+    """Raise EnvironmentUnfit, with what torch says, unless it can use the GPU of this rank."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it without types
+    except (RuntimeError, AssertionError) as error:  # the driver's refusal; a build of torch without CUDA
+        raise EnvironmentUnfit(
+            f"torch {torch.__version__} cannot use the GPU of rank {rank}: {str(error).splitlines()[0]}",
+            "install a build of torch for this driver (nvidia-smi names its CUDA version), or set "
+            "train.device=cpu",
+        ) from None
+    if rank >= torch.cuda.device_count():
+        raise EnvironmentUnfit(
+            f"torch sees {torch.cuda.device_count()} GPUs, which is too few for rank {rank} "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})",
+            "check with nvidia-smi -L that all of them are usable, or set train.world_size",
+        )
+
+
+def _ask_torch_for_memory(accelerator: Any) -> None:
+    """Have DeepSpeed ask torch how much of a GPU is free, as ZeRO 1 and 2 do.
+
+    It asks NVML by number, which it reads from CUDA_VISIBLE_DEVICES with `int` (0.19.8,
+    `CUDA_Accelerator._get_nvml_gpu_id`): that fails on UUIDs, and NVML has no such memory of a MIG slice.
+    """
+    accelerator.available_memory = lambda device_index=None: torch.cuda.mem_get_info(device_index)[0]
+
+
+class Ranks:
+    """This process's place among the ranks. Construct once, on every rank together."""
+
+    def __init__(self, rank: int, world_size: int, device: str, rendezvous: Path) -> None:
+        if device == "cuda":
+            require_cuda(rank)
+        import deepspeed
+
+        self.rank, self.world_size = rank, world_size
+        self.device = torch.device("cuda", rank) if device == "cuda" else torch.device("cpu")
+        if device == "cuda":
+            torch.cuda.set_device(self.device)
+            _ask_torch_for_memory(deepspeed.get_accelerator())
+        # DeepSpeed would compile this op on a CPU at the first start, for 40 s; only its inference uses it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # DeepSpeed uses old names of these; torch says so at every call, which would fill the rank's log.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        # A file instead of a TCP store, and the loopback interface: nothing listens on a network.
+        os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            init_method=f"file://{rendezvous}",
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
+        )
+        self._control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 talks to the engine and writes the run directory."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        dist.barrier(group=self._control)
+
+    def seed(self, run_seed: int, step: int) -> None:
+        """Seed every generator of this process, so that a step does not depend on the steps before it."""
+        seed = (run_seed * 1_000_003 + step) * self.world_size + self.rank
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum of a CPU tensor over the ranks."""
+        dist.all_reduce(values, group=self._control)
+        return values
+
+    def share_flag(self, value: int) -> int:
+        """Rank 0's integer on every rank."""
+        tensor = torch.tensor([value])
+        dist.broadcast(tensor, 0, group=self._control)
+        return int(tensor)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value, on every rank, in order of rank."""
+        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._control)
+        widest = int(torch.cat(sizes).max())
+        texts = [torch.zeros(widest, dtype=torch.uint8) for _ in range(self.world_size)]
+        dist.all_gather(texts, torch.nn.functional.pad(mine, (0, widest - len(mine))), group=self._control)
+        return [
+            json.loads(text[: int(size)].numpy().tobytes()) for text, size in zip(texts, sizes, strict=True)
+        ]
+
+    def share_rollouts(
+        self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
+    ) -> list[Rollout]:
+        """Rank 0's rollouts on every rank; the other ranks pass None. Prompts are known to all."""
+        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+        table = torch.zeros(len(jobs), 4, dtype=torch.int64) if rollouts is None else _table(rollouts)
+        dist.broadcast(table, 0, group=self._control)
+        lengths, num_topk = table[:, 0].numpy(), int(table[0, 3])
+        values = torch.zeros(2, int(lengths.sum()), dtype=torch.float64)  # holds int32 and float32 exactly
+        topk = torch.zeros(values.shape[1], num_topk, dtype=torch.int32)
+        if rollouts is not None:
+            values[0] = torch.from_numpy(np.concatenate([r.response_ids for r in rollouts]))
+            values[1] = torch.from_numpy(np.concatenate([r.response_logprobs for r in rollouts]))
+            listed = [r.topk_ids for r in rollouts if r.topk_ids is not None]
+            topk = torch.from_numpy(np.concatenate(listed)) if listed else topk
+        dist.broadcast(values, 0, group=self._control)
+        if num_topk:
+            dist.broadcast(topk, 0, group=self._control)
+        tokens_R = protocol.unpack(values[0].numpy().astype(np.int32), lengths)
+        logprobs_R = protocol.unpack(values[1].numpy().astype(np.float32), lengths)
+        topk_R = protocol.unpack(topk.numpy(), lengths) if num_topk else [None] * len(jobs)
+        return [
+            Rollout(prompt, sample, ids, logp, "stop" if row[1] else "length", row[2], topk_ids)
+            for (prompt, sample), ids, logp, row, topk_ids in zip(
+                jobs, tokens_R, logprobs_R, table.tolist(), topk_R, strict=True
+            )
+        ]
+
+
+def _table(rollouts: list[Rollout]) -> torch.Tensor:
+    """int64 [rollouts, 4]: length, whether it stopped, weight version, width of `topk_ids`."""
+    widths = [0 if rollout.topk_ids is None else rollout.topk_ids.shape[1] for rollout in rollouts]
+    rows = [(len(r.response_ids), r.finish_reason == "stop", r.weight_version) for r in rollouts]
+    return torch.tensor([(*row, width) for row, width in zip(rows, widths, strict=True)])

@@ -1,0 +1,165 @@
+"""The rollout engine as the ranks see it: it has the weights it was given, and survives its own process.
+
+When the engine dies or hangs, the launcher starts a fresh one. The ranks then push the current weights into
+it and repeat what they asked for: requests are seeded one by one, so the answer is the same. Only a request
+that was begun ahead is then answered by newer weights than it was begun with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+
+from distillctl.config.schema import Config
+from distillctl.data_types import Rollout
+from distillctl.errors import EngineLost
+from distillctl.host.process_memory import group_bytes
+from distillctl.rollout.client import RolloutClient
+from distillctl.rollout.start import READY_TIMEOUT_S
+from distillctl.train.agreement import Scores, require_agreement
+from distillctl.train.distributed import Ranks
+from distillctl.train.job import TrainJob
+from distillctl.train.student import Student
+from distillctl.train.weight_sync import WeightWriter
+
+Answer = TypeVar("Answer")
+Rollouts = list[Rollout]
+
+
+class RolloutEngine:
+    """All methods are collective: every rank calls them together, rank 0 talks to the engine."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        config: Config,
+        ranks: Ranks,
+        student: Student,
+        canary_ids: list[int],
+        warn: Callable[[int, str], None],
+    ) -> None:
+        """Wait until the engine is ready. `canary_ids`: a prompt whose log-probabilities prove each push.
+
+        `warn(step, message)` is told of every loss.
+        """
+        self._path, self._timeout_s = Path(job.socket), config.rollout.timeout_s
+        self._ranks, self._student, self._canary_ids, self._warn = ranks, student, canary_ids, warn
+        self._writer = WeightWriter(student, Path(job.scratch), is_main=ranks.is_main)
+        self._version = 0
+        self._ahead: Callable[[RolloutClient], Rollouts] | None = None
+        self._answer: Future[Rollouts] | None = None
+        self._agreed: Scores | None = None
+        """Of the canary, when this engine's last moved; on rank 0."""
+        self._first_nats: float | None = None
+        """How far engine and trainer lay apart at first: what this model's rounding makes."""
+        self._client = self._connect()
+        ranks.barrier()
+
+    def ask(self, request: Callable[[RolloutClient], Answer]) -> Answer | None:
+        """`request(client)` on rank 0, None on the others; on a fresh engine once more when it is lost."""
+        while True:
+            answer, lost = self._try(request)
+            if not lost:
+                return answer
+            self.push(self._version)
+
+    def begin(self, request: Callable[[RolloutClient], Rollouts]) -> None:
+        """Start `request(client)` on rank 0 and go on; the next `finish` has its answer."""
+        self._ahead = request
+        if self._client is not None:
+            self._answer = Future()
+            Thread(target=_resolve, args=(self._answer, request, self._client), daemon=True).start()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is an answer for `finish`; the same on every rank."""
+        return self._ahead is not None
+
+    def finish(self) -> Rollouts | None:
+        """Wait for what was begun. Returns as `ask`, which repeats it where the engine was lost."""
+        assert self._ahead is not None
+        request, self._ahead = self._ahead, None
+        answer, self._answer = self._answer, None
+        lost = answer is not None and isinstance(answer.exception(), EngineLost)
+        if self._ranks.share_flag(lost):
+            return self.ask(request)
+        return None if answer is None else answer.result()
+
+    def push(self, version: int) -> float:
+        """Give the engine the student's weights as `version`, and prove it. Returns as `prove`.
+
+        Waits for what was begun: no answer is a mixture of two versions.
+        """
+        self._version = version
+        while True:
+            push = partial(RolloutClient.push, files=self._writer.write(), version=version)
+            _, lost = self._try(push)
+            if not lost and (gap := self._prove(pushed=True)) is not None:
+                return gap
+
+    def prove(self) -> float:
+        """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree.
+
+        For an engine that has loaded the student's own files. Returns how far they lie apart, in nats (0 on
+        the other ranks).
+        """
+        gap = self._prove(pushed=False)
+        return self.push(self._version) if gap is None else gap
+
+    def memory_bytes(self) -> int:
+        """Memory of the engine's processes; 0 but on rank 0."""
+        return 0 if self._client is None else group_bytes(self._client.pid)
+
+    def _prove(self, *, pushed: bool) -> float | None:
+        """None when the engine was lost."""
+        ours = self._student.logprobs(self._canary_ids)
+        theirs, lost = self._try(lambda client: client.score(self._canary_ids))
+        if lost:
+            return None
+        if theirs is None:
+            return 0.0
+        scores, dtype = Scores(ours, theirs), self._student.dtype
+        nats = require_agreement(
+            scores, self._agreed, dtype, self._version, pushed=pushed, first_nats=self._first_nats
+        )
+        if self._first_nats is None:
+            self._first_nats = nats
+        if scores.engine_moved(self._agreed):  # else what small steps move ours by adds up
+            self._agreed = scores
+        return nats
+
+    def _try(self, request: Callable[[RolloutClient], Answer]) -> tuple[Answer | None, bool]:
+        """The answer (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
+        answer, lost = None, False
+        if self._client is not None:
+            if self._answer is not None:
+                self._answer.exception()  # one request at a time: wait for the one that was begun
+            try:
+                answer = request(self._client)
+            except EngineLost as error:
+                lost = True
+                message = f"{error.message}; going on with a fresh engine and the current weights"
+                self._warn(self._version, message)
+                self._client.kill()
+                self._agreed = None
+                self._client = self._connect()
+        return answer, bool(self._ranks.share_flag(lost))
+
+    def _connect(self) -> RolloutClient | None:
+        if not self._ranks.is_main:
+            return None
+        return RolloutClient(self._path, READY_TIMEOUT_S, self._timeout_s)
+
+
+def _resolve(
+    answer: Future[Rollouts], request: Callable[[RolloutClient], Rollouts], client: RolloutClient
+) -> None:
+    """The thread of a request that was begun: its answer, or what kept it from one, for whoever waits."""
+    try:
+        answer.set_result(request(client))
+    except BaseException as error:  # not handled, only handed on: whoever waits would wait for ever
+        answer.set_exception(error)

@@ -1,0 +1,105 @@
+"""Responses token by token as parquet: the rollouts of a step, or the answers of an evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillctl.files.atomic import replacing
+from distillctl.grading.summary import Answer
+from distillctl.run.sample_files import TOKEN_TEXT, sample_schema
+from distillctl.train.token_table import TokenView
+
+EVENT_TOKENS = 200
+"""Most tokens of a sample that go into its event, which is for a line on a screen."""
+
+
+def write_samples(
+    path: Path,
+    answers: Sequence[Answer],
+    kl: Sequence[np.ndarray | None],
+    views: Sequence[TokenView | None],
+    tokenizer: Any,
+) -> None:
+    """One row per answer in the schema of `sample_schema`; the file is whole or not there.
+
+    `kl`: float32 [T] of each answer, NaN for tokens that were not measured, None where none was. `views` are
+    of the first answers, None where nobody looked.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [_row(answer, values) for answer, values in zip(answers, kl, strict=True)]
+    looked_at = [(row, view) for row, view in zip(rows, views, strict=False) if view is not None]
+    for row, view in looked_at:
+        row |= _alternatives(view)
+    ids = {i for row in rows for name in ("prompt_ids", "response_ids") for i in row[name]}
+    ids |= {i for _, view in looked_at for part in (view.student_ids, view.teacher_ids) for i in part.flat}
+    metadata = {TOKEN_TEXT: json.dumps(token_text(sorted(map(int, ids - {-1})), tokenizer))}
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=sample_schema().with_metadata(metadata)), file)
+
+
+def sample_event(answer: Answer, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+    """What the event of a samples file shows of one of its rows."""
+    ids = answer.rollout.response_ids[:EVENT_TOKENS].tolist()
+    texts = token_text(sorted(set(ids)), tokenizer)
+    return {
+        "pieces": [texts[i] for i in ids],
+        "kl": _numbers(kl[:EVENT_TOKENS]),
+        "mean_kl": float(np.nanmean(kl)),
+        "num_tokens": len(answer.rollout.response_ids),
+        "correct": None if answer.grade is None else answer.grade.normalised,
+    }
+
+
+def token_text(ids: Iterable[int], tokenizer: Any) -> dict[int, str]:
+    """Text of single tokens as they stand inside a text; parts of a character are U+FFFD.
+
+    Decoded behind another token, because tokenizers of SentencePiece's kind drop the space before the first.
+    """
+    anchor = tokenizer.encode("a", add_special_tokens=False)[-1]
+    ids, before = list(ids), len(tokenizer.decode([anchor]))
+    texts = tokenizer.batch_decode([[anchor, i] for i in ids], clean_up_tokenization_spaces=False)
+    return {i: text[before:] for i, text in zip(ids, texts, strict=True)}
+
+
+def _row(answer: Answer, kl: np.ndarray | None) -> dict[str, Any]:
+    rollout = answer.rollout
+    return {
+        "prompt_id": rollout.prompt.prompt_id,
+        "sample": rollout.sample,
+        "prompt_ids": rollout.prompt.token_ids,
+        "response_ids": rollout.response_ids,
+        "response_logprobs": rollout.response_logprobs,
+        "kl": None if kl is None else _numbers(kl),
+        "finish_reason": rollout.finish_reason,
+        "text": answer.text,
+        "ground_truth": rollout.prompt.ground_truth,
+        "correct": None if answer.grade is None else answer.grade.normalised,
+        "prompt": rollout.prompt.text,
+    }
+
+
+def _alternatives(view: TokenView) -> dict[str, list[list[float]]]:
+    return {
+        "student_top_ids": _listed(view.student_ids, view.student_ids),
+        "student_top_logprobs": _listed(view.student_logp, view.student_ids),
+        "teacher_top_ids": _listed(view.teacher_ids, view.teacher_ids),
+        "teacher_top_logprobs": _listed(view.teacher_logp, view.teacher_ids),
+    }
+
+
+def _listed(values: np.ndarray, ids: np.ndarray) -> list[list[float]]:
+    """Of each token the values that have an id."""
+    return [row[row_ids >= 0].tolist() for row, row_ids in zip(values, ids, strict=True)]
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]

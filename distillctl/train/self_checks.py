@@ -1,0 +1,234 @@
+"""What the preflight measures on the loaded models, before the first step.
+
+Each check scores a few training prompts, whose second halves stand in for responses.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillctl.config.schema import teacher_section
+from distillctl.data_types import MicroBatch, Prompt, Rollout
+from distillctl.errors import ConfigError, RunFailed
+from distillctl.host.hardware import memory_bytes
+from distillctl.models.weight_files import weight_files
+from distillctl.objective.divergence import log_probs
+from distillctl.objective.views import Dense, Objective, TopK
+from distillctl.run.checks import Check
+from distillctl.teacher.local import LocalTeacher
+from distillctl.teacher.quantization import quantization_kl
+from distillctl.teacher.served import ServedTeacher
+from distillctl.train.agreement import gap
+from distillctl.train.batch import collate, tokens
+from distillctl.train.student import Student
+
+NUM_PROMPTS = 4
+LARGE_QUANTIZATION_KL = 0.1
+"""Nats per token from which a quantised teacher is warned about: what distillation of a good pair ends at."""
+MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Largest mean KL in nats of a model from itself: the two passes may differ in rounding only."""
+NEAR_UNIFORM = 0.95
+"""Share of the largest entropy, ln V, from which a teacher is warned about; the tiny teacher has 11 %."""
+_CHUNK = 64
+"""Tokens whose logits exist at the same time."""
+WORKSPACE_BYTES = 1 << 30
+"""What a copy of a model needs to score the prompts, besides its weights."""
+
+
+def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
+    """The first prompts as a micro-batch: first halves as prompts, second halves as responses."""
+    rollouts = []
+    for prompt in prompts[:NUM_PROMPTS]:
+        ids, half = prompt.token_ids, (len(prompt.token_ids) + 1) // 2
+        start = Prompt(prompt.prompt_id, ids[:half], "", None)
+        response = np.array(ids[half:] or ids[-1:], np.int32)
+        rollouts.append(Rollout(start, 0, response, np.zeros(len(response), np.float32), "stop", 0))
+    return collate(rollouts, range(len(rollouts)), device)
+
+
+def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int) -> Check:
+    """The student against its own files as the teacher, through the code that trains: the KL is 0.
+
+    Collective. Raises RunFailed where it is not, ConfigError for NaN.
+    """
+    twin = LocalTeacher(path, dtype, batch.rows_N.device)
+    (scored,) = twin.score([batch])
+    assert isinstance(scored.teacher, Tensor)
+    inputs = tokens(batch, [1.0] * len(batch.members), None)
+    with twin.head() as head_VG:
+        stats_SN = student.statistics(
+            batch, Dense(scored.teacher, head_VG), inputs, Objective(vocab_size, chunk_size=_CHUNK)
+        )
+    kl = float(stats_SN["kl/reverse"].mean())
+    _require_finite("student.model", kl)
+    if not abs(kl) < MAX_SELF_KL[dtype]:
+        raise RunFailed(
+            f"the student has a KL of {kl:.1e} nats from itself (allowed: {MAX_SELF_KL[dtype]:.0e})",
+            "student and teacher are not loaded or run alike on this machine: every KL would be off by it",
+        )
+    return Check("self-test", "ok", f"the student's KL from itself is {kl:.1e} nats per token")
+
+
+def teacher_checks(
+    name: str,
+    teacher: LocalTeacher | ServedTeacher,
+    student: Student,
+    dtype: torch.dtype,
+    batch: MicroBatch,
+    vocab_size: int,
+) -> list[Check]:
+    """Whether there is something to learn from a teacher, whose precision is `dtype`: warns of one that is
+    nearly uniform on the prompts, as untrained weights are, and of one that is the student itself.
+
+    Collective. Of a server's answers the entropy is known from below only. Raises ConfigError for NaN.
+    """
+    # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
+    (scored,) = teacher.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
+    inputs = tokens(batch, [1.0] * len(batch.members), None)
+    objective = Objective(vocab_size, kind="sampled", chunk_size=_CHUNK)
+    if isinstance(scored.teacher, TopK):
+        stats_SN = student.statistics(batch, scored.teacher, inputs, objective)
+        entropy = _least_entropy(scored.teacher, vocab_size)
+    else:
+        assert isinstance(teacher, LocalTeacher)
+        assert isinstance(scored.teacher, Tensor)
+        with teacher.head() as head_VG:
+            stats_SN = student.statistics(batch, Dense(scored.teacher, head_VG), inputs, objective)
+        entropy = float(stats_SN["teacher/entropy"].mean())
+    kl = float(stats_SN["kl/reverse"].mean())
+    _require_finite(f"{teacher_section(name)}.model", kl, entropy)
+    bound = max(MAX_SELF_KL[dtype], MAX_SELF_KL[student.dtype])
+    return _teacher_findings(teacher_section(name), kl, entropy, math.log(vocab_size), bound)
+
+
+def _require_finite(key: str, *values: float) -> None:
+    """Raise ConfigError unless what a model's log-probabilities gave is finite."""
+    if not math.isfinite(sum(values)):
+        shown = ", ".join(f"{value:g}" for value in values)
+        raise ConfigError(
+            f"{key}: its log-probabilities are not finite ({shown})",
+            "its weights hold NaN or infinity: download or copy the model again",
+        )
+
+
+def _teacher_findings(key: str, kl: float, entropy: float, uniform: float, bound: float) -> list[Check]:
+    found = []
+    if entropy >= NEAR_UNIFORM * uniform:
+        detail = (
+            f"{key} is nearly uniform on prompts: its mean entropy is {entropy:.3f} nats, that of a uniform "
+            f"distribution {uniform:.3f}; it knows nothing of this text"
+        )
+        found.append(Check("teacher", "warn", detail, f"check {key}.model and its files"))
+    if abs(kl) < bound:
+        detail = (
+            f"{key} is the student's own distribution on prompts: the KL is {kl:.1e} nats per token, "
+            f"rounding alone gives up to {bound:.0e}; there is nothing to learn from it"
+        )
+        found.append(Check("teacher", "warn", detail, f"set {key}.model to another model"))
+    if not found:
+        detail = f"{key}: mean entropy {entropy:.2f} of at most {uniform:.2f} nats, the student's KL {kl:.2g}"
+        found.append(Check("teacher", "ok", detail))
+    return found
+
+
+def _least_entropy(teacher: TopK, vocab_size: int) -> float:
+    """A lower bound of the mean entropy in nats: no token outside a list of the most likely ones is more
+    likely than the last of it. With the sampled tokens alone: near ln V where all of them are near -ln V,
+    else 0."""
+    if teacher.ids_NK.shape[1] < 2:
+        uniform = math.log(vocab_size)
+        off = float((teacher.target_logp_N + uniform).abs().mean())
+        return uniform - off if off <= (1.0 - NEAR_UNIFORM) * uniform else 0.0
+    missing_NK = teacher.ids_NK < 0
+    logp_NK = teacher.logp_NK.masked_fill(missing_NK, 0.0)
+    p_NK = logp_NK.exp().masked_fill(missing_NK, 0.0)
+    rest_N = (1.0 - p_NK.sum(-1)).clamp(min=0.0)
+    return float((-(p_NK * logp_NK).sum(-1) - rest_N * logp_NK.amin(-1)).mean())
+
+
+def quantization_cost(
+    name: str, quantized: LocalTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
+) -> Check:
+    """KL of a quantised teacher from its full-precision self, which is loaded for the moment of the check;
+    where there is no room for it, says so."""
+    shortage = no_room(path, dtype, batch.rows_N.device)
+    if shortage:
+        return Check("quantised teacher", "warn", f"{name}: not compared with full precision: {shortage}")
+    kl = quantization_kl(path, dtype, batch.rows_N.device, quantized, batch.sequences, vocab_size)
+    _free()
+    detail = f"{name}: costs a KL of {kl:.1e} nats per token"
+    level: Literal["ok", "warn"] = "ok" if kl < LARGE_QUANTIZATION_KL else "warn"
+    return Check("quantised teacher", level, detail)
+
+
+def served_agrees(
+    name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch
+) -> Check:
+    """A served teacher against the same weights in this process, on the same tokens and the whole head.
+
+    Loads the weights for the moment of the check; where they are not on this machine or there is no room for
+    them, says so. Raises RunFailed where the two disagree, ConfigError for NaN.
+    """
+    if not weight_files(Path(path)):
+        return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
+    shortage = no_room(path, dtype, batch.rows_N.device)
+    if shortage:
+        return Check("served teacher", "warn", f"{name}: not compared with the local model: {shortage}")
+    logp_N = _target_logp(path, dtype, batch)
+    _free()
+    _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))  # of NaN no server answers
+    # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
+    (answer,) = served.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
+    assert isinstance(answer.teacher, TopK)
+    found = gap(logp_N, answer.teacher.target_logp_N, dtype)
+    if not found.is_rounding:
+        raise RunFailed(
+            f"{name}: server and local model differ by {found} on the same tokens",
+            "the server has other weights, or another precision, than teacher.model and teacher.dtype",
+        )
+    return Check("served teacher", "ok", f"{name}: agrees with the local model to {found.nats:.1e} nats")
+
+
+def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
+    """Why a model directory cannot be loaded in `dtype` beside what is there; empty when it can."""
+    from safetensors import safe_open
+
+    num_values = 0
+    for file in weight_files(Path(path)):
+        with safe_open(file, framework="pt") as opened:
+            num_values += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.offset_keys())
+    needed, free = num_values * dtype.itemsize + WORKSPACE_BYTES, memory_bytes()
+    if device.type == "cuda":  # where it goes by way of the host's memory
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    if needed <= free:
+        return ""
+    return f"a copy of it needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+
+
+def _target_logp(path: str, dtype: torch.dtype, batch: MicroBatch) -> Tensor:
+    """log p [N] of the batch's targets under a model directory, over its whole head."""
+    local = LocalTeacher(path, dtype, batch.rows_N.device)
+    (scored,) = local.score([batch])
+    assert isinstance(scored.teacher, Tensor)
+    with local.head() as head_VG:
+        parts = [
+            log_probs(scored.teacher[span], head_VG, 1.0).gather(-1, batch.target_ids_N[span, None])
+            for start in range(0, len(scored.teacher), _CHUNK)
+            for span in [slice(start, start + _CHUNK)]
+        ]
+    return torch.cat(parts).squeeze(-1)
+
+
+def _free() -> None:
+    """Give back the memory of a model that was loaded for a moment; transformers' models hold cycles."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without a GPU
