@@ -70,8 +70,8 @@ def test_the_wheel_carries_presets_and_models(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"distillctl/presets_data/{name}.yaml" for name in preset_names()} <= names
     for model in ("tiny-student", "tiny-teacher"):
-        source = ROOT / "distillctl" / "models" / model
-        assert {f"distillctl/models/{model}/{path.name}" for path in source.iterdir()} <= names
+        source = ROOT / "distillctl" / "builtin" / model
+        assert {f"distillctl/builtin/{model}/{path.name}" for path in source.iterdir()} <= names
 
 
 def test_the_wheel_carries_every_module_and_nothing_of_the_repository_around_it(wheel):

@@ -130,12 +130,12 @@ def test_links_and_files_of_other_users_stay(root, ended, monkeypatch):
 HOLDER = """
 import sys
 from pathlib import Path
-from distillctl import memory
-memory.ROOT = Path(sys.argv[1])
-with memory.scratch_directory() as scratch:
-    for name in (memory.owner(), f"sem.{memory.owner()}"):
-        (memory.ROOT / f"{name}-12ef34ab").touch(mode=0o600)
-    print(memory.owner(), flush=True)
+from distillctl.host import shared_memory
+shared_memory.ROOT = Path(sys.argv[1])
+with shared_memory.scratch_directory() as scratch:
+    for name in (shared_memory.owner(), f"sem.{shared_memory.owner()}"):
+        (shared_memory.ROOT / f"{name}-12ef34ab").touch(mode=0o600)
+    print(shared_memory.owner(), flush=True)
     sys.stdin.read()
 """
 

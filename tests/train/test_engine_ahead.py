@@ -18,7 +18,7 @@ from distillctl.train.rollout_engine import RolloutEngine, _resolve
 WORKER = """
 import socket, sys, time
 import numpy as np
-from distillctl.rollout import wire
+from distillctl.rollout import protocol
 
 path, version, delay_s = sys.argv[1], 5, float(sys.argv[2])
 with socket.socket(socket.AF_UNIX) as listener:
@@ -26,13 +26,13 @@ with socket.socket(socket.AF_UNIX) as listener:
     listener.listen(1)
     connection, _ = listener.accept()
     while True:
-        header, arrays = wire.receive(connection)
+        header, arrays = protocol.receive(connection)
         if header["request"] == "generate":
             time.sleep(delay_s)
         version = header.get("version", version)
         ids, logp = np.array([7], np.int32), np.zeros(1, np.float32)
         answer = {"tokens": ids, "logprobs": logp, "lengths": ids * 0 + 1, "stopped": ids * 0 + 1}
-        wire.send(connection, {"version": version}, answer)
+        protocol.send(connection, {"version": version}, answer)
 """
 """A rollout worker without a model: every answer is token 7, that to `generate` comes after a while."""
 
