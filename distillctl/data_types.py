@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from distillctl.objective.views import TopK
+    from distillctl.objective.inputs import TopK
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,16 @@ class Prompt:
     """How answers are compared with `ground_truth` (`grading.answer_types`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One sampled answer: `sample` of `rollout.n` to `prompt`."""
+    """One sampled response to `prompt`."""
 
     prompt: Prompt
+    group: int
+    """Number of the prompt among those that were sampled together. The responses to one prompt share it, and
+    a prompt that the batch holds twice has two."""
     sample: int
+    """Number of the response within its group, below `rollout.n`."""
     response_ids: np.ndarray
     """int32 [T], the end-of-sequence token included when the model wrote it."""
     response_logprobs: np.ndarray

@@ -172,10 +172,17 @@ def _answers(found: Sequence[Response], data: EvalData) -> list[Answer]:
             data_source=row.data_source, extra_info=row.extra_info, answer_type=row.answer_type,
         ))  # fmt: skip
     rollouts = [
-        Rollout(prompts[one.row], one.sample, np.array(one.response_ids, np.int32),
-                np.zeros(len(one.response_ids), np.float32), one.finish_reason, 0)
+        Rollout(
+            prompt=prompts[one.row],
+            group=one.row,
+            sample=one.sample,
+            response_ids=np.array(one.response_ids, np.int32),
+            response_logprobs=np.zeros(len(one.response_ids), np.float32),
+            finish_reason=one.finish_reason,
+            weight_version=0,
+        )
         for one in found
-    ]  # fmt: skip
+    ]
     return grade_texts(rollouts, [one.text for one in found])
 
 

@@ -14,7 +14,7 @@ from distillctl.data_types import Rollout
 from distillctl.host.gpus import use_visible
 from distillctl.models.architecture import model_shape
 from distillctl.objective.alternatives import alternatives
-from distillctl.objective.views import Dense
+from distillctl.objective.inputs import Dense
 from distillctl.teacher.local import LocalTeacher
 from distillctl.terminal.progress import task
 from distillctl.train.batch import collate, plan

@@ -134,8 +134,8 @@ def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:
 def by_prompt(answers: Sequence[Answer]) -> list[list[Answer]]:
     """The answers to each prompt, in the order of the first of each."""
     groups: dict[int, list[Answer]] = {}
-    for answer in answers:  # ids of prompts are not unique over several files
-        groups.setdefault(id(answer.rollout.prompt), []).append(answer)
+    for answer in answers:
+        groups.setdefault(answer.rollout.group, []).append(answer)
     return list(groups.values())
 
 

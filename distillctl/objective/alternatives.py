@@ -14,8 +14,8 @@ from torch import Tensor
 
 from distillctl.objective.chunked import chunked_loss, make_chunk
 from distillctl.objective.divergence import log_probs
+from distillctl.objective.inputs import Dense, Objective, Teacher, Tokens, TopK
 from distillctl.objective.terms import chunk_stats
-from distillctl.objective.views import Dense, Objective, Teacher, Tokens, TopK
 
 CHUNK = 128
 """Tokens whose logits exist at the same time."""

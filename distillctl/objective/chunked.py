@@ -22,10 +22,10 @@ from torch import Tensor
 
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.estimators import k3
+from distillctl.objective.inputs import Dense, Objective, Teacher, Tokens, TopK
+from distillctl.objective.matmul import add_head_gradient, hidden_gradient
 from distillctl.objective.policy import clipped_surrogate
-from distillctl.objective.products import add_head_gradient, hidden_gradient
 from distillctl.objective.terms import Chunk, Stats, chunk_stats, distillation_term
-from distillctl.objective.views import Dense, Objective, Teacher, Tokens, TopK
 
 _STATS = ("actor/loss", "actor/kl_loss", "kl/reverse", "kl/forward", "teacher/entropy", "kl/k1", "kl/k3",
           "actor/entropy", "rollout/mismatch_kl")  # fmt: skip

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from distillctl.objective.products import logits
+from distillctl.objective.matmul import logits
 
 LOG_FLOOR = -1e4
 """Log-probability that stands for none at all. A token that one model rules out gives a large finite loss

@@ -85,8 +85,8 @@ class RolloutClient:
         finished. Raises `EngineLost` when the worker is gone or silent, and at every request after that;
         `RunFailed` when it answers with other weights than the last pushed.
         """
-        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
-        flat, lengths = protocol.pack([prompt.token_ids for prompt, _ in jobs], "int32")
+        jobs = [(group, sample) for group in range(len(prompts)) for sample in range(num_samples)]
+        flat, lengths = protocol.pack([prompts[group].token_ids for group, _ in jobs], "int32")
         names = request_names(prompts)
         seeds = [sample_seed(run_seed, step, name, i) for name in names for i in range(num_samples)]
         header = {
@@ -103,8 +103,17 @@ class RolloutClient:
         logprobs = protocol.unpack(got["logprobs"], got["lengths"])
         topk = protocol.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * len(jobs)
         return [
-            Rollout(prompt, sample, ids, logp, "stop" if stopped else "length", self.version, topk_ids)
-            for (prompt, sample), ids, logp, stopped, topk_ids in zip(
+            Rollout(
+                prompt=prompts[group],
+                group=group,
+                sample=sample,
+                response_ids=ids,
+                response_logprobs=logp,
+                finish_reason="stop" if stopped else "length",
+                weight_version=self.version,
+                topk_ids=topk_ids,
+            )
+            for (group, sample), ids, logp, stopped, topk_ids in zip(
                 jobs, tokens, logprobs, got["stopped"], topk, strict=True
             )
         ]

@@ -32,7 +32,7 @@ text in many ways."""
 
 
 class Values(NamedTuple):
-    """One sequence as `objective.views.TopK` describes it."""
+    """One sequence as `objective.inputs.TopK` describes it."""
 
     target_logp_T: np.ndarray
     ids_TK: np.ndarray

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 
 from distillctl.data_types import MicroBatch, Scored
 from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFailed
-from distillctl.objective.views import TopK
+from distillctl.objective.inputs import TopK
 from distillctl.teacher.exchange import Exchange, Exchanges, ScoringStopped, fetch, make_client
 from distillctl.teacher.logins import API_KEY
 from distillctl.teacher.refusals import refusal_hint

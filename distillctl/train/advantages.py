@@ -9,14 +9,14 @@ import numpy as np
 _EPSILON = 1e-6  # verl's, beside the standard deviation
 
 
-def group_advantages(rewards_R: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-    """float32 [R]: (r - mean) / (std + 1e-6) within each group of rollouts with the same key in `groups`.
+def group_advantages(rewards_R: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """float32 [R]: (r - mean) / (std + 1e-6) within each group of rollouts of the same number in `groups`.
 
     GRPO's group-relative advantages (Shao et al. 2024, arXiv 2402.03300, section 4.1.2) with the sample
     standard deviation (ddof 1), as in verl. Where all rewards are equal they are 0, and so is that of a group
-    of one, for which verl takes the reward itself. A key is to name one occurrence of a prompt in the batch.
+    of one, for which verl takes the reward itself.
     """
-    members: dict[str, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for index, (key, _) in enumerate(zip(groups, rewards_R, strict=True)):
         members.setdefault(key, []).append(index)
     advantages_R = np.zeros(len(rewards_R), dtype=np.float32)

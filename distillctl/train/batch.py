@@ -18,7 +18,7 @@ from torch import Tensor
 from distillctl.config.schema import Config
 from distillctl.data_types import MicroBatch, Rollout
 from distillctl.errors import RunFailed
-from distillctl.objective.views import Tokens
+from distillctl.objective.inputs import Tokens
 from distillctl.train.distributed import Ranks
 
 
@@ -74,10 +74,18 @@ def micro_batches(
 
 def references(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The data's own answers to the prompts of a batch, in the form of rollouts; one for each prompt."""
-    prompts = {id(rollout.prompt): rollout.prompt for rollout in rollouts}
+    prompts = {rollout.group: rollout.prompt for rollout in rollouts}
     return [
-        Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), "stop", rollouts[0].weight_version)
-        for prompt in prompts.values()
+        Rollout(
+            prompt=prompt,
+            group=group,
+            sample=0,
+            response_ids=ids,
+            response_logprobs=np.zeros(len(ids), np.float32),
+            finish_reason="stop",
+            weight_version=rollouts[0].weight_version,
+        )
+        for group, prompt in prompts.items()
         if prompt.reference_ids
         for ids in [np.array(prompt.reference_ids, np.int32)]
     ]

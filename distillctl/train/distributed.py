@@ -125,7 +125,7 @@ class Ranks:
         self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
     ) -> list[Rollout]:
         """Rank 0's rollouts on every rank; the other ranks pass None. Prompts are known to all."""
-        jobs = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+        jobs = [(group, sample) for group in range(len(prompts)) for sample in range(num_samples)]
         table = torch.zeros(len(jobs), 4, dtype=torch.int64) if rollouts is None else _table(rollouts)
         dist.broadcast(table, 0, group=self._control)
         lengths, num_topk = table[:, 0].numpy(), int(table[0, 3])
@@ -143,8 +143,17 @@ class Ranks:
         logprobs_R = protocol.unpack(values[1].numpy().astype(np.float32), lengths)
         topk_R = protocol.unpack(topk.numpy(), lengths) if num_topk else [None] * len(jobs)
         return [
-            Rollout(prompt, sample, ids, logp, "stop" if row[1] else "length", row[2], topk_ids)
-            for (prompt, sample), ids, logp, row, topk_ids in zip(
+            Rollout(
+                prompt=prompts[group],
+                group=group,
+                sample=sample,
+                response_ids=ids,
+                response_logprobs=logp,
+                finish_reason="stop" if row[1] else "length",
+                weight_version=row[2],
+                topk_ids=topk_ids,
+            )
+            for (group, sample), ids, logp, row, topk_ids in zip(
                 jobs, tokens_R, logprobs_R, table.tolist(), topk_R, strict=True
             )
         ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distillctl.data_types import MicroBatch, Rollout, Scored
 from distillctl.objective.chunked import stat_names
-from distillctl.objective.views import Objective, Teacher, Tokens
+from distillctl.objective.inputs import Objective, Teacher, Tokens
 from distillctl.train.distributed import Ranks
 
 _WEIGHTED = ("actor/loss", "actor/kl_loss", "actor/pg_loss")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillctl.config.schema import Config
-from distillctl.objective.views import Objective
+from distillctl.objective.inputs import Objective
 
 LOGITS_BYTES = 128 << 20
 """float32 logits of one chunk by default. The loss holds about six tensors of that size at its peak, so that

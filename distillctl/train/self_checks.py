@@ -22,7 +22,7 @@ from distillctl.errors import ConfigError, RunFailed
 from distillctl.host.hardware import memory_bytes
 from distillctl.models.weight_files import weight_files
 from distillctl.objective.divergence import log_probs
-from distillctl.objective.views import Dense, Objective, TopK
+from distillctl.objective.inputs import Dense, Objective, TopK
 from distillctl.run.checks import Check
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
@@ -47,11 +47,21 @@ WORKSPACE_BYTES = 1 << 30
 def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
     """The first prompts as a micro-batch: first halves as prompts, second halves as responses."""
     rollouts = []
-    for prompt in prompts[:NUM_PROMPTS]:
+    for number, prompt in enumerate(prompts[:NUM_PROMPTS]):
         ids, half = prompt.token_ids, (len(prompt.token_ids) + 1) // 2
         start = Prompt(prompt.prompt_id, ids[:half], "", None)
         response = np.array(ids[half:] or ids[-1:], np.int32)
-        rollouts.append(Rollout(start, 0, response, np.zeros(len(response), np.float32), "stop", 0))
+        rollouts.append(
+            Rollout(
+                prompt=start,
+                group=number,
+                sample=0,
+                response_ids=response,
+                response_logprobs=np.zeros(len(response), np.float32),
+                finish_reason="stop",
+                weight_version=0,
+            )
+        )
     return collate(rollouts, range(len(rollouts)), device)
 
 

@@ -13,7 +13,7 @@ from distillctl.config.schema import Config
 from distillctl.data.prompts import PromptStream
 from distillctl.data_types import MicroBatch, Rollout, Scored
 from distillctl.objective.aggregate import token_weights
-from distillctl.objective.views import Dense, Objective, Teacher
+from distillctl.objective.inputs import Dense, Objective, Teacher
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.teacher.exchange import ScoringStopped
 from distillctl.teacher.local import LocalTeacher
@@ -128,7 +128,7 @@ class Trainer:
         if self.ranks.is_main:
             values = torch.from_numpy(self.reward(rollouts))
         rewards = self.ranks.sum(values).numpy()
-        groups = [str(id(rollout.prompt)) for rollout in rollouts]
+        groups = [rollout.group for rollout in rollouts]
         return group_advantages(rewards, groups).tolist(), {"reward/mean": float(rewards.mean())}
 
     def _score(

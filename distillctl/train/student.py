@@ -24,8 +24,8 @@ from distillctl.models.load import load_model
 from distillctl.models.packed_attention import packed_arguments
 from distillctl.objective.alternatives import Alternatives, alternatives, loss_and_alternatives
 from distillctl.objective.chunked import chunked_loss, stat_names
-from distillctl.objective.products import logits
-from distillctl.objective.views import Objective, Teacher, Tokens
+from distillctl.objective.inputs import Objective, Teacher, Tokens
+from distillctl.objective.matmul import logits
 
 _BUCKET_NUMEL = 25_000_000
 """Parameters whose gradients are reduced together, and those that AdamW updates together, whose temporary

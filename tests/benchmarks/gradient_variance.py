@@ -18,7 +18,7 @@ from distillctl.data.schema import INSTRUCTION
 from distillctl.models.locate import model_path
 from distillctl.objective.chunked import token_losses
 from distillctl.objective.divergence import log_probs
-from distillctl.objective.views import Objective, Tokens
+from distillctl.objective.inputs import Objective, Tokens
 
 OBJECTIVES = {
     "reverse_kl": Objective(0),

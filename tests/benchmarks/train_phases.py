@@ -40,7 +40,7 @@ from distillctl.host.hardware import cpu_runtime, cpus
 from distillctl.models.load import load_model
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.views import Dense
+from distillctl.objective.inputs import Dense
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import student
 from distillctl.train.batch import micro_batches, tokens
@@ -57,7 +57,15 @@ def make_rollouts(tokenizer, config, count, num_tokens, *, ragged):
     lengths = rng.integers(1, num_tokens, count) if ragged else [num_tokens] * count
     ids = [rng.integers(10, len(tokenizer), n).astype(np.int32) for n in lengths]
     return [
-        Rollout(prompt, 0, chosen, np.zeros(len(chosen), np.float32), "length", 0)
+        Rollout(
+            prompt=prompt,
+            group=0,
+            sample=0,
+            response_ids=chosen,
+            response_logprobs=np.zeros(len(chosen), np.float32),
+            finish_reason="length",
+            weight_version=0,
+        )
         for prompt, chosen in zip(prompts, ids, strict=True)
     ]
 

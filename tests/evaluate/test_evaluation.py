@@ -1,11 +1,13 @@
 """Intervals and counts of an evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from distillctl.data_types import Prompt, Rollout
 from distillctl.grading.scorers import grade
-from distillctl.grading.summary import Answer, majority_is_right, summarise, wilson_interval
+from distillctl.grading.summary import Answer, by_prompt, majority_is_right, summarise, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,15 @@ def test_wilson_interval(successes, total, low, high):
 
 def answer(text, truth, finish_reason="stop", length=3, prompt="test/0"):
     ids, logp = np.zeros(length, np.int32), np.zeros(length, np.float32)
-    rollout = Rollout(Prompt(prompt, [1], "", truth), 0, ids, logp, finish_reason, 0)
+    rollout = Rollout(
+        prompt=Prompt(prompt, [1], "", truth),
+        group=int(prompt.split("/")[1]),
+        sample=0,
+        response_ids=ids,
+        response_logprobs=logp,
+        finish_reason=finish_reason,
+        weight_version=0,
+    )
     return Answer(rollout, text, None if truth is None else grade(text, truth))
 
 
@@ -43,6 +53,12 @@ def test_shares_are_over_graded_answers_and_lengths_over_all():
     assert result.truncation_rate == pytest.approx(1 / 4)
     assert result.response_length == pytest.approx(14 / 4)
     assert result.tokens_per_s == pytest.approx(7)
+
+
+def test_prompts_of_two_files_with_the_same_id_are_two_prompts():
+    first, second = answer("#### 4", "4"), answer("#### 5", "4")
+    other = replace(second, rollout=replace(second.rollout, group=1))
+    assert by_prompt([first, other, first]) == [[first, first], [other]]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,15 @@ def result(label, verdicts, kls=None, num_dropped=0):
     made = []
     for number, right in verdicts.items():
         prompt = Prompt(f"test/{number}", [1], f"q{number}", "7")
-        rollout = Rollout(prompt, 0, np.array([1, 2], np.int32), np.zeros(2, np.float32), "stop", 0)
+        rollout = Rollout(
+            prompt=prompt,
+            group=number,
+            sample=0,
+            response_ids=np.array([1, 2], np.int32),
+            response_logprobs=np.zeros(2, np.float32),
+            finish_reason="stop",
+            weight_version=0,
+        )
         made.append(Answer(rollout, "", None if right is None else Grade(False, False, right, True, "7")))
     return Result(label=label, answers=made, seconds=2.0, num_dropped=num_dropped, kls=kls)
 
@@ -117,14 +125,19 @@ def test_not_finite_numbers_are_null_in_a_json_file(tmp_path):
 
 
 def rollouts_with(prompts_and_responses):
-    return [
-        Answer(
-            Rollout(Prompt(f"test/{n}", prompt, "", None), 0, np.array(ids, np.int32),
-                    np.zeros(len(ids), np.float32), "stop", 0),
-            "", None,
+    rollouts = [
+        Rollout(
+            prompt=Prompt(f"test/{n}", prompt, "", None),
+            group=n,
+            sample=0,
+            response_ids=np.array(ids, np.int32),
+            response_logprobs=np.zeros(len(ids), np.float32),
+            finish_reason="stop",
+            weight_version=0,
         )
         for n, (prompt, ids) in enumerate(prompts_and_responses)
-    ]  # fmt: skip
+    ]
+    return [Answer(rollout, "", None) for rollout in rollouts]
 
 
 def test_responses_count_up_to_the_first_token_that_the_teacher_lacks(asked, student, cache):

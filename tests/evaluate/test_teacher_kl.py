@@ -20,7 +20,17 @@ def test_the_sum_is_over_all_tokens_of_a_response(monkeypatch):
     for n in range(7):
         prompt = Prompt(f"test/{n}", rng.integers(5, 400, rng.integers(1, 20)).tolist(), "", None)
         ids = rng.integers(5, 400, rng.integers(1, 25)).astype(np.int32)
-        rollouts.append(Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), "stop", 0))
+        rollouts.append(
+            Rollout(
+                prompt=prompt,
+                group=0,
+                sample=0,
+                response_ids=ids,
+                response_logprobs=np.zeros(len(ids), np.float32),
+                finish_reason="stop",
+                weight_version=0,
+            )
+        )
     paths = [model_path(f"builtin:{name}", "test") for name in ("tiny-student", "tiny-teacher")]
     models = [AutoModelForCausalLM.from_pretrained(path).double() for path in paths]
     size = models[0].config.vocab_size

@@ -27,7 +27,15 @@ def answers(verdicts, truth="7"):
     for number, entry in enumerate(verdicts):
         prompt = Prompt(f"test/{number}", [1], f"q{number}", truth)
         for sample, right in enumerate(entry if isinstance(entry, list) else [entry]):
-            rollout = Rollout(prompt, sample, np.array([1, 2], np.int32), np.zeros(2, np.float32), "stop", 0)
+            rollout = Rollout(
+                prompt=prompt,
+                group=number,
+                sample=sample,
+                response_ids=np.array([1, 2], np.int32),
+                response_logprobs=np.zeros(2, np.float32),
+                finish_reason="stop",
+                weight_version=0,
+            )
             grade = None if right is None else Grade(False, False, right, True, "7" if right else "8")
             made.append(Answer(rollout, f"#### {'7' if right else '8'}", grade))
     return made

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distillctl.objective.chunked import chunked_loss, stat_names
-from distillctl.objective.views import Dense, Objective, Teacher, Tokens, TopK
+from distillctl.objective.inputs import Dense, Objective, Teacher, Tokens, TopK
 
 H, G, V = 5, 7, 11
 STUDENT_PADDING, TEACHER_PADDING = 2, 6

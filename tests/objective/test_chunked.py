@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillctl.objective import products
+from distillctl.objective import matmul
 from distillctl.objective.chunked import chunked_loss, stat_names
-from distillctl.objective.views import Dense, Objective, Tokens
+from distillctl.objective.inputs import Dense, Objective, Tokens
 
 OBJECTIVES = {
     "reverse_kl": {"kind": "reverse_kl"},
@@ -217,12 +217,12 @@ def test_bfloat16_heads_of_any_size_are_multiplied_whole(num_rows):
     grad_CV = torch.randn(2, num_rows, generator=generator)
     wide_CH, wide_VH = hidden_CH.double(), head_VH.double()
     torch.testing.assert_close(
-        products.logits(hidden_CH, head_VH).double(), wide_CH @ wide_VH.T, rtol=1e-5, atol=1e-5
+        matmul.logits(hidden_CH, head_VH).double(), wide_CH @ wide_VH.T, rtol=1e-5, atol=1e-5
     )
-    got_CH = products.hidden_gradient(grad_CV, head_VH)
+    got_CH = matmul.hidden_gradient(grad_CV, head_VH)
     torch.testing.assert_close(got_CH.double(), grad_CV.double() @ wide_VH, rtol=1e-4, atol=1e-3)
     total_VH = torch.ones(num_rows, 3)
-    products.add_head_gradient(total_VH, grad_CV, hidden_CH)
+    matmul.add_head_gradient(total_VH, grad_CV, hidden_CH)
     torch.testing.assert_close(total_VH.double(), 1 + grad_CV.double().T @ wide_CH, rtol=1e-5, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
-from distillctl.objective.views import Dense, Tokens
+from distillctl.objective.inputs import Dense, Tokens
 
 DIVERGENCES = [
     ("reverse_kl", 0.5),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical
 
 from distillctl.objective.estimators import estimate, k3
-from distillctl.objective.views import Dense, Tokens
+from distillctl.objective.inputs import Dense, Tokens
 
 NAMES = ["kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3"]
 ALL_NAMES = NAMES + [name + "+" for name in NAMES]

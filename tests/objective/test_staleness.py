@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.views import Dense, Objective, Tokens
+from distillctl.objective.inputs import Dense, Objective, Tokens
 
 V = 7
 

@@ -92,6 +92,7 @@ def test_a_batch_is_bit_identical_whenever_it_is_repeated(client, prompts):
     first = client.generate(prompts, 2, SAMPLING, 7, 3)
     client.generate(prompts[:5], 1, SAMPLING, 8, 1)
     again = client.generate(prompts, 2, SAMPLING, 7, 3)
+    assert [(one.group, one.sample) for one in first[:4]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for one, two in zip(first, again, strict=True):
         assert one.response_ids.tolist() == two.response_ids.tolist()
         assert one.response_logprobs.tobytes() == two.response_logprobs.tobytes()

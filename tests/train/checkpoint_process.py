@@ -29,7 +29,7 @@ from distillctl.config.loading import load_preset
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
-from distillctl.objective.views import Dense, Objective
+from distillctl.objective.inputs import Dense, Objective
 from distillctl.run import checkpoints
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import checkpoint, rehearsal

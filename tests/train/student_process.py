@@ -27,7 +27,7 @@ from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
-from distillctl.objective.views import Dense, Objective
+from distillctl.objective.inputs import Dense, Objective
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import self_checks
 from distillctl.train.batch import collate, plan, tokens
@@ -49,7 +49,17 @@ def make_rollouts(seed):
         prompt = Prompt(f"train/{index}", rng.integers(5, 400, rng.integers(1, 20)).tolist(), "", None)
         ids = rng.integers(5, 400, rng.integers(1, 25)).astype(np.int32)
         logp = rng.normal(-6, 0.1, len(ids)).astype(np.float32)
-        rollouts.append(Rollout(prompt, 0, ids, logp, "stop", 0))
+        rollouts.append(
+            Rollout(
+                prompt=prompt,
+                group=0,
+                sample=0,
+                response_ids=ids,
+                response_logprobs=logp,
+                finish_reason="stop",
+                weight_version=0,
+            )
+        )
     return rollouts
 
 
@@ -165,7 +175,15 @@ def precision(out):
                 "optim.warmup_steps": 0, "optim.clip_grad": 1e9}  # fmt: skip
     cpu, bfloat16 = torch.device("cpu"), torch.bfloat16
     ids = np.random.default_rng(0).integers(5, 400, 1024).astype(np.int32)
-    long = Rollout(Prompt("train/0", [5], "", None), 0, ids, np.zeros(1024, np.float32), "stop", 0)
+    long = Rollout(
+        prompt=Prompt("train/0", [5], "", None),
+        group=0,
+        sample=0,
+        response_ids=ids,
+        response_logprobs=np.zeros(1024, np.float32),
+        finish_reason="stop",
+        weight_version=0,
+    )
     batch, objective = collate([long], [0], cpu), Objective(VOCAB_SIZE, "reverse_kl", chunk_size=256)
     inputs = tokens(batch, [1.0], None)  # large gradients, beside which AdamW's epsilon is nothing
     teachers = {

@@ -19,7 +19,15 @@ CPU = torch.device("cpu")
 def rollout(prompt_ids, response_ids, finish_reason="stop"):
     prompt = Prompt("train/0", list(prompt_ids), "", None)
     logp = -np.arange(1, len(response_ids) + 1, dtype=np.float32)
-    return Rollout(prompt, 0, np.array(response_ids, dtype=np.int32), logp, finish_reason, 0)
+    return Rollout(
+        prompt=prompt,
+        group=0,
+        sample=0,
+        response_ids=np.array(response_ids, dtype=np.int32),
+        response_logprobs=logp,
+        finish_reason=finish_reason,
+        weight_version=0,
+    )
 
 
 @given(
@@ -169,7 +177,19 @@ def test_references_are_one_per_prompt_that_has_an_answer():
     with_answer = Prompt("train/0", [1], "", None, reference_ids=[4, 5, 2])
     without = Prompt("train/1", [1], "", None)
     ids, logp = np.array([9], np.int32), np.zeros(1, np.float32)
-    sampled = [Rollout(p, n, ids, logp, "stop", 0) for p in (with_answer, without) for n in range(2)]
+    sampled = [
+        Rollout(
+            prompt=p,
+            group=g,
+            sample=n,
+            response_ids=ids,
+            response_logprobs=logp,
+            finish_reason="stop",
+            weight_version=0,
+        )
+        for g, p in enumerate((with_answer, without))
+        for n in range(2)
+    ]
     (answer,) = references(sampled)
     assert answer.prompt is with_answer
     assert answer.response_ids.tolist() == [4, 5, 2]

@@ -87,7 +87,15 @@ def test_the_reward_finds_and_writes_files_where_the_command_was_typed(tmp_path,
     monkeypatch.chdir(elsewhere)
     settings = load_preset("tiny-from-small-arith", ["reward.path=reward.py", "rollout.n=2"])
     score = reward_function(settings, tokenizer, typed)
-    answer = Rollout(Prompt("train/0", [5], "q", "1"), 0, np.array([5], np.int32), np.zeros(1), "stop", 0)
+    answer = Rollout(
+        prompt=Prompt("train/0", [5], "q", "1"),
+        group=0,
+        sample=0,
+        response_ids=np.array([5], np.int32),
+        response_logprobs=np.zeros(1),
+        finish_reason="stop",
+        weight_version=0,
+    )
     assert score([answer]).tolist() == [5.0]
     assert (typed / "log.txt").read_text() == "scored "
     assert Path.cwd() == elsewhere

@@ -9,7 +9,7 @@ import torch
 
 from distillctl.data_types import Prompt, Rollout, Scored
 from distillctl.objective.chunked import stat_names
-from distillctl.objective.views import Dense, Objective, TopK
+from distillctl.objective.inputs import Dense, Objective, TopK
 from distillctl.train.batch import collate, tokens, trained_length
 from distillctl.train.metrics import Item, Tally
 
@@ -25,7 +25,17 @@ def rollouts(*lengths, teachers=None):
     for i, length in enumerate(lengths):
         prompt = Prompt(f"train/{i}", [1, 2], "", None, teacher=teachers[i] if teachers else "default")
         ids, logp = np.arange(length, dtype=np.int32), np.zeros(length, np.float32)
-        made.append(Rollout(prompt, 0, ids, logp, "stop", 0))
+        made.append(
+            Rollout(
+                prompt=prompt,
+                group=0,
+                sample=0,
+                response_ids=ids,
+                response_logprobs=logp,
+                finish_reason="stop",
+                weight_version=0,
+            )
+        )
     return made
 
 

@@ -54,7 +54,15 @@ def load(tmp_path):
 def rollout(tokenizer, text="2", prompt=None):
     ids = np.array(tokenizer(text)["input_ids"], dtype=np.int32)
     prompt = prompt or Prompt("train/7", [1], "1 + 1?", "2", data_source="mine", extra_info={"level": 3})
-    return Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), "stop", 0)
+    return Rollout(
+        prompt=prompt,
+        group=0,
+        sample=0,
+        response_ids=ids,
+        response_logprobs=np.zeros(len(ids), np.float32),
+        finish_reason="stop",
+        weight_version=0,
+    )
 
 
 # --- load_reward ---------------------------------------------------------------------------------

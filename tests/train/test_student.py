@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from distillctl.models.locate import model_path
-from distillctl.objective.views import TopK
+from distillctl.objective.inputs import TopK
 from distillctl.train import self_checks
 
 SCRIPT = Path(__file__).with_name("student_process.py")

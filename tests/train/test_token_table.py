@@ -7,7 +7,7 @@ import torch
 
 from distillctl.data_types import Prompt, Rollout, Scored
 from distillctl.objective.alternatives import Alternatives
-from distillctl.objective.views import Objective
+from distillctl.objective.inputs import Objective
 from distillctl.train.batch import collate, tokens
 from distillctl.train.metrics import Item
 from distillctl.train.token_table import TokenTable
@@ -18,7 +18,18 @@ ALONE = SimpleNamespace(sum=lambda values: values)
 
 def rollouts(*lengths):
     prompt = Prompt("train/0", [1, 2], "", None)
-    return [Rollout(prompt, 0, np.zeros(n, np.int32), np.zeros(n, np.float32), "stop", 0) for n in lengths]
+    return [
+        Rollout(
+            prompt=prompt,
+            group=0,
+            sample=0,
+            response_ids=np.zeros(n, np.int32),
+            response_logprobs=np.zeros(n, np.float32),
+            finish_reason="stop",
+            weight_version=0,
+        )
+        for n in lengths
+    ]
 
 
 def item(made, members, *, fraction=1.0, teacher="default"):

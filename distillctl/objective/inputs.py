@@ -1,4 +1,4 @@
-"""Inputs of the loss: what is minimised, the tokens, and what is known of the teacher at each of them.
+"""What the loss takes: what is minimised, the tokens, and what is known of the teacher at each of them.
 
 Dimensions: N response tokens, G the teacher's hidden size, V its (padded) vocabulary, K listed tokens.
 """
