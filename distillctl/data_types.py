@@ -1,7 +1,7 @@
 """The values that travel down the training step.
 
-`Prompt` comes from the prompt stream, `Rollout` from the engine, `Scored` from the teacher. All are frozen:
-a later stage makes a new value, never changes an old one.
+`Prompt` comes from the prompt stream, `Rollout` from the rollout engine, and `MicroBatch` is what the models
+take. All are frozen: a later stage makes a new value, never changes an old one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from distillctl.objective.inputs import TopK
+    from distillctl.objective.inputs import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +64,44 @@ class Rollout:
     """int32 [T, K]: the student's most likely tokens at each position; only where a served teacher is to
     score them (`loss.kind=student_topk`)."""
 
+    num_trained: int | None = None
+    """Response tokens that are trained on, the first so many; None for all of them."""
+    token_weight: float = 1.0
+    """Weight of each of these tokens in the loss of the global batch."""
+    reward: float | None = None
+    """Task reward, None without one; `advantage` is what it is worth beside those of its group."""
+    advantage: float | None = None
+
     @property
     def length(self) -> int:
         """Prompt and response tokens together."""
         return len(self.prompt.token_ids) + len(self.response_ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """Sequences that go through a model together, on the training device, packed into one row.
 
-    Dimensions: T tokens of all sequences, N their response tokens.
+    Dimensions: T tokens of all sequences, N their response tokens that are trained on.
     """
 
     input_ids_T: torch.Tensor
-    """int64: prompt + response of one sequence after another."""
+    """int64: prompt and response of one sequence after another."""
     rows_N: torch.Tensor
     """int64 positions in [T] whose next token is a response token."""
-    target_ids_N: torch.Tensor
-    """int64, the response token that follows each row."""
-    rollout_logp_N: torch.Tensor
-    """float32, nats: the engine's log-probability of each target."""
+    tokens: Tokens
+    """The response tokens that follow these rows, and how they count in the loss."""
     spans: tuple[tuple[int, int], ...]
     """Of each sequence: where its response begins, and where it ends with the part that is trained on."""
     members: tuple[int, ...]
     """Indices into the step's rollouts, in the order of N; empty for a filler."""
-    weight: float
-    """1.0, or 0.0 for a filler that only keeps the ranks' collectives aligned."""
     topk_ids_NK: torch.Tensor | None = None
     """int64: `Rollout.topk_ids` at `rows_N`."""
+
+    @property
+    def weight(self) -> float:
+        """1.0, or 0.0 for a filler that only keeps the collectives of the ranks aligned."""
+        return 1.0 if self.members else 0.0
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -109,13 +118,3 @@ class MicroBatch:
         """Token ids of each sequence."""
         ids = iter(self.input_ids_T.tolist())
         return [list(islice(ids, length)) for length in self.lengths]
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A micro-batch with the teacher's view of it."""
-
-    batch: MicroBatch
-    teacher: torch.Tensor | TopK | None
-    """[N, G]: a local teacher's last hidden states (after its final norm) at `rows_N`, in its dtype; or some
-    of a served teacher's log-probabilities; or None for reference answers, which no teacher scores."""

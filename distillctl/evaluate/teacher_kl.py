@@ -14,7 +14,6 @@ from distillctl.data_types import Rollout
 from distillctl.host.gpus import use_visible
 from distillctl.models.architecture import model_shape
 from distillctl.objective.alternatives import alternatives
-from distillctl.objective.inputs import Dense
 from distillctl.teacher.local import LocalTeacher
 from distillctl.terminal.progress import task
 from distillctl.train.batch import collate, plan
@@ -44,11 +43,8 @@ def response_kl(
     with task("KL from the teacher", len(rollouts)) as advance:
         for number, members in enumerate(shares):
             batch = collate(rollouts, members, place)
-            hidden = [model.hidden_states([batch.inputs])[0] for model in models]
-            with models[0].head() as own, models[1].head() as other:
-                found = alternatives(
-                    hidden[0], own, Dense(hidden[1], other), batch.target_ids_N, vocab_size, 1
-                )
+            own, other = [model.score([batch])[0] for model in models]
+            found = alternatives(own.hidden_NG, own.head_VG, other, batch.tokens.target_ids_N, vocab_size, 1)
             lengths = [end - start for start, end in batch.spans]
             parts = torch.split(found.kl_N.double(), lengths)
             for member, part in zip(members, parts, strict=True):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from distillctl.objective.chunked import chunked_loss, make_chunk
 from distillctl.objective.divergence import log_probs
-from distillctl.objective.inputs import Dense, Objective, Teacher, Tokens, TopK
+from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import TeacherChunk, TeacherScores
 from distillctl.objective.terms import chunk_stats
 
 CHUNK = 128
@@ -31,66 +32,70 @@ class Alternatives(NamedTuple):
     student_logp_NK: Tensor
     """float32, nats."""
     teacher_ids_NK: Tensor
-    """int64; -1 where a served teacher lists fewer."""
+    """int64; -1 where the teacher lists fewer."""
     teacher_logp_NK: Tensor
 
 
 @torch.no_grad()
 def alternatives(
-    hidden_NH: Tensor, head_VH: Tensor, teacher: Teacher, target_ids_N: Tensor, vocab_size: int, count: int
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    teacher: TeacherScores,
+    target_ids_N: Tensor,
+    vocab_size: int,
+    count: int,
 ) -> Alternatives:
     """The `count` most likely tokens of student and teacher within the shared vocabulary.
 
-    A served teacher has those that it was asked to list.
+    A teacher that lists tokens has those that it was asked for. Collective where the teacher is sharded.
     """
-    assert teacher is not None
-    chunks = [
-        _chunk(
-            hidden_NH[span], head_VH[:vocab_size], _view(teacher, span, vocab_size), target_ids_N[span], count
-        )
-        for start in range(0, max(len(hidden_NH), 1), CHUNK)  # of no tokens, one empty chunk
-        for span in [slice(start, start + CHUNK)]
-    ]
+    chunks = []
+    with teacher.gather():
+        for start in range(0, max(len(hidden_NH), 1), CHUNK):  # no tokens make one empty chunk
+            span = slice(start, start + CHUNK)
+            targets_C = target_ids_N[span]
+            known = teacher.chunk(span, targets_C, vocab_size=vocab_size, temperature=1.0)
+            chunks.append(_chunk(hidden_NH[span], head_VH[:vocab_size], known, targets_C, count))
     return Alternatives(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
 
 def loss_and_alternatives(
-    hidden_NH: Tensor, head_VH: Tensor, teacher: Dense | TopK, tokens: Tokens, objective: Objective,
-    rows: Tensor, count: int,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    teacher: TeacherScores,
+    tokens: Tokens,
+    objective: Objective,
+    rows: Tensor,
+    count: int,
+) -> tuple[Tensor, ...]:
     """`chunked_loss`, and the `Alternatives` of the tokens `rows` from the same hidden states."""
     loss, stats_SN = chunked_loss(hidden_NH, head_VH, teacher, tokens, objective)
-    targets, vocab_size = tokens.target_ids_N[rows], objective.vocab_size
-    found = alternatives(hidden_NH[rows], head_VH, teacher[rows], targets, vocab_size, count)
+    found = alternatives(
+        hidden_NH[rows], head_VH, teacher[rows], tokens.target_ids_N[rows], objective.vocab_size, count
+    )
     return loss, stats_SN, *found
 
 
-def _view(teacher: Dense | TopK, span: slice, vocab_size: int) -> Tensor | TopK:
-    """Some tokens of the teacher: log-probabilities of one at hand, the list of a served one."""
-    if isinstance(teacher, TopK):
-        return teacher[span]
-    return log_probs(teacher.hidden_NG[span], teacher.head_VG[:vocab_size], 1.0)
-
-
 def _chunk(
-    hidden_CH: Tensor, head_VH: Tensor, teacher: Tensor | TopK, target_ids_C: Tensor, count: int
+    hidden_CH: Tensor, head_VH: Tensor, teacher: TeacherChunk, target_ids_C: Tensor, count: int
 ) -> Alternatives:
     log_q_CV = log_probs(hidden_CH, head_VH, 1.0)
     logq_C = log_q_CV.gather(-1, target_ids_C[:, None]).squeeze(-1)
-    stats = chunk_stats(
-        make_chunk(log_q_CV, log_q_CV.exp(), logq_C, teacher, Tokens(target_ids_C, logq_C, logq_C))
-    )
+    tokens = Tokens(target_ids_C, logq_C, logq_C)
+    stats = chunk_stats(make_chunk(log_q_CV, log_q_CV.exp(), logq_C, teacher, tokens))
     student_logp_CK, student_ids_CK = log_q_CV.topk(count)
-    if isinstance(teacher, TopK):
-        logp_CK, ids_CK = _most_likely(teacher, count)
-    else:
-        logp_CK, ids_CK = teacher.topk(count)
+    logp_CK, ids_CK = _most_likely(teacher, count)
     values = (stats["kl/reverse"], student_ids_CK, student_logp_CK, ids_CK, logp_CK)
     return Alternatives(*(v.float() if v.is_floating_point() else v for v in values))
 
 
-def _most_likely(listed: TopK, count: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids [C, count] of the likeliest listed tokens; -1 fills up."""
+def _most_likely(teacher: TeacherChunk, count: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids [C, count] of the teacher's likeliest tokens; -1 fills up a short list."""
+    if teacher.log_p_CV is not None:
+        logp_CK, ids_CK = teacher.log_p_CV.topk(count)
+        return logp_CK, ids_CK
+    listed = teacher.listed
+    assert listed is not None
     short = max(count - listed.ids_NK.shape[1], 0)
     ids_CX = F.pad(listed.ids_NK, (0, short), value=-1)
     logp_CX = F.pad(listed.logp_NK, (0, short)).masked_fill(ids_CX < 0, -torch.inf)

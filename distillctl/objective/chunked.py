@@ -5,7 +5,7 @@ propagated through the distribution of prefixes):
 
     L_n = kl_loss_coef * D(q_n, p_n) - entropy_coeff * H(q_n) + clipped policy gradient of a task reward
 
-and without a teacher it is the cross-entropy -log q of the token (reference answers).
+Reference answers, which no teacher scores, have the cross-entropy -log q of the token (`cross_entropy`).
 
 Logits exist for `chunk_size` tokens at a time. Each chunk costs four matrix products with a head (student
 logits, teacher logits, and the student's gradients with respect to hidden states and head); none is kept.
@@ -15,6 +15,8 @@ Dimensions: N response tokens, C of one chunk, H student's hidden size, V shared
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,22 +24,27 @@ from torch import Tensor
 
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.estimators import k3
-from distillctl.objective.inputs import Dense, Objective, Teacher, Tokens, TopK
+from distillctl.objective.inputs import Objective, Tokens
 from distillctl.objective.matmul import add_head_gradient, hidden_gradient
 from distillctl.objective.policy import clipped_surrogate
+from distillctl.objective.teacher_scores import TeacherChunk, TeacherScores
 from distillctl.objective.terms import Chunk, Stats, chunk_stats, distillation_term
 
 _STATS = ("actor/loss", "actor/kl_loss", "kl/reverse", "kl/forward", "teacher/entropy", "kl/k1", "kl/k3",
           "actor/entropy", "rollout/mismatch_kl")  # fmt: skip
 _COVERAGE = ("topk/student_mass", "topk/teacher_mass", "topk/overlap")
+CROSS_ENTROPY_STATS = ("actor/loss", "actor/sft_loss")
+"""Names of the rows of the statistics that `cross_entropy` returns."""
+
+ChunkLosses = Callable[[slice, Tensor], tuple[Stats, Tensor]]
+"""Takes C tokens, as a span of the N, and the student's log-probabilities [C, V] of them. Gives their
+statistics, and the gradient [C, V] of their weighted loss with respect to the student's logits."""
 
 
-def stat_names(objective: Objective, teacher: Teacher, *, rewarded: bool) -> tuple[str, ...]:
+def stat_names(objective: Objective, teacher: TeacherScores, *, rewarded: bool) -> tuple[str, ...]:
     """Names of the rows of the statistics that `chunked_loss` returns."""
-    if teacher is None:
-        return ("actor/loss",)
     names = [*_STATS]
-    if objective.kind == "topk" or (objective.kind == "student_topk" and isinstance(teacher, Dense)):
+    if objective.kind == "topk" or (objective.kind == "student_topk" and teacher.listed is None):
         names += _COVERAGE
     if objective.policy_gradient or rewarded:
         names.append("actor/pg_clipfrac")
@@ -47,16 +54,42 @@ def stat_names(objective: Objective, teacher: Teacher, *, rewarded: bool) -> tup
 
 
 def chunked_loss(
-    hidden_NH: Tensor, head_VH: Tensor, teacher: Teacher, tokens: Tokens, objective: Objective
+    hidden_NH: Tensor, head_VH: Tensor, teacher: TeacherScores, tokens: Tokens, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the loss over N tokens (a scalar), and statistics [S, N] named by `stat_names`.
 
     Gradients flow to `hidden_NH` and `head_VH` only; statistics are not weighted. Heads may have more rows
     than `objective.vocab_size` (padding); those take no part and get zero gradient. Softmax and sums are
-    float32 for 16-bit inputs.
+    float32 for 16-bit inputs. Collective where the teacher is sharded: its LM head is gathered.
     """
+    names = stat_names(objective, teacher, rewarded=tokens.advantages_N is not None)
+    losses = partial(_distillation, teacher=teacher, tokens=tokens, objective=objective)
+    with teacher.gather():
+        return _apply(hidden_NH, head_VH, losses, names, tokens.weights_N, objective)
+
+
+def cross_entropy(
+    hidden_NH: Tensor, head_VH: Tensor, tokens: Tokens, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of -log q of N reference tokens, and statistics [S, N] named by `CROSS_ENTROPY_STATS`.
+
+    Takes temperature, vocabulary and chunk size from `objective`; heads, dtypes and gradients as for
+    `chunked_loss`.
+    """
+    losses = partial(_cross_entropy, tokens=tokens, objective=objective)
+    return _apply(hidden_NH, head_VH, losses, CROSS_ENTROPY_STATS, tokens.weights_N, objective)
+
+
+def _apply(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    losses: ChunkLosses,
+    names: tuple[str, ...],
+    weights_N: Tensor,
+    objective: Objective,
+) -> tuple[Tensor, Tensor]:
     loss, stats_SN = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
-        hidden_NH, head_VH, teacher, tokens, objective
+        hidden_NH, head_VH, losses, names, weights_N, objective
     )
     return loss, stats_SN
 
@@ -64,9 +97,14 @@ def chunked_loss(
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, teacher: Teacher, tokens: Tokens, objective: Objective
+        ctx: Any,
+        hidden_NH: Tensor,
+        head_VH: Tensor,
+        losses: ChunkLosses,
+        names: tuple[str, ...],
+        weights_N: Tensor,
+        objective: Objective,
     ) -> tuple[Tensor, Tensor]:
-        names = stat_names(objective, teacher, rewarded=tokens.advantages_N is not None)
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_head_VH = torch.zeros_like(head_VH, dtype=dtype)
@@ -74,56 +112,56 @@ class _ChunkedLoss(torch.autograd.Function):
         head, grad_head = head_VH[: objective.vocab_size], grad_head_VH[: objective.vocab_size]
         for start in range(0, len(hidden_NH), objective.chunk_size):
             span = slice(start, start + objective.chunk_size)
-            view = _teacher_view(teacher, span, objective)
-            stats, grad_hidden_NH[span] = _chunk_gradients(
-                hidden_NH[span], head, grad_head, view, tokens[span], objective
-            )
-            del view  # the largest tensor here: free it before the next chunk makes its own
+            log_q_CV = log_probs(hidden_NH[span], head, objective.temperature)
+            stats, grad_CV = losses(span, log_q_CV)
+            add_head_gradient(grad_head, grad_CV, hidden_NH[span])
+            grad_hidden_NH[span] = hidden_gradient(grad_CV, head)
             stats_SN[:, span] = torch.stack([stats[name] for name in names])
+            del log_q_CV, grad_CV, stats  # the largest tensors: free them before the next chunk makes its own
         ctx.grads = grad_hidden_NH, grad_head_VH.to(head_VH.dtype)
         ctx.mark_non_differentiable(stats_SN)
-        return stats_SN[0] @ tokens.weights_N.to(dtype), stats_SN
+        return stats_SN[0] @ weights_N.to(dtype), stats_SN
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_NH, grad_head_VH = ctx.grads
         ctx.grads = None  # a head's gradient is large, and backward runs once
-        return grad_hidden_NH.mul_(grads[0]), grad_head_VH.mul_(grads[0]), None, None, None
+        return grad_hidden_NH.mul_(grads[0]), grad_head_VH.mul_(grads[0]), None, None, None, None
 
 
-def _chunk_gradients(
-    hidden_CH: Tensor,
-    head_VH: Tensor,
-    grad_head_VH: Tensor,
-    teacher: Tensor | TopK | None,
-    tokens: Tokens,
-    objective: Objective,
+def _distillation(
+    span: slice, log_q_CV: Tensor, *, teacher: TeacherScores, tokens: Tokens, objective: Objective
 ) -> tuple[Stats, Tensor]:
-    """Statistics and the gradient [C, H] of the hidden states; adds that of the head to `grad_head_VH`."""
-    log_q_CV = log_probs(hidden_CH, head_VH, objective.temperature)
-    stats, grad_CV = token_losses(log_q_CV, teacher, tokens, objective)
-    add_head_gradient(grad_head_VH, grad_CV, hidden_CH)
-    return stats, hidden_gradient(grad_CV, head_VH)
+    """`ChunkLosses` of the distillation objective."""
+    chunk_tokens = tokens[span]
+    known = teacher.chunk(
+        span,
+        chunk_tokens.target_ids_N,
+        vocab_size=objective.vocab_size,
+        temperature=objective.temperature,
+    )
+    return token_losses(log_q_CV, known, chunk_tokens, objective)
 
 
-def _teacher_view(teacher: Teacher, span: slice, objective: Objective) -> Tensor | TopK | None:
-    """Some tokens of the teacher: log-probabilities of one at hand, the list of a served one."""
-    if isinstance(teacher, Dense):
-        head_VG = teacher.head_VG[: objective.vocab_size]
-        return log_probs(teacher.hidden_NG[span], head_VG, objective.temperature)
-    return None if teacher is None else teacher[span]
+def _cross_entropy(
+    span: slice, log_q_CV: Tensor, *, tokens: Tokens, objective: Objective
+) -> tuple[Stats, Tensor]:
+    """`ChunkLosses` of the cross-entropy."""
+    chunk_tokens = tokens[span]
+    target_C1 = chunk_tokens.target_ids_N[:, None]
+    loss_C = -log_q_CV.gather(-1, target_C1).squeeze(-1)
+    slope_CV = torch.zeros_like(log_q_CV).scatter_(-1, target_C1, -1.0)
+    gradient_CV = _logit_gradient(slope_CV, log_q_CV.exp(), chunk_tokens, objective)
+    return {"actor/loss": loss_C, "actor/sft_loss": loss_C}, gradient_CV
 
 
 def token_losses(
-    log_q_CV: Tensor, teacher: Tensor | TopK | None, tokens: Tokens, objective: Objective
+    log_q_CV: Tensor, teacher: TeacherChunk, tokens: Tokens, objective: Objective
 ) -> tuple[Stats, Tensor]:
     """Statistics of C tokens and the gradient [C, V] of their weighted loss with respect to the student's
-    logits. `teacher`: its log-probabilities [C, V], what a served one lists, or None."""
+    logits."""
     target_C1 = tokens.target_ids_N[:, None]
     logq_C, q_CV = log_q_CV.gather(-1, target_C1).squeeze(-1), log_q_CV.exp()
-    if teacher is None:
-        slope_CV = torch.zeros_like(log_q_CV).scatter_(-1, target_C1, -1.0)
-        return {"actor/loss": -logq_C}, _logit_gradient(slope_CV, q_CV, tokens, objective)
     chunk = make_chunk(log_q_CV, q_CV, logq_C, teacher, tokens)
     stats = chunk_stats(chunk)
     term = distillation_term(chunk, objective)
@@ -144,16 +182,21 @@ def token_losses(
 
 
 def make_chunk(
-    log_q_CV: Tensor, q_CV: Tensor, logq_C: Tensor, teacher: Tensor | TopK, tokens: Tokens
+    log_q_CV: Tensor, q_CV: Tensor, logq_C: Tensor, teacher: TeacherChunk, tokens: Tokens
 ) -> Chunk:
-    """What both models say about C tokens, from the student's log-probabilities and the teacher's view."""
+    """What both models say about C tokens."""
     target_C1 = tokens.target_ids_N[:, None]
     log_ratio_C = logq_C - tokens.rollout_logp_N
-    if isinstance(teacher, TopK):
-        logp_C = teacher.target_logp_N
-        return Chunk(log_q_CV, q_CV, None, teacher, target_C1, logq_C, logp_C, log_ratio_C)
-    logp_C = teacher.gather(-1, target_C1).squeeze(-1)
-    return Chunk(log_q_CV, q_CV, teacher, None, target_C1, logq_C, logp_C, log_ratio_C)
+    return Chunk(
+        log_q_CV=log_q_CV,
+        q_CV=q_CV,
+        log_p_CV=teacher.log_p_CV,
+        listed=teacher.listed,
+        target_C1=target_C1,
+        logq_C=logq_C,
+        logp_C=teacher.logp_C,
+        log_ratio_C=log_ratio_C,
+    )
 
 
 def _sampling_log_probs(chunk: Chunk, objective: Objective) -> Tensor:

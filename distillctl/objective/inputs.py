@@ -1,6 +1,6 @@
-"""What the loss takes: what is minimised, the tokens, and what is known of the teacher at each of them.
+"""What the loss takes besides the models: what is minimised, and the tokens.
 
-Dimensions: N response tokens, G the teacher's hidden size, V its (padded) vocabulary, K listed tokens.
+Dimensions: N response tokens.
 """
 
 from __future__ import annotations
@@ -44,41 +44,10 @@ class Tokens:
     weights_N: Tensor
     """Weight of each token's loss in the total; the aggregation lies in it."""
     rollout_logp_N: Tensor
-    """Nats: log-probability with which the engine sampled it."""
+    """Nats: log-probability of the token when the rollout engine sampled it."""
     advantages_N: Tensor | None = None
     """Advantage of the token's sample under a task reward; None without one."""
 
     def __getitem__(self, span: slice) -> Tokens:
         advantages_N = None if self.advantages_N is None else self.advantages_N[span]
         return Tokens(self.target_ids_N[span], self.weights_N[span], self.rollout_logp_N[span], advantages_N)
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """A teacher at hand: its whole distribution follows from hidden states and head."""
-
-    hidden_NG: Tensor
-    head_VG: Tensor
-
-    def __getitem__(self, rows: slice | Tensor) -> Dense:
-        return Dense(self.hidden_NG[rows], self.head_VG)
-
-
-@dataclass(frozen=True, slots=True)
-class TopK:
-    """A teacher elsewhere: some of its log-probabilities (nats, temperature 1, float32)."""
-
-    target_logp_N: Tensor
-    """log p of the sampled token."""
-    ids_NK: Tensor
-    """int64: the tokens listed, each at most once per row; -1 fills up short rows. K may be 0. They are the
-    teacher's K most likely ones, or the student's for `student_topk`."""
-    logp_NK: Tensor
-    """log p of each; any value where the id is -1."""
-
-    def __getitem__(self, rows: slice | Tensor) -> TopK:
-        return TopK(self.target_logp_N[rows], self.ids_NK[rows], self.logp_NK[rows])
-
-
-Teacher = Dense | TopK | None
-"""None where there is no teacher: the cross-entropy on reference answers."""

@@ -15,8 +15,9 @@ from torch import Tensor
 from distillctl.objective.buckets import coarsen, overlap, spread, with_tail
 from distillctl.objective.divergence import divergence
 from distillctl.objective.estimators import estimate, k3
-from distillctl.objective.inputs import Objective, TopK
+from distillctl.objective.inputs import Objective
 from distillctl.objective.policy import clipped_surrogate
+from distillctl.objective.teacher_scores import TopK
 
 Stats = dict[str, Tensor]
 """Values [C] by metric name (`run.METRICS` has the units)."""

@@ -19,6 +19,7 @@ import httpcore
 import httpx
 
 from distillctl.errors import RunFailed
+from distillctl.teacher.interface import ScoringStopped
 
 MAX_ERROR_BYTES = 1 << 16
 """Of an answer that is an error; the rest of it is not read."""
@@ -46,10 +47,6 @@ class Exchange:
             with suppress(OSError):  # it has ended by itself
                 # Not by the method of a TLS socket, which would go on without encryption.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-
-class ScoringStopped(Exception):
-    """A stop was asked for while servers were waited for; what they did not answer yet is given up."""
 
 
 @dataclass(slots=True)

@@ -6,17 +6,18 @@ Dimensions: T tokens of packed sequences, N response tokens of them, G the teach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillctl.data_types import MicroBatch, Scored
+from distillctl.data_types import MicroBatch
 from distillctl.models.compatibility import require_plain_head
 from distillctl.models.load import load_model, load_quantized, load_sharded
 from distillctl.models.packed_attention import packed_arguments
+from distillctl.objective.teacher_scores import Dense
 
 
 class LocalTeacher:
@@ -45,8 +46,11 @@ class LocalTeacher:
             model = load_model(path, dtype)
         require_plain_head(model.config, "teacher.model")
         model.eval().requires_grad_(False)
-        self._backbone, self._head = model.base_model, model.get_output_embeddings().weight
-        self._device, self._shard, self._offload = device, shard, offload
+        self._backbone = model.base_model
+        self._head: Tensor = model.get_output_embeddings().weight
+        self._device = device
+        self._shard = shard
+        self._offload = offload
         if not shard:
             _move(self._backbone, torch.device("cpu") if offload else device)
             # After the backbone: a tied head shares its embeddings' memory unless they are offloaded.
@@ -57,10 +61,29 @@ class LocalTeacher:
         """The teacher's transformers configuration."""
         return self._backbone.config
 
-    def score(self, batches: list[MicroBatch]) -> list[Scored]:
-        """Run the teacher over all micro-batches of a step; it keeps its hidden states at their rows."""
+    @property
+    def asks_for_topk_ids(self) -> bool:
+        """It needs no list of tokens."""
+        return False
+
+    @property
+    def head_VG(self) -> Tensor:
+        """Weight of the LM head, on the device; of a sharded teacher whole only within `gather_head()`."""
+        return self._head
+
+    def gather_head(self) -> AbstractContextManager[object]:
+        """A context within which `head_VG` is whole."""
+        if not self._shard:
+            return nullcontext()
+        from deepspeed import zero
+
+        gathered: AbstractContextManager[object] = zero.GatheredParameters([self._head])
+        return gathered
+
+    def score(self, batches: Sequence[MicroBatch]) -> list[Dense]:
+        """Run the teacher over the micro-batches; its hidden states at their rows are kept."""
         hidden = self.hidden_states([batch.inputs for batch in batches])
-        return [Scored(batch, hidden_NG) for batch, hidden_NG in zip(batches, hidden, strict=True)]
+        return [Dense(hidden_NG, self.head_VG, self.gather_head) for hidden_NG in hidden]
 
     @torch.no_grad()
     def hidden_states(self, inputs: Sequence[tuple[Tensor, Sequence[int], Tensor]]) -> list[Tensor]:
@@ -77,17 +100,6 @@ class LocalTeacher:
         if self._offload:
             _move(self._backbone, torch.device("cpu"))
         return hidden
-
-    @contextmanager
-    def head(self) -> Iterator[Tensor]:
-        """The head's weight [V, G] on the device, gathered while the context lasts when it is sharded."""
-        if not self._shard:
-            yield self._head
-            return
-        from deepspeed import zero
-
-        with zero.GatheredParameters([self._head]):
-            yield self._head.detach()
 
 
 def _move(model: Any, device: torch.device) -> None:

@@ -38,16 +38,16 @@ def _total_kl(
     full: LocalTeacher, quantized: LocalTeacher, token_ids: list[list[int]], vocab_size: int
 ) -> float:
     total = 0.0
-    with full.head() as full_head, quantized.head() as quantized_head:
-        full_head_VG, quantized_head_VG = full_head[:vocab_size], quantized_head[:vocab_size]
-        full_hidden = _hidden(full, token_ids, full_head.device)
-        quantized_hidden = _hidden(quantized, token_ids, quantized_head.device)
-        for full_TG, quantized_TG in zip(full_hidden, quantized_hidden, strict=True):
-            for start in range(0, len(full_TG), _CHUNK):
-                span = slice(start, start + _CHUNK)
-                logp_CV = log_probs(full_TG[span], full_head_VG, 1.0)
-                logq_CV = log_probs(quantized_TG[span], quantized_head_VG, 1.0).to(logp_CV.device)
-                total += float(F.kl_div(logq_CV, logp_CV, reduction="sum", log_target=True))
+    full_head_VG = full.head_VG[:vocab_size]
+    quantized_head_VG = quantized.head_VG[:vocab_size]
+    full_hidden = _hidden(full, token_ids, full_head_VG.device)
+    quantized_hidden = _hidden(quantized, token_ids, quantized_head_VG.device)
+    for full_TG, quantized_TG in zip(full_hidden, quantized_hidden, strict=True):
+        for start in range(0, len(full_TG), _CHUNK):
+            span = slice(start, start + _CHUNK)
+            logp_CV = log_probs(full_TG[span], full_head_VG, 1.0)
+            logq_CV = log_probs(quantized_TG[span], quantized_head_VG, 1.0).to(logp_CV.device)
+            total += float(F.kl_div(logq_CV, logp_CV, reduction="sum", log_target=True))
     return total
 
 

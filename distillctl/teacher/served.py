@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from pydantic_core import from_json
 
-from distillctl.data_types import MicroBatch, Scored
+from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, DistillError, EnvironmentUnfit, RunFailed
-from distillctl.objective.inputs import TopK
-from distillctl.teacher.exchange import Exchange, Exchanges, ScoringStopped, fetch, make_client
+from distillctl.objective.teacher_scores import TopK
+from distillctl.teacher.exchange import Exchange, Exchanges, fetch, make_client
+from distillctl.teacher.interface import ScoringStopped
 from distillctl.teacher.logins import API_KEY
 from distillctl.teacher.refusals import refusal_hint
 from distillctl.teacher.refusals import server_message as _message
@@ -94,8 +95,15 @@ class ServedTeacher:
             for spec, login in zip(endpoints, logins, strict=True)
         ]
 
-    def score(self, batches: list[MicroBatch]) -> list[Scored]:
-        """The teacher's log-probabilities (`TopK`, on the batch's device) for each micro-batch, in order.
+    @property
+    def asks_for_topk_ids(self) -> bool:
+        """Whether the server is asked for chosen tokens instead of its own most likely ones."""
+        return self._ask_ids
+
+    def score(self, batches: Sequence[MicroBatch]) -> list[TopK]:
+        """The teacher's log-probabilities for each micro-batch, in order, on its device.
+
+        A micro-batch without `topk_ids_NK`, as of greedy responses, is scored at its own tokens alone.
 
         Raises RunFailed when a server refuses a request, when none answers, and when an answer is not about
         the tokens that were sent or holds what no teacher says; ScoringStopped once `should_stop` holds.
@@ -108,7 +116,7 @@ class ServedTeacher:
         finally:
             requests.end()  # of those that an error or a stop has left
             pool.shutdown(wait=False, cancel_futures=True)
-        return [Scored(batch, _topk(batch, rows)) for batch, rows in zip(batches, read, strict=True)]
+        return [_topk(batch, rows) for batch, rows in zip(batches, read, strict=True)]
 
     def _await(self, future: Future[Values]) -> Values:
         while not future.done():
@@ -125,8 +133,8 @@ class ServedTeacher:
     def _jobs(self, batch: MicroBatch) -> Iterator[Job]:
         asked_NK = None
         if self._ask_ids:
-            assert batch.topk_ids_NK is not None
-            asked_NK = batch.topk_ids_NK.cpu().numpy()
+            own_N1 = batch.tokens.target_ids_N[:, None]
+            asked_NK = (own_N1 if batch.topk_ids_NK is None else batch.topk_ids_NK).cpu().numpy()
             asked_NK = np.where(asked_NK < self._vocab_size, asked_NK, -1)
         row = 0
         for token_ids, (start, end) in zip(batch.sequences, batch.spans, strict=True):

@@ -18,6 +18,7 @@ from torch import Tensor
 from distillctl.config.schema import Config
 from distillctl.data_types import MicroBatch, Rollout
 from distillctl.errors import RunFailed
+from distillctl.objective.aggregate import token_weights
 from distillctl.objective.inputs import Tokens
 from distillctl.train.distributed import Ranks
 
@@ -49,100 +50,107 @@ def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> lis
         num_batches += num_ranks
 
 
-def trained_length(rollout: Rollout, token_fraction: float) -> int:
-    """Response tokens that are trained on: the first `token_fraction` of them, rounded up, at least one."""
-    length = len(rollout.response_ids)
+def weighted(rollouts: Sequence[Rollout], config: Config) -> list[Rollout]:
+    """The rollouts of a step with what they count in the loss: `num_trained` and `token_weight`.
+
+    Trained on are the first `loss.token_fraction` of a response's tokens, rounded up, and at least one.
+    """
+    loss = config.loss
+    lengths = [_trained_length(len(rollout.response_ids), loss.token_fraction) for rollout in rollouts]
+    divisor = loss.loss_scale_factor or config.data.max_response_length
+    weights = token_weights(loss.aggregate, lengths, divisor)
+    return [
+        replace(rollout, num_trained=length, token_weight=weight)
+        for rollout, length, weight in zip(rollouts, lengths, weights, strict=True)
+    ]
+
+
+def _trained_length(length: int, token_fraction: float) -> int:
     # 0.07 * 100 is 7.000000000000001 in floating point, which is not to become 8.
     return min(length, max(1, math.ceil(round(token_fraction * length, 9))))
 
 
+def references(rollouts: Sequence[Rollout], coefficient: float) -> list[Rollout]:
+    """The data's own answers to the prompts of a batch, in the form of rollouts; one for each prompt that has
+    one. Their mean cross-entropy per token counts `coefficient` in the loss."""
+    prompts = {rollout.group: rollout.prompt for rollout in rollouts}
+    answers = {group: prompt.reference_ids for group, prompt in prompts.items() if prompt.reference_ids}
+    num_tokens = sum(map(len, answers.values()))
+    return [
+        Rollout(
+            prompt=prompts[group],
+            group=group,
+            sample=0,
+            response_ids=np.array(ids, np.int32),
+            response_logprobs=np.zeros(len(ids), np.float32),
+            finish_reason="stop",
+            weight_version=rollouts[0].weight_version,
+            token_weight=coefficient / num_tokens,
+        )
+        for group, ids in answers.items()
+    ]
+
+
 def micro_batches(
-    rollouts: Sequence[Rollout], members: Sequence[int], config: Config, ranks: Ranks, token_fraction: float
+    rollouts: Sequence[Rollout], members: Sequence[int], config: Config, ranks: Ranks
 ) -> list[MicroBatch]:
     """This rank's micro-batches of some of the rollouts; as many on every rank, none when there are none."""
     if not members:
         return []
-    lengths = [
-        len(rollouts[i].prompt.token_ids) + trained_length(rollouts[i], token_fraction) for i in members
-    ]
+    lengths = [len(rollouts[i].prompt.token_ids) + len(_trained_ids(rollouts[i])) for i in members]
     shares = plan(lengths, config.train.micro_batch_tokens, ranks.world_size)
-    return [
-        collate(rollouts, [members[i] for i in share], ranks.device, token_fraction)
-        for share in shares[ranks.rank]
-    ]
+    return [collate(rollouts, [members[i] for i in share], ranks.device) for share in shares[ranks.rank]]
 
 
-def references(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """The data's own answers to the prompts of a batch, in the form of rollouts; one for each prompt."""
-    prompts = {rollout.group: rollout.prompt for rollout in rollouts}
-    return [
-        Rollout(
-            prompt=prompt,
-            group=group,
-            sample=0,
-            response_ids=ids,
-            response_logprobs=np.zeros(len(ids), np.float32),
-            finish_reason="stop",
-            weight_version=rollouts[0].weight_version,
-        )
-        for group, prompt in prompts.items()
-        if prompt.reference_ids
-        for ids in [np.array(prompt.reference_ids, np.int32)]
-    ]
-
-
-def collate(
-    rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device, token_fraction: float = 1.0
-) -> MicroBatch:
+def collate(rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device) -> MicroBatch:
     """Tensors of one micro-batch on `device`. No members makes a filler of one short sequence."""
     if not members:
         shortest = min(range(len(rollouts)), key=lambda i: rollouts[i].length)
-        filler = collate(rollouts, [shortest], device, token_fraction)
-        return replace(filler, members=(), weight=0.0)
+        filler = collate(rollouts, [shortest], device)
+        weights_N = torch.zeros_like(filler.tokens.weights_N)
+        return replace(filler, members=(), tokens=replace(filler.tokens, weights_N=weights_N))
     chosen = [rollouts[i] for i in members]
-    starts = [len(rollout.prompt.token_ids) for rollout in chosen]
-    kept = [trained_length(rollout, token_fraction) for rollout in chosen]
-    parts = list(zip(chosen, kept, strict=True))
-    ids = [
-        part
-        for r, n in parts
-        for part in (torch.tensor(r.prompt.token_ids), torch.as_tensor(r.response_ids[:n]))
-    ]
-    input_ids_T = torch.cat(ids).long()
+    input_ids: list[Tensor] = []
     rows: list[Tensor] = []
+    spans: list[tuple[int, int]] = []
     offset = 0
-    for start, length in zip(starts, kept, strict=True):
+    for rollout in chosen:
+        response_ids = _trained_ids(rollout)
+        input_ids += [torch.tensor(rollout.prompt.token_ids), torch.as_tensor(response_ids)]
+        start = len(rollout.prompt.token_ids)
+        end = start + len(response_ids)
         # Position t predicts token t + 1: the last prompt token predicts the first response token.
-        rows.append(torch.arange(start - 1, start + length - 1) + offset)
-        offset += start + length
+        rows.append(torch.arange(start - 1, end - 1) + offset)
+        spans.append((start, end))
+        offset += end
+    input_ids_T = torch.cat(input_ids).long()
     rows_N = torch.cat(rows)
-    logprobs = [torch.as_tensor(rollout.response_logprobs[:length]) for rollout, length in parts]
-    topk = [torch.as_tensor(r.topk_ids[:n]).long() for r, n in parts if r.topk_ids is not None]
+    topk = [torch.as_tensor(r.topk_ids[: r.num_trained]).long() for r in chosen if r.topk_ids is not None]
     return MicroBatch(
         input_ids_T=input_ids_T.to(device),
         rows_N=rows_N.to(device),
-        target_ids_N=input_ids_T[rows_N + 1].to(device),
-        rollout_logp_N=torch.cat(logprobs).to(device),
-        spans=tuple((start, start + length) for start, length in zip(starts, kept, strict=True)),
+        tokens=_tokens(chosen, input_ids_T[rows_N + 1], device),
+        spans=tuple(spans),
         members=tuple(members),
-        weight=1.0,
         topk_ids_NK=torch.cat(topk).to(device) if topk else None,
     )
 
 
-def tokens(batch: MicroBatch, weights: Sequence[float], advantages: Sequence[float] | None) -> Tokens:
-    """The loss's view of a micro-batch, from a weight and an advantage for each of the step's rollouts."""
-    lengths = torch.tensor([end - start for start, end in batch.spans])
+def _trained_ids(rollout: Rollout) -> np.ndarray:
+    return rollout.response_ids[: rollout.num_trained]
 
-    def per_token(values: Sequence[float]) -> Tensor:
-        chosen = [values[member] for member in batch.members] if batch.members else [0.0]
-        return torch.tensor(chosen).repeat_interleave(lengths).to(batch.rows_N.device)
 
+def _tokens(chosen: Sequence[Rollout], target_ids_N: Tensor, device: torch.device) -> Tokens:
+    """The response tokens of the rollouts of a micro-batch, and how they count in the loss."""
+    lengths = torch.tensor([len(_trained_ids(rollout)) for rollout in chosen])
+    logprobs = [torch.as_tensor(rollout.response_logprobs[: rollout.num_trained]) for rollout in chosen]
+    weights = torch.tensor([rollout.token_weight for rollout in chosen])
+    advantages = [rollout.advantage for rollout in chosen if rollout.advantage is not None]
     return Tokens(
-        target_ids_N=batch.target_ids_N,
-        weights_N=per_token(weights),
-        rollout_logp_N=batch.rollout_logp_N,
-        advantages_N=None if advantages is None else per_token(advantages),
+        target_ids_N=target_ids_N.to(device),
+        weights_N=weights.repeat_interleave(lengths).to(device),
+        rollout_logp_N=torch.cat(logprobs).to(device),
+        advantages_N=torch.tensor(advantages).repeat_interleave(lengths).to(device) if advantages else None,
     )
 
 

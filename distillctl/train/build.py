@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from distillctl.config.schema import Config, TeacherConfig, teacher_section
+from distillctl.config.schema import Config, teacher_section
 from distillctl.data.prompts import render, unused_teachers
 from distillctl.data.read import read_rows
-from distillctl.data_types import Prompt, Rollout
+from distillctl.data_types import MicroBatch, Prompt, Rollout
 from distillctl.files.reading import read_json
 from distillctl.grading.custom import load_reward, rewards
 from distillctl.models.compatibility import shared_vocab, tokenizer_vocab
 from distillctl.rollout.client import request_names
+from distillctl.run.checks import Check
+from distillctl.teacher.interface import Teacher
 from distillctl.teacher.local import LocalTeacher
+from distillctl.teacher.logins import logins_of
 from distillctl.teacher.served import ServedTeacher
-from distillctl.train.job import TeacherJob, TrainJob
+from distillctl.train import self_checks
+from distillctl.train.distributed import Ranks
+from distillctl.train.job import TrainJob
 
 Warn = Callable[[str], None]
 _FILES = ("train_files", "val_files")
@@ -92,35 +97,63 @@ def _head_rows(model: str) -> int:
 
 
 def load_teacher(
-    job: TeacherJob,
-    own: TeacherConfig,
+    name: str,
+    job: TrainJob,
     config: Config,
-    device: torch.device,
+    ranks: Ranks,
+    probe: MicroBatch,
     vocab_size: int,
-    logins: Sequence[str | None],
     should_stop: Callable[[], bool],
-) -> LocalTeacher | ServedTeacher:
-    """A teacher of the run: in this process, or behind its servers, with their `logins`."""
-    if job.endpoints:
-        return ServedTeacher(
-            job.endpoints,
-            own.model,
-            num_topk=config.loss.num_listed,
-            ask_ids=config.loss.kind == "student_topk",
-            vocab_size=vocab_size,
-            max_length=config.max_length,
-            timeout_s=own.timeout_s,
-            logins=logins,
-            should_stop=should_stop,
-        )
-    return LocalTeacher(
-        job.model,
-        getattr(torch, job.dtype),
-        device,
+) -> tuple[Teacher, list[Check]]:
+    """A teacher of the run, in this process or behind its servers, and what was measured of it on rank 0."""
+    if job.teachers[name].endpoints:
+        return _served_teacher(name, job, config, ranks, probe, vocab_size, should_stop)
+    return _local_teacher(name, job, config, ranks, probe, vocab_size)
+
+
+def _served_teacher(
+    name: str,
+    job: TrainJob,
+    config: Config,
+    ranks: Ranks,
+    probe: MicroBatch,
+    vocab_size: int,
+    should_stop: Callable[[], bool],
+) -> tuple[Teacher, list[Check]]:
+    own, found = config.all_teachers[name], job.teachers[name]
+    teacher = ServedTeacher(
+        found.endpoints,
+        own.model,
+        num_topk=config.loss.num_listed,
+        ask_ids=config.loss.kind == "student_topk",
+        vocab_size=vocab_size,
+        max_length=config.max_length,
+        timeout_s=own.timeout_s,
+        logins=logins_of(name),
+        should_stop=should_stop,
+    )
+    if not ranks.is_main:
+        return teacher, []
+    dtype = getattr(torch, found.dtype)
+    return teacher, [self_checks.served_agrees(name, teacher, found.model, dtype, probe)]
+
+
+def _local_teacher(
+    name: str, job: TrainJob, config: Config, ranks: Ranks, probe: MicroBatch, vocab_size: int
+) -> tuple[Teacher, list[Check]]:
+    own, model = config.all_teachers[name], job.teachers[name].model
+    dtype = getattr(torch, job.teachers[name].dtype)
+    teacher = LocalTeacher(
+        model,
+        dtype,
+        ranks.device,
         shard=own.shard,
         offload=own.offload == "cpu",
         quantization=own.quantization,
     )
+    if own.quantization == "none" or not ranks.is_main:
+        return teacher, []
+    return teacher, [self_checks.quantization_cost(name, teacher, model, dtype, probe, vocab_size)]
 
 
 def reward_function(

@@ -5,36 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distillctl.data_types import MicroBatch, Rollout, Scored
-from distillctl.objective.chunked import stat_names
-from distillctl.objective.inputs import Objective, Teacher, Tokens
+from distillctl.data_types import Rollout
 from distillctl.train.distributed import Ranks
+from distillctl.train.token_details import DetailTable, TokenDetails
+from distillctl.train.token_table import TokenTable
+from distillctl.train.training_batch import TokenStats, TrainingBatch
 
 _WEIGHTED = ("actor/loss", "actor/kl_loss", "actor/pg_loss")
 """Parts of what is minimised: aggregated as the loss is. All others are means over response tokens."""
-_SFT = "actor/sft_loss"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A micro-batch, ready for the update."""
-
-    teacher: str | None
-    """Name of its teacher; None for reference answers."""
-    scored: Scored
-    tokens: Tokens
-    objective: Objective
-
-    @property
-    def batch(self) -> MicroBatch:
-        """The micro-batch itself."""
-        return self.scored.batch
 
 
 class Timer:
@@ -58,39 +41,36 @@ class Timer:
         return {**phases, "timing_s/step": time.perf_counter() - self._start}
 
 
-class Tally:
-    """Sums over the tokens this rank has seen, to be added up over the ranks at the end of a step.
+class StepMetrics:
+    """Sums over the tokens of this rank, and single tokens' values, to be joined over the ranks after a step.
 
-    `lengths` are the trained tokens of each rollout of the global batch, `teachers` all their names.
+    `rollouts` are those of the global batch; `details` takes what is found of the first of them.
     """
 
-    def __init__(self, rollouts: list[Rollout], lengths: list[int], teachers: list[str]) -> None:
-        self._lengths = lengths
-        self._offsets = np.cumsum([0, *lengths])
-        self._untrained = [len(r.response_ids) - n for r, n in zip(rollouts, lengths, strict=True)]
-        self._kl = torch.zeros(int(self._offsets[-1]))
+    def __init__(self, rollouts: list[Rollout], details: DetailTable) -> None:
+        self._rewards = [rollout.reward for rollout in rollouts if rollout.reward is not None]
+        self._kl = TokenTable(rollouts, 1, torch.float32)
+        self._details = details
         self._sums: dict[str, Tensor] = {}
         """float64 [2] by name: the sum over tokens, and over how many of them."""
-        self._several = len(teachers) > 1
 
-    def add(self, item: Item, teacher: Teacher, stats_SN: Tensor) -> None:
+    def add(self, batch: TrainingBatch, found: TokenStats) -> None:
         """Count one micro-batch; fillers count for nothing but keep the keys the same on every rank."""
-        names = stat_names(item.objective, teacher, rewarded=item.tokens.advantages_N is not None)
-        stats_SN, count = stats_SN.double() * item.batch.weight, stats_SN.shape[1] * item.batch.weight
-        means_S, weighted_S = stats_SN.sum(-1).cpu(), (stats_SN @ item.tokens.weights_N.double()).cpu()
-        for name, mean, weighted in zip(names, means_S, weighted_S, strict=True):
+        micro_batch = batch.micro_batch
+        stats_SN = found.stats_SN.double() * micro_batch.weight
+        count = stats_SN.shape[1] * micro_batch.weight
+        means_S = stats_SN.sum(-1).cpu()
+        weighted_S = (stats_SN @ micro_batch.tokens.weights_N.double()).cpu()
+        for name, mean, weighted in zip(batch.stat_names, means_S, weighted_S, strict=True):
             self._add(name, weighted if name in _WEIGHTED else mean, count)
-        if item.teacher is None:
-            self._add(_SFT, means_S[0], count)
-            return
-        kl_N = stats_SN[names.index("kl/reverse")].float().cpu()
-        if self._several:
-            self._add(f"kl/reverse/{item.teacher}", kl_N.double().sum(), count)
-        start = 0
-        for member in item.batch.members:
-            low, length = self._offsets[member], self._lengths[member]
-            self._kl[low : low + length] = kl_N[start : start + length]
-            start += length
+        if "kl/reverse" in batch.stat_names:
+            kl_N = stats_SN[batch.stat_names.index("kl/reverse")].float().cpu()
+            for name in batch.kl_names:
+                self._add(name, kl_N.double().sum(), count)
+            if micro_batch.members:
+                self._kl.put(micro_batch, kl_N[:, None])
+        if found.alternatives is not None:
+            self._details.add(micro_batch, found.alternatives)
 
     def _add(self, name: str, value: Tensor, count: float) -> None:
         entry = self._sums.setdefault(name, torch.zeros(2, dtype=torch.float64))
@@ -103,19 +83,21 @@ class Tally:
         """
         totals = ranks.sum(torch.stack(list(self._sums.values())))
         sums = dict(zip(self._sums, totals.tolist(), strict=True))
-        learns_answers = _SFT in sums
-        mode = 0.0 if learns_answers or "actor/pg_loss" in sums else 1.0
-        metrics = {"actor/pg_loss": 0.0, "actor/distillation_mode": mode}
+        only_distils = not {"actor/sft_loss", "actor/pg_loss"} & set(sums)
+        metrics = {"actor/pg_loss": 0.0, "actor/distillation_mode": float(only_distils)}
         for name, (total, count) in sums.items():
             metrics[name] = total if name in _WEIGHTED else total / count
+        if self._rewards:
+            metrics["reward/mean"] = float(np.array(self._rewards, np.float32).mean())
         return metrics
 
     def kl(self, ranks: Ranks) -> list[np.ndarray]:
-        """Reverse KL per token of every rollout of the step; NaN where a token was not trained on."""
-        flat = ranks.sum(self._kl).numpy()
-        trained = np.split(flat, self._offsets[1:-1])
-        rest = [np.full(count, np.nan, np.float32) for count in self._untrained]
-        return [np.concatenate(pair) for pair in zip(trained, rest, strict=True)]
+        """float32 [T] of every rollout: reverse KL per token, NaN where a token was not trained on."""
+        return [kl_T1[:, 0] for kl_T1 in self._kl.collect(ranks)]
+
+    def details(self, ranks: Ranks) -> list[TokenDetails]:
+        """Details of the first rollouts, as many as were wanted."""
+        return self._details.collect(ranks)
 
 
 def throughput(rollouts: list[Rollout], timer: Timer, version: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from distillctl.files.atomic import replacing
 from distillctl.grading.summary import Answer
 from distillctl.run.sample_files import TOKEN_TEXT, sample_schema
-from distillctl.train.token_table import TokenView
+from distillctl.train.token_details import TokenDetails
 
 EVENT_TOKENS = 200
 """Most tokens of a sample that go into its event, which is for a line on a screen."""
@@ -23,23 +23,23 @@ def write_samples(
     path: Path,
     answers: Sequence[Answer],
     kl: Sequence[np.ndarray | None],
-    views: Sequence[TokenView | None],
+    details: Sequence[TokenDetails | None],
     tokenizer: Any,
 ) -> None:
     """One row per answer in the schema of `sample_schema`; the file is whole or not there.
 
-    `kl`: float32 [T] of each answer, NaN for tokens that were not measured, None where none was. `views` are
-    of the first answers, None where nobody looked.
+    `kl`: float32 [T] of each answer, NaN for tokens that were not measured, None where none was. `details`
+    are those of the first answers, None where there are none.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [_row(answer, values) for answer, values in zip(answers, kl, strict=True)]
-    looked_at = [(row, view) for row, view in zip(rows, views, strict=False) if view is not None]
-    for row, view in looked_at:
-        row |= _alternatives(view)
+    detailed = [(row, one) for row, one in zip(rows, details, strict=False) if one is not None]
+    for row, one in detailed:
+        row |= _alternatives(one)
     ids = {i for row in rows for name in ("prompt_ids", "response_ids") for i in row[name]}
-    ids |= {i for _, view in looked_at for part in (view.student_ids, view.teacher_ids) for i in part.flat}
+    ids |= {i for _, one in detailed for part in (one.student_ids, one.teacher_ids) for i in part.flat}
     metadata = {TOKEN_TEXT: json.dumps(token_text(sorted(map(int, ids - {-1})), tokenizer))}
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as file:
@@ -87,12 +87,12 @@ def _row(answer: Answer, kl: np.ndarray | None) -> dict[str, Any]:
     }
 
 
-def _alternatives(view: TokenView) -> dict[str, list[list[float]]]:
+def _alternatives(details: TokenDetails) -> dict[str, list[list[float]]]:
     return {
-        "student_top_ids": _listed(view.student_ids, view.student_ids),
-        "student_top_logprobs": _listed(view.student_logp, view.student_ids),
-        "teacher_top_ids": _listed(view.teacher_ids, view.teacher_ids),
-        "teacher_top_logprobs": _listed(view.teacher_logp, view.teacher_ids),
+        "student_top_ids": _listed(details.student_ids, details.student_ids),
+        "student_top_logprobs": _listed(details.student_logp, details.student_ids),
+        "teacher_top_ids": _listed(details.teacher_ids, details.teacher_ids),
+        "teacher_top_logprobs": _listed(details.teacher_logp, details.teacher_ids),
     }
 
 

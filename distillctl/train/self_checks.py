@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,15 +20,17 @@ from distillctl.data_types import MicroBatch, Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.host.hardware import memory_bytes
 from distillctl.models.weight_files import weight_files
-from distillctl.objective.divergence import log_probs
-from distillctl.objective.inputs import Dense, Objective, TopK
+from distillctl.objective.inputs import Objective
+from distillctl.objective.teacher_scores import TopK
 from distillctl.run.checks import Check
+from distillctl.teacher.interface import Teacher
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
 from distillctl.teacher.served import ServedTeacher
 from distillctl.train.agreement import gap
-from distillctl.train.batch import collate, tokens
+from distillctl.train.batch import collate
 from distillctl.train.student import Student
+from distillctl.train.training_batch import ScoredBatch
 
 NUM_PROMPTS = 4
 LARGE_QUANTIZATION_KL = 0.1
@@ -70,15 +71,10 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
 
     Collective. Raises RunFailed where it is not, ConfigError for NaN.
     """
-    twin = LocalTeacher(path, dtype, batch.rows_N.device)
-    (scored,) = twin.score([batch])
-    assert isinstance(scored.teacher, Tensor)
-    inputs = tokens(batch, [1.0] * len(batch.members), None)
-    with twin.head() as head_VG:
-        stats_SN = student.statistics(
-            batch, Dense(scored.teacher, head_VG), inputs, Objective(vocab_size, chunk_size=_CHUNK)
-        )
-    kl = float(stats_SN["kl/reverse"].mean())
+    (scores,) = LocalTeacher(path, dtype, batch.rows_N.device).score([batch])
+    objective = Objective(vocab_size, chunk_size=_CHUNK)
+    stats = student.statistics(ScoredBatch(micro_batch=batch, scores=scores, objective=objective))
+    kl = float(stats["kl/reverse"].mean())
     _require_finite("student.model", kl)
     if not abs(kl) < MAX_SELF_KL[dtype]:
         raise RunFailed(
@@ -90,7 +86,7 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
 
 def teacher_checks(
     name: str,
-    teacher: LocalTeacher | ServedTeacher,
+    teacher: Teacher,
     student: Student,
     dtype: torch.dtype,
     batch: MicroBatch,
@@ -99,22 +95,17 @@ def teacher_checks(
     """Whether there is something to learn from a teacher, whose precision is `dtype`: warns of one that is
     nearly uniform on the prompts, as untrained weights are, and of one that is the student itself.
 
-    Collective. Of a server's answers the entropy is known from below only. Raises ConfigError for NaN.
+    Collective. Where the teacher lists tokens, only a lower bound of its entropy is known. Raises ConfigError
+    for NaN.
     """
-    # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
-    (scored,) = teacher.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
-    inputs = tokens(batch, [1.0] * len(batch.members), None)
+    (scores,) = teacher.score([batch])
     objective = Objective(vocab_size, kind="sampled", chunk_size=_CHUNK)
-    if isinstance(scored.teacher, TopK):
-        stats_SN = student.statistics(batch, scored.teacher, inputs, objective)
-        entropy = _least_entropy(scored.teacher, vocab_size)
+    stats = student.statistics(ScoredBatch(micro_batch=batch, scores=scores, objective=objective))
+    if scores.listed is None:
+        entropy = float(stats["teacher/entropy"].mean())
     else:
-        assert isinstance(teacher, LocalTeacher)
-        assert isinstance(scored.teacher, Tensor)
-        with teacher.head() as head_VG:
-            stats_SN = student.statistics(batch, Dense(scored.teacher, head_VG), inputs, objective)
-        entropy = float(stats_SN["teacher/entropy"].mean())
-    kl = float(stats_SN["kl/reverse"].mean())
+        entropy = _least_entropy(scores.listed, vocab_size)
+    kl = float(stats["kl/reverse"].mean())
     _require_finite(f"{teacher_section(name)}.model", kl, entropy)
     bound = max(MAX_SELF_KL[dtype], MAX_SELF_KL[student.dtype])
     return _teacher_findings(teacher_section(name), kl, entropy, math.log(vocab_size), bound)
@@ -196,10 +187,8 @@ def served_agrees(
     logp_N = _target_logp(path, dtype, batch)
     _free()
     _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))  # of NaN no server answers
-    # Of a teacher that is asked for chosen tokens: no engine has listed any here, so the target is one.
-    (answer,) = served.score([replace(batch, topk_ids_NK=batch.target_ids_N[:, None])])
-    assert isinstance(answer.teacher, TopK)
-    found = gap(logp_N, answer.teacher.target_logp_N, dtype)
+    (scores,) = served.score([batch])
+    found = gap(logp_N, scores.target_logp_N, dtype)
     if not found.is_rounding:
         raise RunFailed(
             f"{name}: server and local model differ by {found} on the same tokens",
@@ -226,16 +215,14 @@ def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
 
 def _target_logp(path: str, dtype: torch.dtype, batch: MicroBatch) -> Tensor:
     """log p [N] of the batch's targets under a model directory, over its whole head."""
-    local = LocalTeacher(path, dtype, batch.rows_N.device)
-    (scored,) = local.score([batch])
-    assert isinstance(scored.teacher, Tensor)
-    with local.head() as head_VG:
-        parts = [
-            log_probs(scored.teacher[span], head_VG, 1.0).gather(-1, batch.target_ids_N[span, None])
-            for start in range(0, len(scored.teacher), _CHUNK)
-            for span in [slice(start, start + _CHUNK)]
-        ]
-    return torch.cat(parts).squeeze(-1)
+    (scores,) = LocalTeacher(path, dtype, batch.rows_N.device).score([batch])
+    target_ids_N = batch.tokens.target_ids_N
+    parts = []
+    for start in range(0, len(target_ids_N), _CHUNK):
+        span = slice(start, start + _CHUNK)
+        known = scores.chunk(span, target_ids_N[span], vocab_size=len(scores.head_VG), temperature=1.0)
+        parts.append(known.logp_C)
+    return torch.cat(parts)
 
 
 def _free() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -22,10 +23,10 @@ from distillctl.data_types import MicroBatch
 from distillctl.models.compatibility import require_plain_head
 from distillctl.models.load import load_model
 from distillctl.models.packed_attention import packed_arguments
-from distillctl.objective.alternatives import Alternatives, alternatives, loss_and_alternatives
-from distillctl.objective.chunked import chunked_loss, stat_names
-from distillctl.objective.inputs import Objective, Teacher, Tokens
+from distillctl.objective.alternatives import Alternatives, alternatives
 from distillctl.objective.matmul import logits
+from distillctl.objective.teacher_scores import TeacherScores
+from distillctl.train.training_batch import TokenStats, TrainingBatch
 
 _BUCKET_NUMEL = 25_000_000
 """Parameters whose gradients are reduced together, and those that AdamW updates together, whose temporary
@@ -47,7 +48,9 @@ class Student:
         """`universal`: load checkpoints in DeepSpeed's form for any number of ranks, and no others."""
         import deepspeed
 
-        self.universal, self.dtype, self.path = universal, dtype, Path(path)
+        self.universal = universal
+        self.dtype = dtype
+        self.path = Path(path)
         settings = deepspeed_settings(config, dtype)
         settings["checkpoint"] = {"load_universal": universal}
         self.model = load_model(path, dtype, settings if config.zero.stage == 3 else None)
@@ -70,33 +73,16 @@ class Student:
         if config.zero.stage == 0 and dtype == torch.bfloat16:
             _undo_first_step(self.engine.optimizer)
 
-    def forward_backward(
-        self,
-        batch: MicroBatch,
-        teacher: Teacher,
-        tokens: Tokens,
-        objective: Objective,
-        *,
-        last: bool,
-        look: tuple[Tensor, int] | None = None,
-    ) -> tuple[Tensor, Alternatives | None]:
-        """Add this micro-batch's gradient; returns its statistics [S, N] (see `stat_names`).
+    def forward_backward(self, batch: TrainingBatch, *, last: bool) -> TokenStats:
+        """Add this micro-batch's gradient; `last` ends the accumulation.
 
         The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
-        loss is multiplied by their number. `last` ends the accumulation. `look`: some of the N tokens, whose
-        likeliest alternatives are returned too, and how many of them.
+        loss is multiplied by their number.
         """
-        if look is None:
-            loss, stats_SN = self.engine(*batch.inputs, chunked_loss, teacher, tokens, objective)
-            found = None
-        else:
-            loss, stats_SN, *columns = self.engine(
-                *batch.inputs, loss_and_alternatives, teacher, tokens, objective, *look
-            )
-            found = Alternatives(*columns)
+        loss, stats_SN, *columns = self.engine(*batch.micro_batch.inputs, compute=batch.loss)
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
-        return stats_SN, found
+        return TokenStats(stats_SN, Alternatives(*columns) if columns else None)
 
     def step(self) -> dict[str, float]:
         """One optimizer step (clipped; skipped on all ranks when the gradient of one is not finite).
@@ -124,22 +110,27 @@ class Student:
         return float(torch.nn.utils.get_total_norm(gradients))
 
     @torch.no_grad()
-    def statistics(
-        self, batch: MicroBatch, teacher: Teacher, tokens: Tokens, objective: Objective
-    ) -> dict[str, Tensor]:
+    def statistics(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Statistics [N] of a micro-batch by name, without any gradient."""
         self.engine.eval()
-        _, stats_SN = self.engine(*batch.inputs, chunked_loss, teacher, tokens, objective)
+        _, stats_SN = self.engine(*batch.micro_batch.inputs, compute=batch.loss)
         self.engine.train()
-        return dict(zip(stat_names(objective, teacher, rewarded=False), stats_SN, strict=True))
+        return dict(zip(batch.stat_names, stats_SN, strict=True))
 
     @torch.no_grad()
-    def alternatives(self, batch: MicroBatch, teacher: Teacher, vocab_size: int, count: int) -> Alternatives:
+    def alternatives(
+        self, batch: MicroBatch, scores: TeacherScores, vocab_size: int, count: int
+    ) -> Alternatives:
         """The `count` most likely tokens of both models at each token of a micro-batch."""
-        self.engine.eval()
-        found: Alternatives = self.engine(
-            *batch.inputs, alternatives, teacher, batch.target_ids_N, vocab_size, count
+        compute = partial(
+            alternatives,
+            teacher=scores,
+            target_ids_N=batch.tokens.target_ids_N,
+            vocab_size=vocab_size,
+            count=count,
         )
+        self.engine.eval()
+        found: Alternatives = self.engine(*batch.inputs, compute=compute)
         self.engine.train()
         return found
 
@@ -156,17 +147,21 @@ class Student:
         return logp_T.cpu()
 
 
+Compute = Callable[[Tensor, Tensor], Any]
+"""From the last hidden states [N, H] and the weight [V, H] of the LM head."""
+
+
 def _forward(
-    self: Any, input_ids_T: Tensor, lengths: tuple[int, ...], rows_N: Tensor, *head_inputs: Any
+    self: Any, input_ids_T: Tensor, lengths: tuple[int, ...], rows_N: Tensor, *, compute: Compute = logits
 ) -> Any:
-    """Replaces the model's forward: hidden states at `rows_N`, then the head (with the loss in it)."""
+    """Replaces the model's forward: hidden states at `rows_N`, then the LM head with `compute` in it."""
     hidden_1TH = self.base_model(**packed_arguments(input_ids_T, lengths)).last_hidden_state
-    return self.lm_head(hidden_1TH[0, rows_N], *head_inputs)
+    return self.lm_head(hidden_1TH[0, rows_N], compute=compute)
 
 
-def _head_forward(self: Any, hidden_NH: Tensor, compute: Any = logits, *inputs: Any) -> Any:
-    """Replaces the head's forward: logits, or what else is computed from hidden states and head."""
-    return compute(hidden_NH, self.weight, *inputs)
+def _head_forward(self: Any, hidden_NH: Tensor, *, compute: Compute = logits) -> Any:
+    """Replaces the LM head's forward: logits, or what else is computed from hidden states and head."""
+    return compute(hidden_NH, self.weight)
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[Any]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillctl.data_types import MicroBatch, Prompt, Rollout
+from distillctl.data_types import Prompt, Rollout
 from distillctl.files.atomic import write_json
 from distillctl.grading.summary import Answer, grade_rollouts, summarise
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.run.checkpoints import step_dir
 from distillctl.train.batch import micro_batches
 from distillctl.train.sample_writer import write_samples
+from distillctl.train.scoring import teacher_scores
 from distillctl.train.step import Trainer
-from distillctl.train.token_table import NUM_VIEWED, TokenTable, TokenView
+from distillctl.train.token_details import NUM_DETAILED, DetailTable, TokenDetails
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,16 @@ class Validation:
         Writes `step_N.json` (the summary) and `step_N.parquet` (every answer) in `folder`.
         """
         found = self.trainer.engine.ask(self._answers)
-        views = self._look(found[0] if found else None)
+        details = self._details(found[0] if found else None)
         if found is None:
             return None
         result = summarise(*found)
         folder.mkdir(exist_ok=True)
         path = folder / f"{step_dir(step)}.json"
-        unseen = [None] * (len(found[0]) - len(views))
-        kl = [None if view is None else view.kl for view in [*views, *unseen]]
-        write_samples(path.with_suffix(".parquet"), found[0], kl, views, self.tokenizer)
-        measured = [view.kl for view in views if view is not None]
+        others = [None] * (len(found[0]) - len(details))
+        kl = [None if one is None else one.kl for one in [*details, *others]]
+        write_samples(path.with_suffix(".parquet"), found[0], kl, details, self.tokenizer)
+        measured = [one.kl for one in details if one is not None]
         known = np.concatenate(measured)[~np.isnan(np.concatenate(measured))] if measured else np.zeros(0)
         mean_kl = float(known.mean()) if known.size else None  # none where a stop came first
         write_json(path, {"step": step, **asdict(result), "kl": mean_kl})
@@ -58,39 +59,33 @@ class Validation:
         seconds = time.perf_counter() - start
         return grade_rollouts(rollouts, self.tokenizer), seconds
 
-    def _look(self, found: list[Answer] | None) -> list[TokenView | None]:
-        """Views of the first answers; none of an answer that leaves the shared vocabulary."""
-        prompts = self.prompts[:NUM_VIEWED]
+    def _details(self, found: list[Answer] | None) -> list[TokenDetails | None]:
+        """Details of the first responses; None of a response that leaves the shared vocabulary."""
+        prompts = self.prompts[:NUM_DETAILED]
         rollouts = None if found is None else [answer.rollout for answer in found[: len(prompts)]]
         shared = self.trainer.ranks.share_rollouts(prompts, 1, rollouts)
         vocab_size = self.trainer.objective.vocab_size
         inside = [int(rollout.response_ids.max()) < vocab_size for rollout in shared]
-        views = iter(token_views(self.trainer, [r for r, ok in zip(shared, inside, strict=True) if ok]))
-        return [next(views) if ok else None for ok in inside]
+        kept = [rollout for rollout, is_inside in zip(shared, inside, strict=True) if is_inside]
+        details = iter(token_details(self.trainer, kept))
+        return [next(details) if is_inside else None for is_inside in inside]
 
 
-def token_views(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenView]:
-    """Views of the first `NUM_VIEWED` rollouts; none of what a teacher did not answer before a stop.
+def token_details(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenDetails]:
+    """Details of the first `NUM_DETAILED` rollouts; none of what a teacher did not score before a stop.
 
     Collective; trains nothing and draws no random numbers.
     """
-    rollouts = rollouts[:NUM_VIEWED]
-    table = TokenTable(rollouts, trainer.objective.vocab_size)
+    rollouts = rollouts[:NUM_DETAILED]
+    vocab_size = trainer.objective.vocab_size
+    table = DetailTable(rollouts, vocab_size)
     for name, teacher in trainer.teachers.items():
         members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
-        batches = micro_batches(rollouts, members, trainer.config, trainer.ranks, 1.0)
-        answers = trainer.score(teacher, [_listing(trainer, batch) for batch in batches])
-        for scored in answers or []:
-            with trainer.teacher_view(name, scored) as view:
-                found = trainer.student.alternatives(
-                    scored.batch, view, trainer.objective.vocab_size, table.count
-                )
-            table.add(scored.batch, found)
-    return table.views(trainer.ranks)
-
-
-def _listing(trainer: Trainer, batch: MicroBatch) -> MicroBatch:
-    """A served teacher that is asked for chosen tokens needs a list, which greedy answers lack."""
-    if trainer.asks_for_student_tokens and batch.topk_ids_NK is None:
-        return replace(batch, topk_ids_NK=batch.target_ids_N[:, None])
-    return batch
+        batches = micro_batches(rollouts, members, trainer.config, trainer.ranks)
+        scores = teacher_scores(teacher, batches, trainer.ranks)
+        if scores is None:
+            continue
+        for batch, one in zip(batches, scores, strict=True):
+            found = trainer.student.alternatives(batch, one, vocab_size, table.num_alternatives)
+            table.add(batch, found)
+    return table.collect(trainer.ranks)

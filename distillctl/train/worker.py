@@ -35,9 +35,7 @@ from distillctl.run.checkpoints import step_dir
 from distillctl.run.checks import Check
 from distillctl.run.directory import RunDir, write_status
 from distillctl.run.events import EventLog
-from distillctl.teacher.local import LocalTeacher
-from distillctl.teacher.logins import logins_of
-from distillctl.teacher.served import ServedTeacher
+from distillctl.teacher.interface import Teacher
 from distillctl.train import build, checkpoint, self_checks
 from distillctl.train.distributed import Ranks
 from distillctl.train.guards import Guards
@@ -110,7 +108,18 @@ class Rank:
         self.checks: list[Check] = []
         objective = make_objective(config, build.shared_vocab_size(job))
         with self.phase("loading teacher"):
-            teachers = {name: self._teacher(name, objective.vocab_size) for name in job.teachers}
+            teachers: dict[str, Teacher] = {}
+            for name in job.teachers:
+                teachers[name], found = build.load_teacher(
+                    name,
+                    job,
+                    config,
+                    self.ranks,
+                    self.probe,
+                    objective.vocab_size,
+                    lambda: bool(self.stop_signal),
+                )
+                self.checks += found
         with self.phase("loading student"):
             dtype = getattr(torch, job.student_dtype)
             student = Student(job.student, dtype, config, self.num_steps, universal=job.universal)
@@ -144,37 +153,19 @@ class Rank:
         greedy = Sampling(0.0, 1.0, config.data.max_response_length, stops)
         reward = build.reward_function(config, self.tokenizer, Path(job.working_directory))
         self.trainer = Trainer(
-            config,
-            self.ranks,
-            stream,
-            engine,
-            sampling,
-            teachers,
-            student,
-            objective,
-            reward,
-            self.should_stop,
-            self.num_steps,
+            config=config,
+            ranks=self.ranks,
+            stream=stream,
+            engine=engine,
+            sampling=sampling,
+            teachers=teachers,
+            student=student,
+            objective=objective,
+            reward=reward,
+            should_stop=self.should_stop,
+            num_steps=self.num_steps,
         )
         self.validation = Validation(self.trainer, val, self.tokenizer, greedy)
-
-    def _teacher(self, name: str, vocab_size: int) -> LocalTeacher | ServedTeacher:
-        """One teacher, with what was measured of it added to `checks`."""
-        job, own = self.job.teachers[name], self.config.all_teachers[name]
-        logins = logins_of(name)
-        teacher = build.load_teacher(
-            job, own, self.config, self.ranks.device, vocab_size, logins, lambda: bool(self.stop_signal)
-        )
-        if not self.ranks.is_main:
-            return teacher
-        dtype = getattr(torch, job.dtype)
-        if isinstance(teacher, ServedTeacher):
-            self.checks.append(self_checks.served_agrees(name, teacher, job.model, dtype, self.probe))
-        elif own.quantization != "none":
-            self.checks.append(
-                self_checks.quantization_cost(name, teacher, job.model, dtype, self.probe, vocab_size)
-            )
-        return teacher
 
     def train(self) -> None:
         """All steps to the end, or to the first boundary between phases after a stop was asked for."""
@@ -190,7 +181,7 @@ class Rank:
             self._evaluate(0)
         usage = Usage(self.job.gpus, self.warn_at)
         for step in range(self.first_step, self.num_steps + 1):
-            result = self.trainer.train_step(step, look=self._is_sample_step(step))
+            result = self.trainer.train_step(step, with_details=self._is_sample_step(step))
             if result is None:
                 return self._stop(step - 1)
             result.metrics.update(usage.metrics(step, self.ranks, self.trainer.engine))
@@ -220,7 +211,7 @@ class Rank:
         if self._is_sample_step(step):
             path = self.run.samples_dir / f"{step_dir(step)}.parquet"
             answers = grade_rollouts(result.rollouts, self.tokenizer)
-            write_samples(path, answers, result.kl, result.views, self.tokenizer)
+            write_samples(path, answers, result.kl, result.details, self.tokenizer)
             shown = sample_event(answers[0], result.kl[0], self.tokenizer)
             self.emit("sample", step, path=str(path.relative_to(self.run.path)), **shown)
 

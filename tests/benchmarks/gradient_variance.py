@@ -19,6 +19,7 @@ from distillctl.models.locate import model_path
 from distillctl.objective.chunked import token_losses
 from distillctl.objective.divergence import log_probs
 from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import TeacherChunk
 
 OBJECTIVES = {
     "reverse_kl": Objective(0),
@@ -73,7 +74,8 @@ def moments(log_q_NV, log_p_NV, objective):
         target_N = torch.full((num_tokens,), y)
         rollout_logp_N = log_q_NV[:, y]
         inputs = Tokens(target_N, torch.ones(num_tokens, dtype=torch.float64), rollout_logp_N)
-        _, gradient_NV = token_losses(log_q_NV, log_p_NV, inputs, objective)
+        teacher = TeacherChunk(log_p_NV[:, y], log_p_CV=log_p_NV)
+        _, gradient_NV = token_losses(log_q_NV, teacher, inputs, objective)
         mean_NV += share_N[:, None] * gradient_NV
         square += float(share_N @ gradient_NV.square().sum(-1))
     return mean_NV, square

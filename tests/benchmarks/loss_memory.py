@@ -19,7 +19,8 @@ import torch
 from distillctl.config.loading import load_config, preset_path
 from distillctl.host.hardware import memory_bytes
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.inputs import Dense, Tokens
+from distillctl.objective.inputs import Tokens
+from distillctl.objective.teacher_scores import Dense
 from distillctl.train.objectives import make_objective
 
 DENSE = "dense"

@@ -40,7 +40,7 @@ from distillctl.host.hardware import cpu_runtime, cpus
 from distillctl.models.load import load_model
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.inputs import Dense
+from distillctl.objective.teacher_scores import Dense
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import student
 from distillctl.train.batch import micro_batches, tokens

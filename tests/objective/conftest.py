@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillctl.objective.chunked import chunked_loss, stat_names
-from distillctl.objective.inputs import Dense, Objective, Teacher, Tokens, TopK
+from distillctl.objective.chunked import CROSS_ENTROPY_STATS, chunked_loss, cross_entropy, stat_names
+from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import Dense, TeacherScores, TopK
 
 H, G, V = 5, 7, 11
 STUDENT_PADDING, TEACHER_PADDING = 2, 6
@@ -140,15 +141,19 @@ def logit_case() -> Callable[..., Case]:
 
 @pytest.fixture(scope="session")
 def ours() -> Callable[..., Result]:
-    """The package's loss of a case, by keyword arguments of `Objective`."""
+    """The package's loss of a case, by keyword arguments of `Objective`; cross-entropy without a teacher."""
 
-    def run(case: Case, teacher: Teacher, **fields) -> Result:
+    def run(case: Case, teacher: TeacherScores | None, **fields) -> Result:
         objective = Objective(vocab_size=case.vocab_size, **fields)
         hidden_NH = case.hidden_NH.detach().clone().requires_grad_()
         head_VH = case.head_VH.detach().clone().requires_grad_()
-        loss, stats_SN = chunked_loss(hidden_NH, head_VH, teacher, case.tokens, objective)
+        if teacher is None:
+            names = CROSS_ENTROPY_STATS
+            loss, stats_SN = cross_entropy(hidden_NH, head_VH, case.tokens, objective)
+        else:
+            names = stat_names(objective, teacher, rewarded=case.tokens.advantages_N is not None)
+            loss, stats_SN = chunked_loss(hidden_NH, head_VH, teacher, case.tokens, objective)
         loss.backward()
-        names = stat_names(objective, teacher, rewarded=case.tokens.advantages_N is not None)
         return Result(
             loss.detach(), hidden_NH.grad, head_VH.grad, dict(zip(names, stats_SN.unbind(), strict=True))
         )

@@ -5,7 +5,7 @@ import torch
 
 from distillctl.objective import alternatives as module
 from distillctl.objective.alternatives import alternatives
-from distillctl.objective.inputs import Dense, TopK
+from distillctl.objective.teacher_scores import Dense, TopK
 
 
 @pytest.fixture(params=[2, 1000])

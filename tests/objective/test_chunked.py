@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillctl.objective import matmul
-from distillctl.objective.chunked import chunked_loss, stat_names
-from distillctl.objective.inputs import Dense, Objective, Tokens
+from distillctl.objective.chunked import chunked_loss, cross_entropy, stat_names
+from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import Dense
 
 OBJECTIVES = {
     "reverse_kl": {"kind": "reverse_kl"},
@@ -124,9 +125,11 @@ def test_a_model_with_a_tied_or_untied_head_gets_autograds_gradient(make_case, t
     case = make_case(20)
     ids_N = torch.arange(20) % 13
     model, exact = TiedModel(tied), TiedModel(tied)
-    teacher = case.teacher if kind else None
     objective = Objective(case.vocab_size, kind or "reverse_kl", chunk_size=chunk_size)
-    loss, _ = chunked_loss(model(ids_N), model.head, teacher, case.tokens, objective)
+    if kind:
+        loss, _ = chunked_loss(model(ids_N), model.head, case.teacher, case.tokens, objective)
+    else:
+        loss, _ = cross_entropy(model(ids_N), model.head, case.tokens, objective)
     loss.backward()
     log_q = (exact(ids_N) @ exact.head[: case.vocab_size].T).log_softmax(-1)
     log_p = case.teacher_logits_NV().log_softmax(-1)
@@ -267,7 +270,7 @@ def test_without_a_teacher_the_loss_is_torchs_cross_entropy(
         case, lambda logits: F.cross_entropy(logits / temperature, targets_N, reduction="none")
     )
     assert_same(got, expected, 1e-5 if dtype == torch.float32 else 1e-12)
-    assert list(got.stats) == ["actor/loss"]
+    assert list(got.stats) == ["actor/loss", "actor/sft_loss"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
-from distillctl.objective.inputs import Dense, Tokens
+from distillctl.objective.inputs import Tokens
+from distillctl.objective.teacher_scores import Dense
 
 DIVERGENCES = [
     ("reverse_kl", 0.5),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical
 
 from distillctl.objective.estimators import estimate, k3
-from distillctl.objective.inputs import Dense, Tokens
+from distillctl.objective.inputs import Tokens
+from distillctl.objective.teacher_scores import Dense
 
 NAMES = ["kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3"]
 ALL_NAMES = NAMES + [name + "+" for name in NAMES]

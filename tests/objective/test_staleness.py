@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.inputs import Dense, Objective, Tokens
+from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import Dense
 
 V = 7
 

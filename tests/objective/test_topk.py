@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from distillctl.objective.inputs import TopK
+from distillctl.objective.teacher_scores import TopK
 
 DIVERGENCES = [
     ("reverse_kl", 0.5),

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.inputs import Dense, Objective, Tokens
+from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import Dense
 
 STUDENT, TEACHER = (str(model_path(f"builtin:tiny-{name}", name)) for name in ("student", "teacher"))
 PROMPT_LENGTHS = (9, 3, 12, 6)

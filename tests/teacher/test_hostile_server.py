@@ -15,8 +15,9 @@ import torch
 
 from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
+from distillctl.objective.inputs import Tokens
 from distillctl.teacher import served
-from distillctl.teacher.exchange import ScoringStopped
+from distillctl.teacher.interface import ScoringStopped
 from distillctl.teacher.replies import read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
 
@@ -65,8 +66,8 @@ def teacher_of(url, **changed):
 
 
 BATCH = MicroBatch(
-    input_ids_T=torch.tensor(IDS), rows_N=torch.tensor([0, 1]), target_ids_N=torch.tensor(IDS[1:]),
-    rollout_logp_N=torch.zeros(2), spans=((1, 3),), members=(0,), weight=1.0,
+    input_ids_T=torch.tensor(IDS), rows_N=torch.tensor([0, 1]),
+    tokens=Tokens(torch.tensor(IDS[1:]), torch.ones(2), torch.zeros(2)), spans=((1, 3),), members=(0,),
 )  # fmt: skip
 
 

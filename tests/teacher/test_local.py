@@ -12,6 +12,7 @@ import torch
 from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.models.locate import model_path
+from distillctl.objective.inputs import Tokens
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
 from distillctl.train import self_checks
@@ -55,11 +56,9 @@ def micro_batch(sequences, members):
     return MicroBatch(
         input_ids_T=input_ids_T,
         rows_N=rows_N,
-        target_ids_N=input_ids_T[rows_N + 1],
-        rollout_logp_N=torch.zeros(len(rows)),
+        tokens=Tokens(input_ids_T[rows_N + 1], torch.ones(len(rows)), torch.zeros(len(rows))),
         spans=tuple((LENGTHS[i][0], len(sequences[i])) for i in members),
         members=tuple(members),
-        weight=1.0,
     )
 
 
@@ -80,18 +79,16 @@ def test_hidden_states_match_plain_transformers(plain, sequences, offload):
     groups = [[2, 0, 4], [1, 3]]
     for _ in range(2):  # two steps: there and back again
         scored = teacher.score([micro_batch(sequences, members) for members in groups])
-        assert [s.batch.members for s in scored] == [tuple(members) for members in groups]
         for s, members in zip(scored, groups, strict=True):
             expected = expected_hidden(plain, sequences, members)
-            torch.testing.assert_close(s.teacher, expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(s.hidden_NG, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("offload", [False, True], ids=["resident", "offload"])
 def test_head_turns_hidden_states_into_the_models_logits(plain, sequences, offload):
     teacher = LocalTeacher(PATH, torch.float32, CPU, offload=offload)
     (scored,) = teacher.score([micro_batch(sequences, [2])])
-    with teacher.head() as head:
-        logits = scored.teacher @ head.T
+    logits = scored.hidden_NG @ scored.head_VG.T
     with torch.no_grad():
         expected = plain(torch.tensor([sequences[2]])).logits[0, LENGTHS[2][0] - 1 : -1]
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
@@ -100,9 +97,8 @@ def test_head_turns_hidden_states_into_the_models_logits(plain, sequences, offlo
 def test_scores_carry_no_gradient(sequences):
     teacher = LocalTeacher(PATH, torch.float32, CPU)
     (scored,) = teacher.score([micro_batch(sequences, [0])])
-    with teacher.head() as head:
-        assert not scored.teacher.requires_grad
-        assert not head.requires_grad
+    assert not scored.hidden_NG.requires_grad
+    assert not scored.head_VG.requires_grad
 
 
 def test_a_head_with_a_bias_is_refused(tmp_path):
@@ -248,4 +244,4 @@ def test_what_config_json_asks_to_return_changes_nothing(sequences, tmp_path):
     (expected,), (found,) = (
         LocalTeacher(str(path), torch.float32, CPU).score([batch]) for path in (PATH, folder)
     )
-    assert torch.equal(found.teacher, expected.teacher)
+    assert torch.equal(found.hidden_NG, expected.hidden_NG)

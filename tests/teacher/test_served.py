@@ -29,6 +29,7 @@ from distillctl.host.shared_memory import scratch_directory
 from distillctl.launch.plan import check_gpus, file_name, resolve
 from distillctl.models.architecture import model_shape
 from distillctl.models.locate import model_path
+from distillctl.objective.inputs import Tokens
 from distillctl.rollout.start import engine_environment, kv_cache_bytes
 from distillctl.teacher import served
 from distillctl.teacher.replies import FLOOR, read_asked, read_most_likely
@@ -107,11 +108,9 @@ def micro_batch(seed, lengths, members=None, topk=None):
     return MicroBatch(
         input_ids_T=ids,
         rows_N=rows_N,
-        target_ids_N=ids[rows_N + 1],
-        rollout_logp_N=torch.zeros(len(rows_N)),
+        tokens=Tokens(ids[rows_N + 1], torch.ones(len(rows_N)), torch.zeros(len(rows_N))),
         spans=tuple((prompt, prompt + response) for prompt, response in lengths),
         members=tuple(range(len(lengths))) if members is None else members,
-        weight=1.0,
         topk_ids_NK=None if topk is None else torch.from_numpy(rng.integers(0, 400, (len(rows_N), topk))),
     )
 
@@ -132,31 +131,29 @@ def logp_of(model, batch):
     return logits[batch.rows_N].double().log_softmax(-1)
 
 
-def assert_agrees(scored, batch, model, num_topk):
+def assert_agrees(scores, batch, model, num_topk):
     expected_NV = logp_of(model, batch)
-    view = scored.teacher
-    assert scored.batch is batch
-    assert (view.target_logp_N.dtype, view.logp_NK.dtype, view.ids_NK.dtype) == (
+    assert (scores.target_logp_N.dtype, scores.logp_NK.dtype, scores.ids_NK.dtype) == (
         torch.float32,
         torch.float32,
         torch.int64,
     )
-    assert view.ids_NK.shape == view.logp_NK.shape == (len(batch.rows_N), num_topk)
-    target = expected_NV.gather(-1, batch.target_ids_N[:, None])[:, 0]
-    torch.testing.assert_close(view.target_logp_N.double(), target, atol=1e-4, rtol=0)
+    assert scores.ids_NK.shape == scores.logp_NK.shape == (len(batch.rows_N), num_topk)
+    target = expected_NV.gather(-1, batch.tokens.target_ids_N[:, None])[:, 0]
+    torch.testing.assert_close(scores.target_logp_N.double(), target, atol=1e-4, rtol=0)
     top = expected_NV.topk(num_topk)
     # Tokens that are equally likely to the last digits may be listed in either order.
-    torch.testing.assert_close(view.logp_NK.double(), top.values, atol=1e-4, rtol=0)
-    listed = expected_NV.gather(-1, view.ids_NK)
+    torch.testing.assert_close(scores.logp_NK.double(), top.values, atol=1e-4, rtol=0)
+    listed = expected_NV.gather(-1, scores.ids_NK)
     torch.testing.assert_close(listed, top.values, atol=1e-4, rtol=0)
-    assert all(len(set(row)) == num_topk for row in view.ids_NK.tolist())
+    assert all(len(set(row)) == num_topk for row in scores.ids_NK.tolist())
 
 
 @pytest.mark.parametrize("num_topk", [0, 1, 32])
 def test_scores_are_those_of_the_model(connect, batches, reference, num_topk):
     teacher = connect(num_topk=num_topk)
-    for scored, batch in zip(teacher.score(batches), batches, strict=True):
-        assert_agrees(scored, batch, reference, num_topk)
+    for scores, batch in zip(teacher.score(batches), batches, strict=True):
+        assert_agrees(scores, batch, reference, num_topk)
 
 
 def test_endpoints_are_asked_in_turn(connect, server, batches, reference, tmp_path):
@@ -342,15 +339,15 @@ def test_chosen_tokens_get_the_models_log_probabilities(of_stand_in, answer_chos
     batch = micro_batch(0, RAGGED, topk=8)
     batch.topk_ids_NK[3, 5:] = -1
     batch.topk_ids_NK[4, 2] = VOCAB + 1
-    view = of_stand_in(answer_chosen, batch, num_topk=8, ask_ids=True).teacher
+    scores = of_stand_in(answer_chosen, batch, num_topk=8, ask_ids=True)
     expected_NV = logp_of(reference, batch)
     ids = torch.where(batch.topk_ids_NK < VOCAB, batch.topk_ids_NK, -1)
-    assert torch.equal(view.ids_NK, ids)
-    target = expected_NV.gather(-1, batch.target_ids_N[:, None])[:, 0]
-    torch.testing.assert_close(view.target_logp_N.double(), target, atol=1e-4, rtol=0)
+    assert torch.equal(scores.ids_NK, ids)
+    target = expected_NV.gather(-1, batch.tokens.target_ids_N[:, None])[:, 0]
+    torch.testing.assert_close(scores.target_logp_N.double(), target, atol=1e-4, rtol=0)
     there = ids >= 0
     chosen = expected_NV.gather(-1, ids.clamp_min(0))
-    torch.testing.assert_close(view.logp_NK[there].double(), chosen[there], atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores.logp_NK[there].double(), chosen[there], atol=1e-4, rtol=0)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,13 +30,14 @@ from distillctl.config.loading import load_preset
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
-from distillctl.objective.inputs import Dense, Objective
+from distillctl.objective.inputs import Objective
 from distillctl.run import checkpoints
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import checkpoint, rehearsal
-from distillctl.train.batch import collate, plan, tokens
+from distillctl.train.batch import collate, plan
 from distillctl.train.distributed import Ranks
 from distillctl.train.student import Student
+from distillctl.train.training_batch import ScoredBatch
 from distillctl.train.weight_sync import gathered
 
 
@@ -55,18 +57,16 @@ class Case:
         """One optimizer step on fixed rollouts; its metrics with the loss."""
         rollouts = make_rollouts(seed)
         weights = token_weights("token-mean", [len(r.response_ids) for r in rollouts], 7.0)
+        rollouts = [replace(r, token_weight=w) for r, w in zip(rollouts, weights, strict=True)]
         shares = plan([r.length for r in rollouts], 100, self.ranks.world_size)[self.ranks.rank]
-        scored = self.teacher.score([collate(rollouts, members, self.ranks.device) for members in shares])
+        micro = [collate(rollouts, members, self.ranks.device) for members in shares]
         objective, total = Objective(VOCAB_SIZE, "reverse_kl", chunk_size=64), torch.zeros(1)
-        for item in scored:
-            inputs = tokens(item.batch, weights, None)
+        for batch, scores in zip(micro, self.teacher.score(micro), strict=True):
             if poison and self.ranks.rank == self.ranks.world_size - 1:
-                inputs.weights_N[0] = math.nan
-            with self.teacher.head() as head:
-                stats, _ = self.student.forward_backward(
-                    item.batch, Dense(item.teacher, head), inputs, objective, last=item is scored[-1]
-                )
-            total += stats[0] @ inputs.weights_N
+                batch.tokens.weights_N[0] = math.nan
+            scored = ScoredBatch(micro_batch=batch, scores=scores, objective=objective)
+            stats, _ = self.student.forward_backward(scored, last=batch is micro[-1])
+            total += stats[0] @ batch.tokens.weights_N
         return {"loss": float(self.ranks.sum(total)), **self.student.step()}
 
     def weights(self):

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +27,18 @@ from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.models.locate import model_path
 from distillctl.objective.aggregate import token_weights
-from distillctl.objective.inputs import Dense, Objective
+from distillctl.objective.inputs import Objective
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import self_checks
-from distillctl.train.batch import collate, plan, tokens
+from distillctl.train.batch import collate, plan
 from distillctl.train.distributed import Ranks
-from distillctl.train.metrics import Item
 from distillctl.train.student import Student
-from distillctl.train.token_table import TokenTable
+from distillctl.train.token_details import DetailTable
+from distillctl.train.training_batch import ScoredBatch
 from distillctl.train.weight_sync import gathered
 
 LR, BETAS, CLIP, VOCAB_SIZE, NUM_STEPS, ENTROPY = 1e-3, (0.9, 0.95), 1.0, 465, 2, 0.1
-NUM_LOOKED = 5
+NUM_DETAILED = 5
 DECAY_LR, WEIGHT_DECAY = 0.05, 4.0
 
 
@@ -95,25 +95,28 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
     for step in range(NUM_STEPS):
         rollouts = make_rollouts(step)
         weights = token_weights(aggregate, [len(r.response_ids) for r in rollouts], 7.0)
+        rollouts = [replace(r, token_weight=w) for r, w in zip(rollouts, weights, strict=True)]
         shares = plan([r.length for r in rollouts], micro_batch_tokens, ranks.world_size)[ranks.rank]
-        scored = teacher.score([collate(rollouts, members, ranks.device) for members in shares])
         total = torch.zeros(1)
-        table = TokenTable(rollouts[: NUM_LOOKED if "looked" in options else 0], VOCAB_SIZE)
-        for item in scored:
-            inputs = tokens(item.batch, weights, None)
-            with teacher.head() as head:
-                stats, found = student.forward_backward(
-                    item.batch, Dense(item.teacher, head), inputs, objective,
-                    last=item is scored[-1], look=table.wanted(Item("teacher", item, inputs, objective)),
-                )  # fmt: skip
-            table.add(item.batch, found)
-            total += stats[0] @ inputs.weights_N
+        table = DetailTable(rollouts[: NUM_DETAILED if "detailed" in options else 0], VOCAB_SIZE)
+        micro = [collate(rollouts, members, ranks.device) for members in shares]
+        for batch, scores in zip(micro, teacher.score(micro), strict=True):
+            scored = ScoredBatch(
+                micro_batch=batch, scores=scores, objective=objective,
+                detailed_rows=table.wanted(batch), num_alternatives=table.num_alternatives,
+            )  # fmt: skip
+            stats, found = student.forward_backward(scored, last=batch is micro[-1])
+            if found is not None:
+                table.add(batch, found)
+            total += stats[0] @ batch.tokens.weights_N
         if step == 0:
             named = student.model.named_parameters()
             saved = {f"grad.{name}": safe_get_full_grad(parameter).clone() for name, parameter in named}
-            for index, view in enumerate(table.views(ranks)):
-                values = {field.name: torch.from_numpy(getattr(view, field.name)) for field in fields(view)}
-                saved |= {f"look.{index}.{name}": value for name, value in values.items()}
+            for index, details in enumerate(table.collect(ranks)):
+                values = {
+                    field.name: torch.from_numpy(getattr(details, field.name)) for field in fields(details)
+                }
+                saved |= {f"details.{index}.{name}": value for name, value in values.items()}
         student.step()
         losses.append(float(ranks.sum(total)))
     weights = {n: t.clone() for bucket in gathered(student.model, 50_000) for n, t in bucket.items()}
@@ -158,11 +161,11 @@ def spoilt(out):
         yield path
 
 
-def first_update(student, batch, teacher, inputs, objective):
+def first_update(student, batch, teacher, objective):
     """The weights after one step."""
-    with teacher.head() as head:
-        (scored,) = teacher.score([batch])
-        student.forward_backward(batch, Dense(scored.teacher, head), inputs, objective, last=True)
+    (scores,) = teacher.score([batch])
+    scored = ScoredBatch(micro_batch=batch, scores=scores, objective=objective)
+    student.forward_backward(scored, last=True)
     student.step()
     return {name: t.float().clone() for bucket in gathered(student.model) for name, t in bucket.items()}
 
@@ -184,8 +187,8 @@ def precision(out):
         finish_reason="stop",
         weight_version=0,
     )
-    batch, objective = collate([long], [0], cpu), Objective(VOCAB_SIZE, "reverse_kl", chunk_size=256)
-    inputs = tokens(batch, [1.0], None)  # large gradients, beside which AdamW's epsilon is nothing
+    batch = collate([long], [0], cpu)  # weights of 1: gradients beside which AdamW's epsilon is nothing
+    objective = Objective(VOCAB_SIZE, "reverse_kl", chunk_size=256)
     teachers = {
         "copy": LocalTeacher(path, bfloat16, cpu),
         "sharded": LocalTeacher(path, bfloat16, cpu, shard=True),
@@ -203,18 +206,16 @@ def precision(out):
         student = Student(path, bfloat16, config, 10)
         found |= {f"student.{stage}.{name}": b.clone() for name, b in student.model.named_buffers()}
         for name in ("copy", "sharded"):
-            (scored,) = teachers[name].score([batch])
-            with teachers[name].head() as head:
-                stats = student.statistics(batch, Dense(scored.teacher, head), inputs, objective)
+            (scores,) = teachers[name].score([batch])
+            scored = ScoredBatch(micro_batch=batch, scores=scores, objective=objective)
+            stats = student.statistics(scored)
             found[f"kl.{stage}.{name}"] = stats["kl/reverse"].clone()
         save_file(
-            first_update(student, batch, other_bfloat16, inputs, objective),
+            first_update(student, batch, other_bfloat16, objective),
             out / f"bfloat16_{stage}.safetensors",
         )
         student = Student(path, torch.float32, config, 10)
-        save_file(
-            first_update(student, batch, other, inputs, objective), out / f"float32_{stage}.safetensors"
-        )
+        save_file(first_update(student, batch, other, objective), out / f"float32_{stage}.safetensors")
     save_file({name: value.contiguous() for name, value in found.items()}, out / "found.safetensors")
 
 

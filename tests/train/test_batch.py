@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillctl.config.loading import load_preset
 from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import RunFailed
-from distillctl.train.batch import collate, plan, references, tokens, trained_length, within_vocabulary
+from distillctl.train.batch import collate, plan, references, weighted, within_vocabulary
 
 CPU = torch.device("cpu")
 
 
-def rollout(prompt_ids, response_ids, finish_reason="stop"):
+def rollout(prompt_ids, response_ids, finish_reason="stop", **fields):
     prompt = Prompt("train/0", list(prompt_ids), "", None)
     logp = -np.arange(1, len(response_ids) + 1, dtype=np.float32)
     return Rollout(
@@ -27,6 +28,7 @@ def rollout(prompt_ids, response_ids, finish_reason="stop"):
         response_logprobs=logp,
         finish_reason=finish_reason,
         weight_version=0,
+        **fields,
     )
 
 
@@ -101,8 +103,8 @@ def test_collate_rows_predict_the_response_tokens():
     assert batch.input_ids_T.tolist() == [9, 4, 5, 6, 7, 8, 2]
     assert batch.sequences == [[9, 4], [5, 6, 7, 8, 2]]
     assert batch.rows_N.tolist() == [0, 3, 4, 5]
-    assert batch.target_ids_N.tolist() == [4, 7, 8, 2]
-    assert batch.rollout_logp_N.tolist() == [-1, -1, -2, -3]
+    assert batch.tokens.target_ids_N.tolist() == [4, 7, 8, 2]
+    assert batch.tokens.rollout_logp_N.tolist() == [-1, -1, -2, -3]
     assert batch.members == (1, 0)
     assert batch.weight == 1.0
 
@@ -151,26 +153,36 @@ def test_a_step_of_which_nothing_is_left_is_an_error_that_says_why():
     ],
 )
 def test_the_trained_part_is_rounded_up(length, fraction, kept):
-    assert trained_length(rollout([1], range(length)), fraction) == kept
+    config = load_preset("tiny-from-small-arith", [f"loss.token_fraction={fraction}"])
+    (found,) = weighted([rollout([1], range(length))], config)
+    assert found.num_trained == kept
 
 
 def test_a_fraction_leaves_the_rest_of_the_response_out_of_the_tensors():
-    batch = collate([rollout([1, 2], [3, 4, 5, 6]), rollout([7], [8, 9])], [0, 1], CPU, 0.5)
+    halves = [rollout([1, 2], [3, 4, 5, 6], num_trained=2), rollout([7], [8, 9], num_trained=1)]
+    batch = collate(halves, [0, 1], CPU)
     assert batch.sequences == [[1, 2, 3, 4], [7, 8]]
-    assert batch.target_ids_N.tolist() == [3, 4, 8]
+    assert batch.tokens.target_ids_N.tolist() == [3, 4, 8]
     assert batch.spans == ((2, 4), (1, 2))
 
 
 def test_every_token_gets_the_weight_and_advantage_of_its_rollout():
-    batch = collate([rollout([1], [2, 3, 4]), rollout([1], [5]), rollout([1], [6, 7])], [2, 0], CPU)
-    inputs = tokens(batch, [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
-    torch.testing.assert_close(inputs.weights_N, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1]))
-    assert inputs.advantages_N.tolist() == [3, 3, 1, 1, 1]
+    rollouts = [
+        rollout([1], ids, token_weight=weight, advantage=advantage)
+        for ids, weight, advantage in (([2, 3, 4], 0.1, 1.0), ([5], 0.2, 2.0), ([6, 7], 0.3, 3.0))
+    ]
+    tokens = collate(rollouts, [2, 0], CPU).tokens
+    torch.testing.assert_close(tokens.weights_N, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1]))
+    assert tokens.advantages_N.tolist() == [3, 3, 1, 1, 1]
+
+
+def test_without_rewards_there_are_no_advantages():
+    assert collate([rollout([1], [2, 3])], [0], CPU).tokens.advantages_N is None
 
 
 def test_a_filler_has_weight_zero():
-    batch = collate([rollout([1], [2, 3])], [], CPU)
-    assert tokens(batch, [5.0], None).weights_N.tolist() == [0, 0]
+    batch = collate([rollout([1], [2, 3], token_weight=5.0)], [], CPU)
+    assert batch.tokens.weights_N.tolist() == [0, 0]
 
 
 def test_references_are_one_per_prompt_that_has_an_answer():
@@ -190,6 +202,6 @@ def test_references_are_one_per_prompt_that_has_an_answer():
         for g, p in enumerate((with_answer, without))
         for n in range(2)
     ]
-    (answer,) = references(sampled)
+    (answer,) = references(sampled, 0.6)
     assert answer.prompt is with_answer
     assert answer.response_ids.tolist() == [4, 5, 2]

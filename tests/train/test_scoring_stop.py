@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distillctl.teacher.exchange import ScoringStopped
-from distillctl.train.step import Trainer
+from distillctl.teacher.interface import ScoringStopped
+from distillctl.train.scoring import teacher_scores
 
 
 class Server:
@@ -31,6 +31,6 @@ def test_a_stop_on_any_rank_is_one_on_all(here, elsewhere, found):
         told.append(int(mine))
         return mine + elsewhere
 
-    trainer = SimpleNamespace(ranks=SimpleNamespace(sum=total))
-    assert Trainer.score(trainer, Server(stopped=here), ["a", "b"]) == found
+    ranks = SimpleNamespace(sum=total)
+    assert teacher_scores(Server(stopped=here), ["a", "b"], ranks) == found
     assert told == [int(here)]

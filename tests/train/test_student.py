@@ -14,18 +14,18 @@ import torch
 from safetensors.torch import load_file
 
 from distillctl.models.locate import model_path
-from distillctl.objective.inputs import TopK
+from distillctl.objective.teacher_scores import TopK
 from distillctl.train import self_checks
 
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
           ("3:4000:4096", "3:60:7", "3:1:4096", "2:100:4096", "1:100:16", "0:100:4096")]  # fmt: skip
-STAGES += [f"3:60:4096:reverse_kl:token-mean:{option}" for option in ("checkpointed", "looked")]
+STAGES += [f"3:60:4096:reverse_kl:token-mean:{option}" for option in ("checkpointed", "detailed")]
 UNTIED = [f"{setting}:reverse_kl:token-mean:untied" for setting in ("3:60:7", "0:4000:4096")]
 # The same objective in one micro-batch on one rank without ZeRO, and in many small ones on two with ZeRO-3.
 WHOLE, SPLIT = "0:4000:4096", "3:60:7"
 OBJECTIVES = [
-    "reverse_kl:seq-mean-token-mean:looked",
+    "reverse_kl:seq-mean-token-mean:detailed",
     "forward_kl:token-sum",
     "jsd:token-mean",
     "topk:seq-mean-token-sum-norm",
@@ -137,7 +137,9 @@ def test_losses_match_plain_torch(results, reference, setting):
 
 @pytest.mark.parametrize("setting", STAGES)
 def test_weights_after_two_steps_match_plain_torch(results, reference, setting):
-    weights = {n: value for n, value in results[setting][1].items() if not n.startswith(("grad.", "look."))}
+    weights = {
+        n: value for n, value in results[setting][1].items() if not n.startswith(("grad.", "details."))
+    }
     assert weights.keys() == reference[1].keys()
     for name, expected in reference[1].items():
         # Adam divides by the gradient's size: where a gradient is about 0, rounding decides its direction.
@@ -182,14 +184,14 @@ def test_gradients_do_not_depend_on_micro_batches_ranks_chunks_and_zero(results,
 
 
 def assert_seen(tensors, seen):
-    """What was looked at during an update, against both models in float64."""
-    num_looked = script().NUM_LOOKED
-    assert len([name for name in tensors if name.startswith("look.")]) == 5 * num_looked
-    for index, (logq_TV, logp_TV) in enumerate(seen[:num_looked]):
+    """What was detailed at during an update, against both models in float64."""
+    num_detailed = script().NUM_DETAILED
+    assert len([name for name in tensors if name.startswith("details.")]) == 5 * num_detailed
+    for index, (logq_TV, logp_TV) in enumerate(seen[:num_detailed]):
         kl_T = (logq_TV.exp() * (logq_TV - logp_TV)).sum(-1)
-        torch.testing.assert_close(tensors[f"look.{index}.kl"].double(), kl_T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensors[f"details.{index}.kl"].double(), kl_T, rtol=1e-4, atol=1e-5)
         for who, expected_TV in (("student", logq_TV), ("teacher", logp_TV)):
-            ids_TK, logp_TK = (tensors[f"look.{index}.{who}_{what}"] for what in ("ids", "logp"))
+            ids_TK, logp_TK = (tensors[f"details.{index}.{who}_{what}"] for what in ("ids", "logp"))
             best_TK = expected_TV.topk(5).values
             torch.testing.assert_close(logp_TK.double(), best_TK, rtol=1e-4, atol=1e-4)
             named_TK = expected_TV.gather(-1, ids_TK.long())  # ids of nearly equal tokens may change places
@@ -205,7 +207,7 @@ def test_two_ranks_see_the_same_together(split, seen):
 
 
 def test_nobody_looks_unless_asked(results):
-    assert not [name for name in results[STAGES[0]][1] if name.startswith("look.")]
+    assert not [name for name in results[STAGES[0]][1] if name.startswith("details.")]
 
 
 @pytest.fixture(scope="module")

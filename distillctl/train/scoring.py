@@ -1,0 +1,74 @@
+"""From rollouts to micro-batches that are ready for the update: the teachers score, stops are agreed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from distillctl.config.schema import Config
+from distillctl.data_types import MicroBatch, Rollout
+from distillctl.objective.inputs import Objective
+from distillctl.objective.teacher_scores import TeacherScores
+from distillctl.teacher.interface import ScoringStopped, Teacher
+from distillctl.train.batch import micro_batches, references
+from distillctl.train.distributed import Ranks
+from distillctl.train.token_details import DetailTable
+from distillctl.train.training_batch import ReferenceBatch, ScoredBatch, TrainingBatch
+
+
+def teacher_scores(
+    teacher: Teacher, batches: Sequence[MicroBatch], ranks: Ranks
+) -> Sequence[TeacherScores] | None:
+    """What a teacher says of this rank's micro-batches; collective. None, on every rank, when a stop was
+    asked for while the teacher of one of them scored."""
+    scores: Sequence[TeacherScores] = []
+    with suppress(ScoringStopped):
+        scores = teacher.score(batches)
+    num_stopped = ranks.sum(torch.tensor([len(scores) < len(batches)], dtype=torch.int64))
+    return None if int(num_stopped) else scores
+
+
+def scored_batches(
+    rollouts: Sequence[Rollout],
+    teachers: Mapping[str, Teacher],
+    config: Config,
+    objective: Objective,
+    details: DetailTable,
+    ranks: Ranks,
+) -> list[TrainingBatch] | None:
+    """This rank's micro-batches of a step, teacher by teacher, each scored by its own. Collective; None, on
+    every rank, after a stop. `details` says of which tokens the alternatives are wanted."""
+    found: list[TrainingBatch] = []
+    for name, teacher in teachers.items():
+        members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
+        batches = micro_batches(rollouts, members, config, ranks)
+        scores = teacher_scores(teacher, batches, ranks)
+        if scores is None:
+            return None
+        found += [
+            ScoredBatch(
+                micro_batch=batch,
+                scores=one,
+                objective=objective,
+                kl_names=(f"kl/reverse/{name}",) if len(teachers) > 1 else (),
+                detailed_rows=details.wanted(batch),
+                num_alternatives=details.num_alternatives,
+            )
+            for batch, one in zip(batches, scores, strict=True)
+        ]
+    return found
+
+
+def reference_batches(
+    rollouts: Sequence[Rollout], config: Config, objective: Objective, ranks: Ranks
+) -> list[TrainingBatch]:
+    """This rank's micro-batches of the data's own answers, for the cross-entropy term; none without it."""
+    if not config.loss.sft_coef:
+        return []
+    answers = references(rollouts, config.loss.sft_coef)
+    plain = replace(objective, temperature=1.0)
+    batches = micro_batches(answers, range(len(answers)), config, ranks)
+    return [ReferenceBatch(batch, plain) for batch in batches]
