@@ -26,7 +26,7 @@ class Prompt:
     prompt_id: str
     """`<split>/<row index>`, stable over epochs and resumes."""
     token_ids: list[int]
-    """Rendered with the student's chat template, ending where the answer begins."""
+    """Rendered with the student's chat template, ending where the response begins."""
     text: str
     """The user's question as it stands in the data (not rendered)."""
     ground_truth: str | None

@@ -29,7 +29,7 @@ from distillctl.launch import processes
 from distillctl.launch.plan import resolve
 from distillctl.models import locate
 from distillctl.rollout.start import engine_environment, engine_settings, start_engine
-from distillctl.teacher.served import _message
+from distillctl.teacher.refusals import server_message
 from distillctl.teacher.server import start_server
 
 PACKAGE = Path(distillctl.__file__).parent
@@ -538,12 +538,12 @@ def test_an_error_in_the_data_names_the_line_and_not_its_content(train, folder, 
 def test_a_servers_message_is_cut_where_it_repeats_token_ids(detail):
     bodies = [{"error": {"message": detail}}, {"detail": detail}, {"message": detail}]
     for response in (*(httpx.Response(400, json=body) for body in bodies), httpx.Response(400, text=detail)):
-        assert "31337" not in _message(response)
+        assert "31337" not in server_message(response)
 
 
 def test_a_servers_message_without_input_is_kept():
     told = "This model's maximum context length is 512 tokens [max_tokens=1], one of [1, 2]"
-    assert _message(httpx.Response(400, json={"error": {"message": told}})) == told
+    assert server_message(httpx.Response(400, json={"error": {"message": told}})) == told
 
 
 TEXTS = {"text", "texts", "question", "content", "messages", "ground_truth", "reference", "solution_str",

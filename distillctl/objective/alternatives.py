@@ -1,4 +1,4 @@
-"""What both models would rather have written at each token, for people to look at; no gradient.
+"""What both models would rather have written at each token, for people to read; no gradient.
 
 Dimensions: N response tokens, C of one chunk, H the student's hidden size, V shared vocabulary, K
 alternatives.

@@ -109,7 +109,8 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_head_VH = torch.zeros_like(head_VH, dtype=dtype)
         stats_SN = torch.empty(len(names), len(hidden_NH), dtype=dtype, device=hidden_NH.device)
-        head, grad_head = head_VH[: objective.vocab_size], grad_head_VH[: objective.vocab_size]
+        head = head_VH[: objective.vocab_size]
+        grad_head = grad_head_VH[: objective.vocab_size]
         for start in range(0, len(hidden_NH), objective.chunk_size):
             span = slice(start, start + objective.chunk_size)
             log_q_CV = log_probs(hidden_NH[span], head, objective.temperature)
@@ -161,7 +162,8 @@ def token_losses(
     """Statistics of C tokens and the gradient [C, V] of their weighted loss with respect to the student's
     logits."""
     target_C1 = tokens.target_ids_N[:, None]
-    logq_C, q_CV = log_q_CV.gather(-1, target_C1).squeeze(-1), log_q_CV.exp()
+    logq_C = log_q_CV.gather(-1, target_C1).squeeze(-1)
+    q_CV = log_q_CV.exp()
     chunk = make_chunk(log_q_CV, q_CV, logq_C, teacher, tokens)
     stats = chunk_stats(chunk)
     term = distillation_term(chunk, objective)

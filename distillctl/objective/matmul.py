@@ -23,7 +23,8 @@ def logits(hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
         return hidden_CH @ head_VH.T
     if hidden_CH.is_cuda:  # not yet run on a GPU
         return torch.mm(hidden_CH, head_VH.T, out_dtype=torch.float32)
-    logits_CV, wide_CH = torch.empty(len(hidden_CH), len(head_VH)), hidden_CH.float()
+    logits_CV = torch.empty(len(hidden_CH), len(head_VH))
+    wide_CH = hidden_CH.float()
     for rows, piece_RH in _pieces(head_VH):
         torch.mm(wide_CH, piece_RH.T, out=logits_CV[:, rows])
     return logits_CV

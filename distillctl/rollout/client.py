@@ -9,9 +9,10 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,16 @@ class Sampling:
 
 
 def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
-    """Seed of one sampled answer in [0, 2**63): a hash, so that no two requests share a stream."""
+    """Seed of one sampled response in [0, 2**63): a hash, so that no two requests share a stream."""
     key = f"{run_seed}/{step}/{prompt_id}/{sample}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
 def request_names(prompts: list[Prompt]) -> list[str]:
-    """The ids of prompts; one that stands there again gets a number, or its samples would be the same."""
+    """A unique name for each prompt: its id, and a number behind it where the id stands there again.
+
+    Without the number, repeated prompts would share their seeds and get identical samples.
+    """
     seen: dict[str, int] = {}
     names = []
     for prompt in prompts:
@@ -46,6 +50,37 @@ def request_names(prompts: list[Prompt]) -> list[str]:
         names.append(f"{prompt.prompt_id}#{repeat}" if repeat else prompt.prompt_id)
         seen[prompt.prompt_id] = repeat + 1
     return names
+
+
+def assemble(
+    prompts: Sequence[Prompt],
+    num_samples: int,
+    *,
+    response_ids: Sequence[np.ndarray],
+    response_logprobs: Sequence[np.ndarray],
+    has_stopped: Iterable[object],
+    weight_versions: Sequence[int],
+    topk_ids: Sequence[np.ndarray | None],
+) -> list[Rollout]:
+    """Rollouts from one entry for each, in the order prompt 0 sample 0, prompt 0 sample 1, …
+
+    `has_stopped` is true of a response that ended by itself; the other fields are those of `Rollout`.
+    """
+    places = product(range(len(prompts)), range(num_samples))
+    columns = (places, response_ids, response_logprobs, has_stopped, weight_versions, topk_ids)
+    return [
+        Rollout(
+            prompt=prompts[group],
+            group=group,
+            sample=sample,
+            response_ids=ids,
+            response_logprobs=logprobs,
+            finish_reason="stop" if stopped else "length",
+            weight_version=version,
+            topk_ids=topk,
+        )
+        for (group, sample), ids, logprobs, stopped, version, topk in zip(*columns, strict=True)
+    ]
 
 
 class RolloutClient:
@@ -65,7 +100,7 @@ class RolloutClient:
         self._process = os.pidfd_open(self.pid)
         self.version = 0
         self._lost: EngineLost | None = None
-        """Why no answer is waited for any more: a late one would be taken for that to the next request."""
+        """Why no reply is waited for any more: a late one would be taken for that to the next request."""
 
     def generate(
         self,
@@ -77,46 +112,31 @@ class RolloutClient:
         num_topk: int | None = 0,
         progress: Callable[[int], None] = lambda num_finished: None,
     ) -> list[Rollout]:
-        """`num_samples` answers to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
+        """`num_samples` responses to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
         `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
         the distribution that is sampled from; 0 leaves it None, and None leaves the log-probabilities 0 too,
-        which the engine then need not compute. `progress` is told about once a second how many answers are
+        which the engine then need not compute. `progress` is told about once a second how many responses are
         finished. Raises `EngineLost` when the worker is gone or silent, and at every request after that;
         `RunFailed` when it answers with other weights than the last pushed.
         """
-        jobs = [(group, sample) for group in range(len(prompts)) for sample in range(num_samples)]
-        flat, lengths = protocol.pack([prompts[group].token_ids for group, _ in jobs], "int32")
+        num_rollouts = len(prompts) * num_samples
+        token_ids = [prompt.token_ids for prompt in prompts for _ in range(num_samples)]
+        flat, lengths = protocol.pack(token_ids, "int32")
         names = request_names(prompts)
         seeds = [sample_seed(run_seed, step, name, i) for name in names for i in range(num_samples)]
-        header = {
-            "request": "generate",
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "stop_token_ids": sampling.stop_token_ids,
-            "num_topk": num_topk,
-        }
+        header = {"request": "generate", **asdict(sampling), "num_topk": num_topk}
         arrays = {"prompts": flat, "prompt_lengths": lengths, "seeds": np.array(seeds, np.int64)}
         got = self._ask(header, arrays, progress)
-        tokens = protocol.unpack(got["tokens"], got["lengths"])
-        logprobs = protocol.unpack(got["logprobs"], got["lengths"])
-        topk = protocol.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * len(jobs)
-        return [
-            Rollout(
-                prompt=prompts[group],
-                group=group,
-                sample=sample,
-                response_ids=ids,
-                response_logprobs=logp,
-                finish_reason="stop" if stopped else "length",
-                weight_version=self.version,
-                topk_ids=topk_ids,
-            )
-            for (group, sample), ids, logp, stopped, topk_ids in zip(
-                jobs, tokens, logprobs, got["stopped"], topk, strict=True
-            )
-        ]
+        return assemble(
+            prompts,
+            num_samples,
+            response_ids=protocol.unpack(got["tokens"], got["lengths"]),
+            response_logprobs=protocol.unpack(got["logprobs"], got["lengths"]),
+            has_stopped=got["stopped"],
+            weight_versions=[self.version] * num_rollouts,
+            topk_ids=protocol.unpack(got["topk_ids"], got["lengths"]) if num_topk else [None] * num_rollouts,
+        )
 
     def score(self, token_ids: list[int]) -> np.ndarray:
         """float32 [T - 1], nats: log-probability of `token_ids[1:]` given their prefixes."""
@@ -159,7 +179,7 @@ class RolloutClient:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
             self._lost = EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s")
             raise self._lost from None
-        except (OSError, ValueError, KeyError) as error:  # the latter two for an answer that is no message
+        except (OSError, ValueError, KeyError) as error:  # the latter two for a reply that is not a message
             message = f"the rollout engine stopped answering during {request!r} ({error})"
             self._lost = EngineLost(message, hint)
             raise self._lost from error

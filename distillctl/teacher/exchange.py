@@ -1,6 +1,6 @@
-"""One request and its whole answer, within a time and a size that the server cannot stretch.
+"""One request and its whole reply, within a time and a size that the server cannot stretch.
 
-httpx limits the wait for each piece of an answer, so a byte per second keeps a request alive for ever. Here a
+httpx limits the wait for each piece of a reply, so a byte per second keeps a request alive for ever. Here a
 timer shuts the connection down under it, wherever it waits: in a handshake, in headers, in the body.
 """
 
@@ -22,7 +22,7 @@ from distillctl.errors import RunFailed
 from distillctl.teacher.interface import ScoringStopped
 
 MAX_ERROR_BYTES = 1 << 16
-"""Of an answer that is an error; the rest of it is not read."""
+"""Of a reply that is an error; the rest of it is not read."""
 _thread = threading.local()
 """`exchange`: the one that this thread is in."""
 
@@ -75,7 +75,7 @@ def fetch(
     client: httpx.Client, exchange: Exchange, method: str, path: str, body: Any = None, *, timeout_s: float,
     max_bytes: int,
 ) -> httpx.Response:  # fmt: skip
-    """The whole answer. Raises httpx.TransportError when there is none, `ReadTimeout` when it takes more than
+    """The whole reply. Raises httpx.TransportError when there is none, `ReadTimeout` when it takes more than
     `timeout_s` or `exchange` was ended, RunFailed when it has more than `max_bytes` or is compressed."""
     _thread.exchange = exchange
     timer = threading.Timer(timeout_s, exchange.end)
@@ -86,13 +86,13 @@ def fetch(
             content = _content(response, max_bytes)
     except httpx.TransportError:
         if exchange.is_over:
-            raise httpx.ReadTimeout(f"no whole answer within {timeout_s:g} s") from None
+            raise httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s") from None
         raise
     finally:
         timer.cancel()
         _thread.exchange = None
-    if exchange.is_over:  # without a length, an answer that was cut looks like a whole one
-        raise httpx.ReadTimeout(f"no whole answer within {timeout_s:g} s")
+    if exchange.is_over:  # without a length, a reply that was cut looks like a whole one
+        raise httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
     return httpx.Response(response.status_code, content=content)
 
 
@@ -100,11 +100,12 @@ def _content(response: httpx.Response, max_bytes: int) -> bytes:
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":  # a few bytes of it may unpack to gigabytes
         raise RunFailed(
-            f"{response.url.host} sends compressed answers ({encoding[:20]!r}), which are not read",
+            f"{response.url.host} sends compressed replies ({encoding[:20]!r}), which are not read",
             "turn the compression off in what stands between here and vLLM",
         )
     is_error = response.status_code != 200
-    parts, size = [], 0
+    parts = []
+    size = 0
     for part in response.iter_raw():
         parts.append(part)
         size += len(part)
@@ -112,7 +113,7 @@ def _content(response: httpx.Response, max_bytes: int) -> bytes:
             break
         if size > max_bytes:
             raise RunFailed(
-                f"{response.url.host} answers with more than {max_bytes / 2**20:.1f} MiB, which no answer to "
+                f"{response.url.host} answers with more than {max_bytes / 2**20:.1f} MiB, which no reply to "
                 "this request can have",
                 "teacher.url takes the addresses of vLLM servers, http://HOST:PORT",
             )

@@ -18,8 +18,10 @@ from distillctl.errors import RunFailed
 
 FLOOR = -1e4
 """Nats; takes the place of a log-probability of minus infinity."""
-MAX_LOGP, MAX_MASS = 1e-3, 1.01
-"""Nats, and a sum of probabilities: what rounding in half precision may put them above 0 and 1."""
+MAX_LOGP = 1e-3
+"""Nats: how far rounding in half precision may put a log-probability above 0."""
+MAX_MASS = 1.01
+"""What rounding in half precision may make of a sum of probabilities."""
 _MAX_RANK = 2**31
 _NPY_START = b"\x93NUMPY\x01\x00"
 """Of a .npy file of version 1.0, which is what numpy writes for numbers; two bytes of the header's length
@@ -40,17 +42,17 @@ class Values(NamedTuple):
 
 
 def read_most_likely(
-    answer: bytes, token_ids: list[int], start: int, num_topk: int, vocab_size: int, source: str
+    reply: bytes, token_ids: list[int], start: int, num_topk: int, vocab_size: int, source: str
 ) -> Values:
-    """The answer of /v1/completions to `prompt_logprobs=num_topk`, from position `start` on.
+    """The reply of /v1/completions to `prompt_logprobs=num_topk`, from position `start` on.
 
     vLLM lists the prompt's own token first, whatever its rank, and then the most likely ones: those of rank
     1 to `num_topk` are kept, in that order; ids from `vocab_size` on (rows of a padded head) become -1.
-    `source` names the server in errors. Raises RunFailed for an answer about other tokens, for one that vLLM
+    `source` names the server in errors. Raises RunFailed for a reply about other tokens, for one that vLLM
     would not give, and for log-probabilities that are none.
     """
     try:
-        positions = from_json(answer)["choices"][0]["prompt_logprobs"]
+        positions = from_json(reply)["choices"][0]["prompt_logprobs"]
     except (IndexError, KeyError, TypeError, ValueError):
         raise _unreadable(source, "no choices[0].prompt_logprobs in it") from None
     if not isinstance(positions, list) or not all(isinstance(row, dict) for row in positions[1:]):
@@ -60,7 +62,7 @@ def read_most_likely(
     names = list(map(str, token_ids))
     for place in range(1, len(names)):
         if names[place] not in positions[place]:
-            _misaligned(source, f"the token at position {place} is not in the answer")
+            _misaligned(source, f"the token at position {place} is not in the reply")
     rows = positions[start:]
     # Looks at every entry.
     ids_TK, logp_TK = _ranked(rows, np.array(token_ids[start:], np.int64), num_topk, vocab_size, source)
@@ -98,7 +100,8 @@ def _entries(
         raise _unreadable(
             source, f"{most} tokens at one position, {num_topk} and the prompt's were asked for"
         )
-    names, entries = list(chain.from_iterable(rows)), list(chain.from_iterable(map(dict.values, rows)))
+    names = list(chain.from_iterable(rows))
+    entries = list(chain.from_iterable(map(dict.values, rows)))
     # Canonical decimals: two spellings of an id would be one token listed twice.
     if not all(name.isdecimal() and name.isascii() and len(name) < 10 for name in names) or any(
         name[0] == "0" and name != "0" for name in names
@@ -135,7 +138,8 @@ def _require_order(
     if len(np.unique(listed_E)) < len(listed_E):
         raise _unreadable(source, "two tokens at one position have the same rank")
     order = np.lexsort((-logp_E, rank_E, row_E))
-    row_E, rank_E = row_E[order], rank_E[order]
+    row_E = row_E[order]
+    rank_E = rank_E[order]
     # vLLM writes -9999 for minus infinity, in the order of what it was.
     rise_E = np.diff(np.maximum(logp_E[order], FLOOR + 1))
     within = row_E[1:] == row_E[:-1]
@@ -144,15 +148,16 @@ def _require_order(
         raise _unreadable(source, "ranks are not in the order of the log-probabilities")
 
 
-def read_asked(answer: bytes, token_ids: list[int], start: int, asked_TK: np.ndarray, source: str) -> Values:
-    """The answer of /inference/v1/generate to the sampled tokens and `asked_TK`, from position `start` on.
+def read_asked(reply: bytes, token_ids: list[int], start: int, asked_TK: np.ndarray, source: str) -> Values:
+    """The reply of /inference/v1/generate to the sampled tokens and `asked_TK`, from position `start` on.
 
     Raises RunFailed as `read_most_likely` does.
     """
     expected = (len(token_ids) - start, 1 + asked_TK.shape[1])
     try:
-        told = from_json(answer)
-        sent_back, scores = told["prompt_token_ids"], told["prompt_token_id_logprobs"]
+        told = from_json(reply)
+        sent_back = told["prompt_token_ids"]
+        scores = told["prompt_token_id_logprobs"]
         data = base64.b64decode(scores, validate=True)
     except (KeyError, TypeError, ValueError):
         raise _unreadable(source, "no prompt_token_ids and prompt_token_id_logprobs in it") from None
@@ -195,7 +200,7 @@ def _checked(logp: np.ndarray, source: str) -> np.ndarray:
     if highest > MAX_LOGP:
         raise RunFailed(
             f"the teacher at {source} gave a log-probability of {highest:.3g}: none is above 0",
-            "it is broken or no teacher; nothing was trained on this answer",
+            "it is broken or no teacher; nothing was trained on this reply",
         )
     bounded: np.ndarray = np.clip(logp, FLOOR, 0.0).astype(np.float32)
     return bounded
@@ -207,13 +212,13 @@ def _require_mass(mass_T: np.ndarray, source: str) -> None:
     if mass > MAX_MASS:
         raise RunFailed(
             f"the teacher at {source} lists tokens with a probability of {mass:.4g} together: it is above 1",
-            "it is broken or no teacher; nothing was trained on this answer",
+            "it is broken or no teacher; nothing was trained on this reply",
         )
 
 
 def _misaligned(source: str, what: str) -> NoReturn:
     raise RunFailed(
-        f"the answer of {source} is misaligned with the tokens it is about: {what}",
+        f"the reply of {source} is misaligned with the tokens it is about: {what}",
         "something between here and vLLM changes prompts; use vLLM's own server, 0.10 or later",
     )
 

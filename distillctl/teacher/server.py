@@ -18,6 +18,15 @@ MAX_NUM_SEQS = 16
 MAX_BATCHED_TOKENS = 2048
 """Tokens of one forward pass. vLLM holds the logits of so many rows over the whole vocabulary, and again in
 float32, beside what it has planned for; longer prompts are split."""
+_SWITCHES = [
+    "--enforce-eager",
+    "--skip-tokenizer-init",
+    "--no-enable-prefix-caching",  # prompt log-probabilities are never read from it
+    "--no-enable-log-requests",
+    "--disable-uvicorn-access-log",
+    "--disable-fastapi-docs",
+    "--disable-log-stats",
+]
 
 
 def server_arguments(
@@ -54,16 +63,7 @@ def server_arguments(
         values |= {"--tensor-parallel-size": num_gpus, "--gpu-memory-utilization": gpu_memory_utilization}
     else:
         values["--kv-cache-memory-bytes"] = kv_cache_bytes
-    switches = [
-        "--enforce-eager",
-        "--skip-tokenizer-init",
-        "--no-enable-prefix-caching",  # prompt log-probabilities are never read from it
-        "--no-enable-log-requests",
-        "--disable-uvicorn-access-log",
-        "--disable-fastapi-docs",
-        "--disable-log-stats",
-        *(["--enable-scale-out"] if ask_ids else []),
-    ]
+    switches = [*_SWITCHES, "--enable-scale-out"] if ask_ids else _SWITCHES
     return [text for name, value in values.items() for text in (name, str(value))] + switches
 
 

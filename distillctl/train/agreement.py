@@ -65,7 +65,8 @@ def gap(ours_T: Tensor, theirs_T: Tensor, dtype: torch.dtype, first_nats: float 
 
     `first_nats`: what it was at first, when nothing could have got lost.
     """
-    limit, difference_T = LIMITS[dtype].after(first_nats), (ours_T - theirs_T).abs()
+    limit = LIMITS[dtype].after(first_nats)
+    difference_T = (ours_T - theirs_T).abs()
     return Gap(float(difference_T.max() if limit.statistic == "largest" else difference_T.mean()), limit)
 
 

@@ -20,7 +20,7 @@ from distillctl.data_types import MicroBatch, Rollout
 from distillctl.errors import RunFailed
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.inputs import Tokens
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 
 
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:
@@ -92,14 +92,17 @@ def references(rollouts: Sequence[Rollout], coefficient: float) -> list[Rollout]
 
 
 def micro_batches(
-    rollouts: Sequence[Rollout], members: Sequence[int], config: Config, ranks: Ranks
+    rollouts: Sequence[Rollout], members: Sequence[int], config: Config, distributed: Distributed
 ) -> list[MicroBatch]:
     """This rank's micro-batches of some of the rollouts; as many on every rank, none when there are none."""
     if not members:
         return []
     lengths = [len(rollouts[i].prompt.token_ids) + len(_trained_ids(rollouts[i])) for i in members]
-    shares = plan(lengths, config.train.micro_batch_tokens, ranks.world_size)
-    return [collate(rollouts, [members[i] for i in share], ranks.device) for share in shares[ranks.rank]]
+    shares = plan(lengths, config.train.micro_batch_tokens, distributed.world_size)
+    return [
+        collate(rollouts, [members[i] for i in share], distributed.device)
+        for share in shares[distributed.rank]
+    ]
 
 
 def collate(rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device) -> MicroBatch:

@@ -1,4 +1,4 @@
-"""The parts of a run that come from outside: prompts, vocabulary, teachers, task reward."""
+"""Puts the parts of a run together: data, teachers, student, rollout engine, task reward."""
 
 from __future__ import annotations
 
@@ -6,30 +6,158 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from distillctl.config.gpu_only import on_cpu
+from distillctl.config.loading import load_config
 from distillctl.config.schema import Config, teacher_section
-from distillctl.data.prompts import render, unused_teachers
+from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import read_rows
 from distillctl.data_types import MicroBatch, Prompt, Rollout
 from distillctl.files.reading import read_json
 from distillctl.grading.custom import load_reward, rewards
-from distillctl.models.compatibility import shared_vocab, tokenizer_vocab
-from distillctl.rollout.client import request_names
+from distillctl.models.compatibility import model_stop_token_ids, shared_vocab, tokenizer_vocab
+from distillctl.objective.inputs import Objective
+from distillctl.rollout.client import Sampling, request_names
 from distillctl.run.checks import Check
+from distillctl.run.directory import RunDir
 from distillctl.teacher.interface import Teacher
-from distillctl.teacher.local import LocalTeacher
-from distillctl.teacher.logins import logins_of
-from distillctl.teacher.served import ServedTeacher
-from distillctl.train import self_checks
-from distillctl.train.distributed import Ranks
+from distillctl.train import checkpoint, self_checks
+from distillctl.train.distributed import Distributed
 from distillctl.train.job import TrainJob
+from distillctl.train.objectives import make_objective
+from distillctl.train.rehearsal import rehearse_save
+from distillctl.train.reporter import Reporter
+from distillctl.train.rollout_engine import RolloutEngine
+from distillctl.train.step import Trainer
+from distillctl.train.stop_request import StopRequest
+from distillctl.train.student import Student
+from distillctl.train.teachers import load_teachers
 
+CANARY_TOKENS = 64
+"""Length of the prompt that proves each weight push: enough tokens to expose any layer, cheap to score."""
 Warn = Callable[[str], None]
 _FILES = ("train_files", "val_files")
+
+
+class _Data(NamedTuple):
+    """What a run reads."""
+
+    tokenizer: Any
+    train: list[Prompt]
+    val: list[Prompt]
+
+
+def run_config(job: TrainJob) -> Config:
+    """The configuration of a run, as it applies on its device."""
+    config = located(load_config(RunDir(Path(job.run_dir)).config_path), Path(job.working_directory))
+    return on_cpu(config) if job.device == "cpu" else config
+
+
+def build_trainer(job: TrainJob, distributed: Distributed, reporter: Reporter, stop: StopRequest) -> Trainer:
+    """Load data and models, resume, connect to the rollout engine, and check all of it. Collective.
+
+    Reports phases, warnings and checks. Raises a DistillError for what does not fit together.
+    """
+    config = run_config(job)
+    with reporter.phase("loading data"):
+        data = _load_data(job, config, reporter)
+    num_steps = config.num_steps(len(data.train))
+    probe = self_checks.probe(data.train, distributed.device)
+    objective = make_objective(config, shared_vocab_size(job))
+    with reporter.phase("loading teacher"):
+        teachers, checks = load_teachers(job, config, distributed, probe, objective.vocab_size, stop)
+    with reporter.phase("loading student"):
+        student = _load_student(job, config, num_steps)
+        checks += _check_models(job, student, teachers, probe, objective)
+    num_done, saved = _load_checkpoint(job, student, distributed, reporter)
+    checks += rehearse_save(RunDir(Path(job.run_dir)).checkpoints, student, data.tokenizer, distributed)
+    canary_ids = data.train[0].token_ids[:CANARY_TOKENS]
+    engine = _connect_engine(job, config, distributed, student, canary_ids, reporter)
+    checks.append(_prove_weights(engine, num_done))
+    reporter.report_checks(checks)
+    return Trainer(
+        config=config,
+        distributed=distributed,
+        tokenizer=data.tokenizer,
+        stream=PromptStream(data.train, config.data.train_batch_size, config.data.seed),
+        val_prompts=data.val,
+        engine=engine,
+        sampling=_sampling(job, config, data.tokenizer),
+        teachers=teachers,
+        student=student,
+        objective=objective,
+        reward=reward_function(config, data.tokenizer, Path(job.working_directory)),
+        should_stop=lambda: bool(distributed.share_flag(stop.signal)),
+        num_steps=num_steps,
+        num_done=num_done,
+        saved=saved,
+    )
+
+
+def _load_data(job: TrainJob, config: Config, reporter: Reporter) -> _Data:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.student, trust_remote_code=False)
+    train = train_prompts(config, tokenizer, reporter.warn)
+    return _Data(tokenizer, train, val_prompts(config, tokenizer, reporter.warn))
+
+
+def _load_student(job: TrainJob, config: Config, num_steps: int) -> Student:
+    dtype = getattr(torch, job.student_dtype)
+    return Student(job.student, dtype, config, num_steps, universal=job.universal)
+
+
+def _check_models(
+    job: TrainJob, student: Student, teachers: dict[str, Teacher], probe: MicroBatch, objective: Objective
+) -> list[Check]:
+    """What the loaded models say about a few prompts."""
+    vocab_size = objective.vocab_size
+    checks = [self_checks.self_test(student, job.student, student.dtype, probe, vocab_size)]
+    for name, teacher in teachers.items():
+        dtype = getattr(torch, job.teachers[name].dtype)
+        checks += self_checks.teacher_checks(name, teacher, student, dtype, probe, vocab_size)
+    return checks
+
+
+def _load_checkpoint(
+    job: TrainJob, student: Student, distributed: Distributed, reporter: Reporter
+) -> tuple[int, dict[str, Any] | None]:
+    """Resume: the optimizer steps that are done, and the state of the run that was saved with them."""
+    if job.checkpoint is None:
+        return 0, None
+    with reporter.phase("loading checkpoint"):
+        return checkpoint.load(Path(job.checkpoint), student, distributed)
+
+
+def _connect_engine(
+    job: TrainJob,
+    config: Config,
+    distributed: Distributed,
+    student: Student,
+    canary_ids: list[int],
+    reporter: Reporter,
+) -> RolloutEngine:
+    with reporter.phase("waiting for the rollout engine"):
+        return RolloutEngine(job, config, distributed, student, canary_ids, reporter.warn_at)
+
+
+def _prove_weights(engine: RolloutEngine, num_done: int) -> Check:
+    """Compare the rollout engine with the trainer. After a resume it first gets the loaded weights."""
+    gap = engine.push(num_done) if num_done else engine.prove()
+    return Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt")
+
+
+def _sampling(job: TrainJob, config: Config, tokenizer: Any) -> Sampling:
+    return Sampling(
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        max_tokens=config.data.max_response_length,
+        stop_token_ids=model_stop_token_ids(Path(job.student), tokenizer),
+    )
 
 
 def located(config: Config, folder: Path) -> Config:
@@ -57,8 +185,8 @@ def val_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
     """
     if not config.eval.every:
         return []
-    files, key = config.data.val_files, "data.val_files"
-    found = _prompts(config, tokenizer, files, key, warn, limit=config.eval.limit)
+    files = config.data.val_files
+    found = _prompts(config, tokenizer, files, "data.val_files", warn, limit=config.eval.limit)
     return [replace(one, prompt_id=name) for one, name in zip(found, request_names(found), strict=True)]
 
 
@@ -83,10 +211,12 @@ def _prompts(
 
 def shared_vocab_size(job: TrainJob) -> int:
     """Token ids that the student shares with all teachers; raises ConfigError where tokenizers differ."""
-    ours, rows = tokenizer_vocab(Path(job.student)), _head_rows(job.student)
+    ours = tokenizer_vocab(Path(job.student))
+    rows = _head_rows(job.student)
     sizes = []
     for name, teacher in job.teachers.items():
-        theirs, heads = tokenizer_vocab(Path(teacher.model)), (rows, _head_rows(teacher.model))
+        theirs = tokenizer_vocab(Path(teacher.model))
+        heads = (rows, _head_rows(teacher.model))
         size, _ = shared_vocab(ours, theirs, heads, teacher_section(name))
         sizes.append(size)
     return min(sizes)
@@ -94,66 +224,6 @@ def shared_vocab_size(job: TrainJob) -> int:
 
 def _head_rows(model: str) -> int:
     return int(read_json(Path(model) / "config.json")["vocab_size"])
-
-
-def load_teacher(
-    name: str,
-    job: TrainJob,
-    config: Config,
-    ranks: Ranks,
-    probe: MicroBatch,
-    vocab_size: int,
-    should_stop: Callable[[], bool],
-) -> tuple[Teacher, list[Check]]:
-    """A teacher of the run, in this process or behind its servers, and what was measured of it on rank 0."""
-    if job.teachers[name].endpoints:
-        return _served_teacher(name, job, config, ranks, probe, vocab_size, should_stop)
-    return _local_teacher(name, job, config, ranks, probe, vocab_size)
-
-
-def _served_teacher(
-    name: str,
-    job: TrainJob,
-    config: Config,
-    ranks: Ranks,
-    probe: MicroBatch,
-    vocab_size: int,
-    should_stop: Callable[[], bool],
-) -> tuple[Teacher, list[Check]]:
-    own, found = config.all_teachers[name], job.teachers[name]
-    teacher = ServedTeacher(
-        found.endpoints,
-        own.model,
-        num_topk=config.loss.num_listed,
-        ask_ids=config.loss.kind == "student_topk",
-        vocab_size=vocab_size,
-        max_length=config.max_length,
-        timeout_s=own.timeout_s,
-        logins=logins_of(name),
-        should_stop=should_stop,
-    )
-    if not ranks.is_main:
-        return teacher, []
-    dtype = getattr(torch, found.dtype)
-    return teacher, [self_checks.served_agrees(name, teacher, found.model, dtype, probe)]
-
-
-def _local_teacher(
-    name: str, job: TrainJob, config: Config, ranks: Ranks, probe: MicroBatch, vocab_size: int
-) -> tuple[Teacher, list[Check]]:
-    own, model = config.all_teachers[name], job.teachers[name].model
-    dtype = getattr(torch, job.teachers[name].dtype)
-    teacher = LocalTeacher(
-        model,
-        dtype,
-        ranks.device,
-        shard=own.shard,
-        offload=own.offload == "cpu",
-        quantization=own.quantization,
-    )
-    if own.quantization == "none" or not ranks.is_main:
-        return teacher, []
-    return teacher, [self_checks.quantization_cost(name, teacher, model, dtype, probe, vocab_size)]
 
 
 def reward_function(

@@ -24,7 +24,7 @@ from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
 from distillctl.host.isolation import NOWHERE, child_environment
 from distillctl.models.dropout import saved_as_given
 from distillctl.run import checkpoints, unfinished
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.student import Student
 from distillctl.train.weight_sync import gathered
 
@@ -46,7 +46,7 @@ def save(
     step: int,
     student: Student,
     tokenizer: Any,
-    ranks: Ranks,
+    distributed: Distributed,
     state: dict[str, Any],
     *,
     keep: int,
@@ -59,41 +59,45 @@ def save(
     """
     partial = checkpoints.partial_dir(folder, step)
     with disk_trouble_explained(folder, f"the checkpoint of step {step}"):
-        if ranks.is_main:
+        if distributed.is_main:
             unfinished.make_way(partial)
             partial.mkdir(parents=True)
-        ranks.barrier()
+        distributed.barrier()
         client_state = {"step": step, "run": state}
-        student.engine.save_checkpoint(str(partial), tag=_TAG, client_state=client_state, save_latest=False)
-        export(partial / "hf", student, tokenizer, gathered_state(student, ranks), ranks)
-        ranks.barrier()
-        shares = ranks.gather(checkpoints.seal(partial, ranks.rank, ranks.world_size))
-        if ranks.is_main:
-            checkpoints.commit(partial, step, ranks.world_size, checkpoints.merge(shares))
+        student.deepspeed.save_checkpoint(
+            str(partial), tag=_TAG, client_state=client_state, save_latest=False
+        )
+        export(partial / "hf", student, tokenizer, gathered_state(student, distributed), distributed)
+        distributed.barrier()
+        shares = distributed.gather(checkpoints.seal(partial, distributed.rank, distributed.world_size))
+        if distributed.is_main:
+            checkpoints.commit(partial, step, distributed.world_size, checkpoints.merge(shares))
             if best is not None and best.step == step:
                 checkpoints.mark_best(folder, step, best.acc)
             checkpoints.rotate(folder, step, keep, None if best is None else best.step)
-    ranks.barrier()
+    distributed.barrier()
     return folder / checkpoints.step_dir(step)
 
 
-def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any]]:
+def load(path: Path, student: Student, distributed: Distributed) -> tuple[int, dict[str, Any]]:
     """Restore weights, optimizer and schedule from a checkpoint directory; returns its step and its `state`.
 
     Collective. One written by another number of ranks is converted first, which `student` has to be made for
     (`universal`). The files have been verified by the launcher; here they are read once by torch's
     restricted unpickler, because DeepSpeed's own loading would run code that a file carries.
     """
-    _scan(path / _TAG, ranks)
-    folder, tag = path, _TAG
+    _scan(path / _TAG, distributed)
+    folder = path
+    tag = _TAG
     if student.universal:
-        folder, tag = checkpoints.universal_dir(path.parent), _UNIVERSAL
-        if ranks.is_main:
+        folder = checkpoints.universal_dir(path.parent)
+        tag = _UNIVERSAL
+        if distributed.is_main:
             unfinished.make_way(folder)
             _convert(path / _TAG, folder / tag)
-        ranks.barrier()
+        distributed.barrier()
     try:
-        loaded, state = student.engine.load_checkpoint(str(folder), tag=tag)
+        loaded, state = student.deepspeed.load_checkpoint(str(folder), tag=tag)
     except ValueError as error:  # torch's optimizer on a state with other groups of parameters than it has
         raise RunFailed(
             f"{path} is of another optimizer: {error}",
@@ -101,13 +105,13 @@ def load(path: Path, student: Student, ranks: Ranks) -> tuple[int, dict[str, Any
         ) from error
     if loaded is None:
         raise RunFailed(f"{folder / tag} could not be loaded", "start anew with --resume never")
-    ranks.barrier()
-    if student.universal and ranks.is_main:
+    distributed.barrier()
+    if student.universal and distributed.is_main:
         unfinished.clear(folder)
     return int(state["step"]), dict(state["run"])
 
 
-def kept_best(folder: Path, saved: list[Any] | None, ranks: Ranks) -> Best | None:
+def kept_best(folder: Path, saved: list[Any] | None, distributed: Distributed) -> Best | None:
     """The best checkpoint that a loaded one knew of (`[step, acc]`), None where it is not there.
 
     Marks it anew: a kill may have come between the save of the best one and its mark.
@@ -115,7 +119,7 @@ def kept_best(folder: Path, saved: list[Any] | None, ranks: Ranks) -> Best | Non
     if saved is None or saved[0] not in checkpoints.steps(folder):
         return None
     best = Best(*saved)
-    if ranks.is_main:
+    if distributed.is_main:
         checkpoints.mark_best(folder, best.step, best.acc)
     return best
 
@@ -138,26 +142,28 @@ def disk_trouble_explained(folder: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def gathered_state(student: Student, ranks: Ranks) -> dict[str, torch.Tensor]:
+def gathered_state(student: Student, distributed: Distributed) -> dict[str, torch.Tensor]:
     """The student's whole weights on rank 0, nothing on the others. Collective."""
     state: dict[str, torch.Tensor] = {}
     for tensors in gathered(student.model):
-        if ranks.is_main:
+        if distributed.is_main:
             state.update({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     return state
 
 
 def export(
-    folder: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], ranks: Ranks
+    folder: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], distributed: Distributed
 ) -> None:
     """Write `hf/`: weights, configuration, tokenizer, and generation_config.json as the student's folder has
     it, byte for byte. transformers would refuse to save one that it loads with a warning."""
-    if not ranks.is_main:
+    if not distributed.is_main:
         return
     from transformers import GenerationConfig
 
-    model, given = student.model, student.path / _GENERATION
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    model = student.model
+    given = student.path / _GENERATION
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
     try:
         with saved_as_given(model):
             model.save_pretrained(folder, state_dict=state)
@@ -170,13 +176,13 @@ def export(
     tokenizer.save_pretrained(folder)
 
 
-def _scan(state: Path, ranks: Ranks) -> None:
+def _scan(state: Path, distributed: Distributed) -> None:
     """Raise RunFailed for a file that holds anything but tensors and plain values."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
     with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
-        for file in sorted(state.glob("*.pt"))[ranks.rank :: ranks.world_size]:
+        for file in sorted(state.glob("*.pt"))[distributed.rank :: distributed.world_size]:
             try:
                 torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except (UnpicklingError, RuntimeError, EOFError) as error:  # RuntimeError: not torch's zip format

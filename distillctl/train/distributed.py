@@ -21,6 +21,7 @@ import torch.distributed as dist
 from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import EnvironmentUnfit
 from distillctl.rollout import protocol
+from distillctl.rollout.client import assemble
 
 TIMEOUT = timedelta(hours=6)
 """Longest wait of a collective; must outlast a rollout phase. The launcher stops ranks that lose a peer."""
@@ -53,15 +54,16 @@ def _ask_torch_for_memory(accelerator: Any) -> None:
     accelerator.available_memory = lambda device_index=None: torch.cuda.mem_get_info(device_index)[0]
 
 
-class Ranks:
-    """This process's place among the ranks. Construct once, on every rank together."""
+class Distributed:
+    """This process's rank, and what it exchanges with the others. Construct once, on every rank together."""
 
     def __init__(self, rank: int, world_size: int, device: str, rendezvous: Path) -> None:
         if device == "cuda":
             require_cuda(rank)
         import deepspeed
 
-        self.rank, self.world_size = rank, world_size
+        self.rank = rank
+        self.world_size = world_size
         self.device = torch.device("cuda", rank) if device == "cuda" else torch.device("cpu")
         if device == "cuda":
             torch.cuda.set_device(self.device)
@@ -125,10 +127,13 @@ class Ranks:
         self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
     ) -> list[Rollout]:
         """Rank 0's rollouts on every rank; the other ranks pass None. Prompts are known to all."""
-        jobs = [(group, sample) for group in range(len(prompts)) for sample in range(num_samples)]
-        table = torch.zeros(len(jobs), 4, dtype=torch.int64) if rollouts is None else _table(rollouts)
+        if rollouts is None:
+            table = torch.zeros(len(prompts) * num_samples, 4, dtype=torch.int64)
+        else:
+            table = _table(rollouts)
         dist.broadcast(table, 0, group=self._control)
-        lengths, num_topk = table[:, 0].numpy(), int(table[0, 3])
+        lengths = table[:, 0].numpy()
+        num_topk = int(table[0, 3])
         values = torch.zeros(2, int(lengths.sum()), dtype=torch.float64)  # holds int32 and float32 exactly
         topk = torch.zeros(values.shape[1], num_topk, dtype=torch.int32)
         if rollouts is not None:
@@ -139,24 +144,15 @@ class Ranks:
         dist.broadcast(values, 0, group=self._control)
         if num_topk:
             dist.broadcast(topk, 0, group=self._control)
-        tokens_R = protocol.unpack(values[0].numpy().astype(np.int32), lengths)
-        logprobs_R = protocol.unpack(values[1].numpy().astype(np.float32), lengths)
-        topk_R = protocol.unpack(topk.numpy(), lengths) if num_topk else [None] * len(jobs)
-        return [
-            Rollout(
-                prompt=prompts[group],
-                group=group,
-                sample=sample,
-                response_ids=ids,
-                response_logprobs=logp,
-                finish_reason="stop" if row[1] else "length",
-                weight_version=row[2],
-                topk_ids=topk_ids,
-            )
-            for (group, sample), ids, logp, row, topk_ids in zip(
-                jobs, tokens_R, logprobs_R, table.tolist(), topk_R, strict=True
-            )
-        ]
+        return assemble(
+            prompts,
+            num_samples,
+            response_ids=protocol.unpack(values[0].numpy().astype(np.int32), lengths),
+            response_logprobs=protocol.unpack(values[1].numpy().astype(np.float32), lengths),
+            has_stopped=table[:, 1].tolist(),
+            weight_versions=table[:, 2].tolist(),
+            topk_ids=protocol.unpack(topk.numpy(), lengths) if num_topk else [None] * len(lengths),
+        )
 
 
 def _table(rollouts: list[Rollout]) -> torch.Tensor:

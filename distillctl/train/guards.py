@@ -83,7 +83,8 @@ class Guards:
         if config.min_entropy is not None and entropy < config.min_entropy:
             message = f"the student's entropy has collapsed to {entropy:.1e} nats"
             yield "min_entropy", message, "lower optim.lr, or set loss.entropy_coeff"
-        length, first_length = metrics["response_length/mean"], self._baseline("response_length/mean")
+        length = metrics["response_length/mean"]
+        first_length = self._baseline("response_length/mean")
         if config.max_length_growth is not None and length > config.max_length_growth * first_length:
             message = f"responses grew from {first_length:.0f} to {length:.0f} tokens"
             yield "max_length_growth", message, "check the stop tokens in the preflight; lower optim.lr"
@@ -91,7 +92,8 @@ class Guards:
         if config.min_teacher_mass is not None and mass < config.min_teacher_mass:
             message = f"the listed tokens hold only {mass:.2f} of the teacher's probability"
             yield "min_teacher_mass", message, "raise loss.topk, or use an exact loss.kind"
-        kl, first_kl = metrics["kl/reverse"], self._baseline("kl/reverse")
+        kl = metrics["kl/reverse"]
+        first_kl = self._baseline("kl/reverse")
         if config.max_kl_growth is not None and kl > config.max_kl_growth * max(first_kl, KL_FLOOR):
             message = f"the reverse KL grew from {first_kl:.3f} to {kl:.3f} nats"
             yield "max_kl_growth", message, "lower optim.lr or optim.clip_grad"
@@ -109,5 +111,7 @@ class Guards:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._counts, self._sums = dict(state["counts"]), dict(state["sums"])
-        self._num_summed, self._num_skipped = state["num_summed"], state["num_skipped"]
+        self._counts = dict(state["counts"])
+        self._sums = dict(state["sums"])
+        self._num_summed = state["num_summed"]
+        self._num_skipped = state["num_skipped"]

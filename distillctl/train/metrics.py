@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distillctl.data_types import Rollout
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.token_details import DetailTable, TokenDetails
 from distillctl.train.token_table import TokenTable
 from distillctl.train.training_batch import TokenStats, TrainingBatch
@@ -76,12 +76,12 @@ class StepMetrics:
         entry = self._sums.setdefault(name, torch.zeros(2, dtype=torch.float64))
         entry += torch.stack([value, value.new_tensor(count)])
 
-    def reduce(self, ranks: Ranks) -> dict[str, float]:
+    def reduce(self, distributed: Distributed) -> dict[str, float]:
         """The step's metrics: sums of the weighted terms, of all others means over the tokens that have them.
 
         Of several teachers only some may list tokens, so each mean has a count of its own.
         """
-        totals = ranks.sum(torch.stack(list(self._sums.values())))
+        totals = distributed.sum(torch.stack(list(self._sums.values())))
         sums = dict(zip(self._sums, totals.tolist(), strict=True))
         only_distils = not {"actor/sft_loss", "actor/pg_loss"} & set(sums)
         metrics = {"actor/pg_loss": 0.0, "actor/distillation_mode": float(only_distils)}
@@ -91,13 +91,13 @@ class StepMetrics:
             metrics["reward/mean"] = float(np.array(self._rewards, np.float32).mean())
         return metrics
 
-    def kl(self, ranks: Ranks) -> list[np.ndarray]:
+    def kl(self, distributed: Distributed) -> list[np.ndarray]:
         """float32 [T] of every rollout: reverse KL per token, NaN where a token was not trained on."""
-        return [kl_T1[:, 0] for kl_T1 in self._kl.collect(ranks)]
+        return [kl_T1[:, 0] for kl_T1 in self._kl.collect(distributed)]
 
-    def details(self, ranks: Ranks) -> list[TokenDetails]:
+    def details(self, distributed: Distributed) -> list[TokenDetails]:
         """Details of the first rollouts, as many as were wanted."""
-        return self._details.collect(ranks)
+        return self._details.collect(distributed)
 
 
 def throughput(rollouts: list[Rollout], timer: Timer, version: int) -> dict[str, float]:

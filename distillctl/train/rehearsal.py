@@ -23,7 +23,7 @@ from distillctl.models.tensor_faults import faults, load_on_meta, tensor_names
 from distillctl.run import checkpoints
 from distillctl.run.checks import Check
 from distillctl.train.checkpoint import disk_trouble_explained, export, gathered_state
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.student import Student
 
 SMALL_BYTES = 64 << 20
@@ -36,7 +36,7 @@ _REFUSALS = (
 is the disk's, without one it is about what a file holds."""
 
 
-def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) -> list[Check]:
+def rehearse_save(folder: Path, student: Student, tokenizer: Any, distributed: Distributed) -> list[Check]:
     """Save the student below `folder` as a checkpoint would, read it back and remove it. Collective.
 
     Returns what is to be said, on rank 0. Raises ConfigError there for a model that cannot be saved or would
@@ -44,15 +44,15 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) 
     """
     sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in student.model.parameters())
     is_small = sum(sizes) <= SMALL_BYTES
-    state = gathered_state(student, ranks) if is_small else {}
-    if not ranks.is_main:
+    state = gathered_state(student, distributed) if is_small else {}
+    if not distributed.is_main:
         return []
     place = checkpoints.rehearsal_dir(folder)
     with disk_trouble_explained(folder, "a save that is tried before the first step"):
         place.mkdir(parents=True, exist_ok=True)
         trial = Path(tempfile.mkdtemp(prefix="hf-", dir=place))
         try:
-            return _tried(trial, student, tokenizer, state, ranks)
+            return _tried(trial, student, tokenizer, state, distributed)
         except _REFUSALS as error:
             if isinstance(error, ConfigError) or (isinstance(error, OSError) and error.errno is not None):
                 raise
@@ -69,12 +69,12 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, ranks: Ranks) 
 
 
 def _tried(
-    trial: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], ranks: Ranks
+    trial: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], distributed: Distributed
 ) -> list[Check]:
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     _require_all_named(student)
-    export(trial, student, tokenizer, state, ranks)
+    export(trial, student, tokenizer, state, distributed)
     AutoConfig.from_pretrained(trial, trust_remote_code=False)
     AutoTokenizer.from_pretrained(trial, trust_remote_code=False)
     if state:

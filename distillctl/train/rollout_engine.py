@@ -1,8 +1,8 @@
 """The rollout engine as the ranks see it: it has the weights it was given, and survives its own process.
 
 When the engine dies or hangs, the launcher starts a fresh one. The ranks then push the current weights into
-it and repeat what they asked for: requests are seeded one by one, so the answer is the same. Only a request
-that was begun ahead is then answered by newer weights than it was begun with.
+it and repeat what they asked for: requests are seeded one by one, so the reply is the same. Only a request
+that was begun ahead then gets its reply from newer weights than it was begun with.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from distillctl.host.process_memory import group_bytes
 from distillctl.rollout.client import RolloutClient
 from distillctl.rollout.start import READY_TIMEOUT_S
 from distillctl.train.agreement import Scores, require_agreement
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.job import TrainJob
 from distillctl.train.student import Student
 from distillctl.train.weight_sync import WeightWriter
 
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 Rollouts = list[Rollout]
 
 
@@ -37,7 +37,7 @@ class RolloutEngine:
         self,
         job: TrainJob,
         config: Config,
-        ranks: Ranks,
+        distributed: Distributed,
         student: Student,
         canary_ids: list[int],
         warn: Callable[[int, str], None],
@@ -46,53 +46,59 @@ class RolloutEngine:
 
         `warn(step, message)` is told of every loss.
         """
-        self._path, self._timeout_s = Path(job.socket), config.rollout.timeout_s
-        self._ranks, self._student, self._canary_ids, self._warn = ranks, student, canary_ids, warn
-        self._writer = WeightWriter(student, Path(job.scratch), is_main=ranks.is_main)
+        self._path = Path(job.socket)
+        self._timeout_s = config.rollout.timeout_s
+        self._distributed = distributed
+        self._student = student
+        self._canary_ids = canary_ids
+        self._warn = warn
+        self._writer = WeightWriter(student, Path(job.scratch), is_main=distributed.is_main)
         self._version = 0
         self._ahead: Callable[[RolloutClient], Rollouts] | None = None
-        self._answer: Future[Rollouts] | None = None
+        self._reply: Future[Rollouts] | None = None
         self._agreed: Scores | None = None
         """Of the canary, when this engine's last moved; on rank 0."""
         self._first_nats: float | None = None
         """How far engine and trainer lay apart at first: what this model's rounding makes."""
         self._client = self._connect()
-        ranks.barrier()
+        distributed.barrier()
 
-    def ask(self, request: Callable[[RolloutClient], Answer]) -> Answer | None:
+    def ask(self, request: Callable[[RolloutClient], Reply]) -> Reply | None:
         """`request(client)` on rank 0, None on the others; on a fresh engine once more when it is lost."""
         while True:
-            answer, lost = self._try(request)
+            reply, lost = self._try(request)
             if not lost:
-                return answer
+                return reply
             self.push(self._version)
 
     def begin(self, request: Callable[[RolloutClient], Rollouts]) -> None:
-        """Start `request(client)` on rank 0 and go on; the next `finish` has its answer."""
+        """Start `request(client)` on rank 0 and go on; the next `finish` has its reply."""
         self._ahead = request
         if self._client is not None:
-            self._answer = Future()
-            Thread(target=_resolve, args=(self._answer, request, self._client), daemon=True).start()
+            self._reply = Future()
+            Thread(target=_resolve, args=(self._reply, request, self._client), daemon=True).start()
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is an answer for `finish`; the same on every rank."""
+        """Whether there is a reply for `finish`; the same on every rank."""
         return self._ahead is not None
 
     def finish(self) -> Rollouts | None:
         """Wait for what was begun. Returns as `ask`, which repeats it where the engine was lost."""
         assert self._ahead is not None
-        request, self._ahead = self._ahead, None
-        answer, self._answer = self._answer, None
-        lost = answer is not None and isinstance(answer.exception(), EngineLost)
-        if self._ranks.share_flag(lost):
+        request = self._ahead
+        self._ahead = None
+        reply = self._reply
+        self._reply = None
+        lost = reply is not None and isinstance(reply.exception(), EngineLost)
+        if self._distributed.share_flag(lost):
             return self.ask(request)
-        return None if answer is None else answer.result()
+        return None if reply is None else reply.result()
 
     def push(self, version: int) -> float:
         """Give the engine the student's weights as `version`, and prove it. Returns as `prove`.
 
-        Waits for what was begun: no answer is a mixture of two versions.
+        Waits for what was begun: no reply is a mixture of two versions.
         """
         self._version = version
         while True:
@@ -122,7 +128,8 @@ class RolloutEngine:
             return None
         if theirs is None:
             return 0.0
-        scores, dtype = Scores(ours, theirs), self._student.dtype
+        scores = Scores(ours, theirs)
+        dtype = self._student.dtype
         nats = require_agreement(
             scores, self._agreed, dtype, self._version, pushed=pushed, first_nats=self._first_nats
         )
@@ -132,14 +139,15 @@ class RolloutEngine:
             self._agreed = scores
         return nats
 
-    def _try(self, request: Callable[[RolloutClient], Answer]) -> tuple[Answer | None, bool]:
-        """The answer (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
-        answer, lost = None, False
+    def _try(self, request: Callable[[RolloutClient], Reply]) -> tuple[Reply | None, bool]:
+        """The reply (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
+        reply = None
+        lost = False
         if self._client is not None:
-            if self._answer is not None:
-                self._answer.exception()  # one request at a time: wait for the one that was begun
+            if self._reply is not None:
+                self._reply.exception()  # one request at a time: wait for the one that was begun
             try:
-                answer = request(self._client)
+                reply = request(self._client)
             except EngineLost as error:
                 lost = True
                 message = f"{error.message}; going on with a fresh engine and the current weights"
@@ -147,19 +155,19 @@ class RolloutEngine:
                 self._client.kill()
                 self._agreed = None
                 self._client = self._connect()
-        return answer, bool(self._ranks.share_flag(lost))
+        return reply, bool(self._distributed.share_flag(lost))
 
     def _connect(self) -> RolloutClient | None:
-        if not self._ranks.is_main:
+        if not self._distributed.is_main:
             return None
         return RolloutClient(self._path, READY_TIMEOUT_S, self._timeout_s)
 
 
 def _resolve(
-    answer: Future[Rollouts], request: Callable[[RolloutClient], Rollouts], client: RolloutClient
+    reply: Future[Rollouts], request: Callable[[RolloutClient], Rollouts], client: RolloutClient
 ) -> None:
-    """The thread of a request that was begun: its answer, or what kept it from one, for whoever waits."""
+    """The thread of a request that was begun: its reply, or what kept it from one, for whoever waits."""
     try:
-        answer.set_result(request(client))
+        reply.set_result(request(client))
     except BaseException as error:  # not handled, only handed on: whoever waits would wait for ever
-        answer.set_exception(error)
+        reply.set_exception(error)

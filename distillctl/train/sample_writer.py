@@ -1,4 +1,4 @@
-"""Responses token by token as parquet: the rollouts of a step, or the answers of an evaluation."""
+"""Responses token by token as parquet: the rollouts of a step, or the responses of an evaluation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def write_samples(
     details: Sequence[TokenDetails | None],
     tokenizer: Any,
 ) -> None:
-    """One row per answer in the schema of `sample_schema`; the file is whole or not there.
+    """One row per response in the schema of `sample_schema`; the file is whole or not there.
 
-    `kl`: float32 [T] of each answer, NaN for tokens that were not measured, None where none was. `details`
-    are those of the first answers, None where there are none.
+    `kl`: float32 [T] of each response, NaN for tokens that were not measured, None where none was. `details`
+    are those of the first responses, None where there are none.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -65,7 +65,8 @@ def token_text(ids: Iterable[int], tokenizer: Any) -> dict[int, str]:
     Decoded behind another token, because tokenizers of SentencePiece's kind drop the space before the first.
     """
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1]
-    ids, before = list(ids), len(tokenizer.decode([anchor]))
+    ids = list(ids)
+    before = len(tokenizer.decode([anchor]))
     texts = tokenizer.batch_decode([[anchor, i] for i in ids], clean_up_tokenization_spaces=False)
     return {i: text[before:] for i, text in zip(ids, texts, strict=True)}
 

@@ -14,38 +14,38 @@ from distillctl.objective.inputs import Objective
 from distillctl.objective.teacher_scores import TeacherScores
 from distillctl.teacher.interface import ScoringStopped, Teacher
 from distillctl.train.batch import micro_batches, references
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.token_details import DetailTable
 from distillctl.train.training_batch import ReferenceBatch, ScoredBatch, TrainingBatch
 
 
 def teacher_scores(
-    teacher: Teacher, batches: Sequence[MicroBatch], ranks: Ranks
+    teacher: Teacher, batches: Sequence[MicroBatch], distributed: Distributed
 ) -> Sequence[TeacherScores] | None:
     """What a teacher says of this rank's micro-batches; collective. None, on every rank, when a stop was
     asked for while the teacher of one of them scored."""
     scores: Sequence[TeacherScores] = []
     with suppress(ScoringStopped):
         scores = teacher.score(batches)
-    num_stopped = ranks.sum(torch.tensor([len(scores) < len(batches)], dtype=torch.int64))
+    num_stopped = distributed.sum(torch.tensor([len(scores) < len(batches)], dtype=torch.int64))
     return None if int(num_stopped) else scores
 
 
 def scored_batches(
     rollouts: Sequence[Rollout],
     teachers: Mapping[str, Teacher],
+    details: DetailTable,
     config: Config,
     objective: Objective,
-    details: DetailTable,
-    ranks: Ranks,
+    distributed: Distributed,
 ) -> list[TrainingBatch] | None:
     """This rank's micro-batches of a step, teacher by teacher, each scored by its own. Collective; None, on
     every rank, after a stop. `details` says of which tokens the alternatives are wanted."""
     found: list[TrainingBatch] = []
     for name, teacher in teachers.items():
         members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
-        batches = micro_batches(rollouts, members, config, ranks)
-        scores = teacher_scores(teacher, batches, ranks)
+        batches = micro_batches(rollouts, members, config, distributed)
+        scores = teacher_scores(teacher, batches, distributed)
         if scores is None:
             return None
         found += [
@@ -63,12 +63,12 @@ def scored_batches(
 
 
 def reference_batches(
-    rollouts: Sequence[Rollout], config: Config, objective: Objective, ranks: Ranks
+    rollouts: Sequence[Rollout], config: Config, objective: Objective, distributed: Distributed
 ) -> list[TrainingBatch]:
     """This rank's micro-batches of the data's own answers, for the cross-entropy term; none without it."""
     if not config.loss.sft_coef:
         return []
     answers = references(rollouts, config.loss.sft_coef)
     plain = replace(objective, temperature=1.0)
-    batches = micro_batches(answers, range(len(answers)), config, ranks)
+    batches = micro_batches(answers, range(len(answers)), config, distributed)
     return [ReferenceBatch(batch, plain) for batch in batches]

@@ -49,7 +49,8 @@ def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
     """The first prompts as a micro-batch: first halves as prompts, second halves as responses."""
     rollouts = []
     for number, prompt in enumerate(prompts[:NUM_PROMPTS]):
-        ids, half = prompt.token_ids, (len(prompt.token_ids) + 1) // 2
+        ids = prompt.token_ids
+        half = (len(ids) + 1) // 2
         start = Prompt(prompt.prompt_id, ids[:half], "", None)
         response = np.array(ids[half:] or ids[-1:], np.int32)
         rollouts.append(
@@ -205,7 +206,8 @@ def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
     for file in weight_files(Path(path)):
         with safe_open(file, framework="pt") as opened:
             num_values += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.offset_keys())
-    needed, free = num_values * dtype.itemsize + WORKSPACE_BYTES, memory_bytes()
+    needed = num_values * dtype.itemsize + WORKSPACE_BYTES
+    free = memory_bytes()
     if device.type == "cuda":  # where it goes by way of the host's memory
         free = min(free, torch.cuda.mem_get_info(device)[0])
     if needed <= free:

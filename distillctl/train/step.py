@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from distillctl.config.schema import Config
 from distillctl.data.prompts import PromptStream
-from distillctl.data_types import Rollout
+from distillctl.data_types import Prompt, Rollout
 from distillctl.objective.inputs import Objective
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.teacher.interface import Teacher
 from distillctl.train.advantages import group_advantages
 from distillctl.train.batch import weighted, within_vocabulary
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.metrics import StepMetrics, Timer, throughput
 from distillctl.train.rollout_engine import RolloutEngine
 from distillctl.train.scoring import reference_batches, scored_batches
@@ -43,8 +44,11 @@ class Trainer:
     """The parts of a run, put together by `build.py`."""
 
     config: Config
-    ranks: Ranks
+    distributed: Distributed
+    tokenizer: Any
     stream: PromptStream
+    val_prompts: list[Prompt]
+    """Prompts of the evaluations; none without them."""
     engine: RolloutEngine
     sampling: Sampling
     teachers: Mapping[str, Teacher]
@@ -56,6 +60,10 @@ class Trainer:
     """Whether a stop was asked for; the same on every rank."""
     num_steps: int
     """Of the whole run."""
+    num_done: int
+    """Optimizer steps that the loaded weights had behind them; 0 unless resumed."""
+    saved: dict[str, Any] | None
+    """What the checkpoint keeps besides weights and optimizer; None unless resumed."""
 
     def train_step(self, step: int, *, with_details: bool = False) -> StepResult | None:
         """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`.
@@ -65,7 +73,7 @@ class Trainer:
         Returns None when a stop was asked for before the update began: nothing has changed then.
         """
         timer = Timer()
-        self.ranks.seed(self.config.data.seed, step)
+        self.distributed.seed(self.config.data.seed, step)
         with timer("rollout"):
             rollouts = self.sample(step)
         if self.should_stop():
@@ -83,15 +91,15 @@ class Trainer:
             update = self.student.step()
         with timer("sync"):
             self.engine.push(version=step)
-        measured = {**metrics.reduce(self.ranks), **update, **timer.metrics()}
+        measured = {**metrics.reduce(self.distributed), **update, **timer.metrics()}
         measured |= throughput(rollouts, timer, step - 1)
-        return StepResult(measured, rollouts, metrics.kl(self.ranks), metrics.details(self.ranks))
+        return StepResult(measured, rollouts, metrics.kl(self.distributed), metrics.details(self.distributed))
 
     def sample(self, step: int) -> list[Rollout]:
         """The rollouts of a step, with their rewards, and with what they count in the loss."""
         engine = self.engine
         sampled = engine.finish() if engine.has_begun else engine.ask(self._request(step))
-        shared = self.ranks.share_rollouts(self.stream.batch(step), self.config.rollout.n, sampled)
+        shared = self.distributed.share_rollouts(self.stream.batch(step), self.config.rollout.n, sampled)
         oldest = min(rollout.weight_version for rollout in shared)
         assert 0 <= step - 1 - oldest <= self.config.train.async_depth, "stale rollouts"
         rollouts = within_vocabulary(shared, self.objective.vocab_size)
@@ -104,10 +112,12 @@ class Trainer:
 
     def score(self, rollouts: list[Rollout], details: DetailTable) -> list[TrainingBatch] | None:
         """This rank's micro-batches, ready for the update; None when a stop came first."""
-        batches = scored_batches(rollouts, self.teachers, self.config, self.objective, details, self.ranks)
+        batches = scored_batches(
+            rollouts, self.teachers, self.config, self.objective, details, self.distributed
+        )
         if batches is None:
             return None
-        return batches + reference_batches(rollouts, self.config, self.objective, self.ranks)
+        return batches + reference_batches(rollouts, self.config, self.objective, self.distributed)
 
     def _request(self, step: int) -> Callable[[RolloutClient], list[Rollout]]:
         """What the rollout engine is asked for at `step`."""
@@ -124,9 +134,9 @@ class Trainer:
         if self.reward is None:
             return rollouts
         values = torch.zeros(len(rollouts))
-        if self.ranks.is_main:
+        if self.distributed.is_main:
             values = torch.from_numpy(self.reward(rollouts))
-        rewards = self.ranks.sum(values).numpy()
+        rewards = self.distributed.sum(values).numpy()
         advantages = group_advantages(rewards, [rollout.group for rollout in rollouts])
         return [
             replace(rollout, reward=reward, advantage=advantage)

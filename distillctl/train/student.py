@@ -64,14 +64,14 @@ class Student:
             # tenth of the hooks, which are what ZeRO-3 costs on one rank.
             deepspeed.utils.set_z3_leaf_modules(self.model, sorted(self.model._no_split_modules))
         schedule = lr_schedule(config.optim, num_steps)
-        self.engine, *_ = deepspeed.initialize(
+        self.deepspeed, *_ = deepspeed.initialize(
             model=self.model,
             model_parameters=parameter_groups(self.model, config.optim.weight_decay),
             config=settings,
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
         )
         if config.zero.stage == 0 and dtype == torch.bfloat16:
-            _undo_first_step(self.engine.optimizer)
+            _undo_first_step(self.deepspeed.optimizer)
 
     def forward_backward(self, batch: TrainingBatch, *, last: bool) -> TokenStats:
         """Add this micro-batch's gradient; `last` ends the accumulation.
@@ -79,9 +79,9 @@ class Student:
         The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
         loss is multiplied by their number.
         """
-        loss, stats_SN, *columns = self.engine(*batch.micro_batch.inputs, compute=batch.loss)
-        self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
+        loss, stats_SN, *columns = self.deepspeed(*batch.micro_batch.inputs, compute=batch.loss)
+        self.deepspeed.set_gradient_accumulation_boundary(last)
+        self.deepspeed.backward(loss * self.deepspeed.world_size, scale_wrt_gas=False)
         return TokenStats(stats_SN, Alternatives(*columns) if columns else None)
 
     def step(self) -> dict[str, float]:
@@ -89,32 +89,32 @@ class Student:
 
         Returns its metrics; `actor/skipped_steps` counts over the whole run.
         """
-        lr = self.engine.get_lr()[0]
-        norm = None if hasattr(self.engine.optimizer, "overflow") else self._plain_grad_norm()
+        lr = self.deepspeed.get_lr()[0]
+        norm = None if hasattr(self.deepspeed.optimizer, "overflow") else self._plain_grad_norm()
         if norm is None or math.isfinite(norm):
-            self.engine.step()
-            norm = self.engine.get_global_grad_norm() if norm is None else norm
+            self.deepspeed.step()
+            norm = self.deepspeed.get_global_grad_norm() if norm is None else norm
         else:
-            self.engine.optimizer.zero_grad()
-            self.engine.skipped_steps += 1
+            self.deepspeed.optimizer.zero_grad()
+            self.deepspeed.skipped_steps += 1
         return {
             "actor/lr": lr,
             "actor/grad_norm": math.nan if norm is None else float(norm),
-            "actor/skipped_steps": float(self.engine.skipped_steps),
+            "actor/skipped_steps": float(self.deepspeed.skipped_steps),
         }
 
     def _plain_grad_norm(self) -> float:
         """Norm of gradients that are whole on every rank: stage 0 in float32, where DeepSpeed neither reports
         it nor looks for NaN."""
-        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     @torch.no_grad()
     def statistics(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Statistics [N] of a micro-batch by name, without any gradient."""
-        self.engine.eval()
-        _, stats_SN = self.engine(*batch.micro_batch.inputs, compute=batch.loss)
-        self.engine.train()
+        self.deepspeed.eval()
+        _, stats_SN = self.deepspeed(*batch.micro_batch.inputs, compute=batch.loss)
+        self.deepspeed.train()
         return dict(zip(batch.stat_names, stats_SN, strict=True))
 
     @torch.no_grad()
@@ -129,19 +129,20 @@ class Student:
             vocab_size=vocab_size,
             count=count,
         )
-        self.engine.eval()
-        found: Alternatives = self.engine(*batch.inputs, compute=compute)
-        self.engine.train()
+        self.deepspeed.eval()
+        found: Alternatives = self.deepspeed(*batch.inputs, compute=compute)
+        self.deepspeed.train()
         return found
 
     @torch.no_grad()
     def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
         """float32 [T - 1] on the CPU: log-probability of `token_ids[1:]` over the whole padded vocabulary."""
-        device = self.engine.device
-        input_ids_T, length = torch.tensor(token_ids, device=device), len(token_ids)
-        self.engine.eval()
-        logits_TV = self.engine(input_ids_T, (length,), torch.arange(length - 1, device=device))
-        self.engine.train()
+        device = self.deepspeed.device
+        input_ids_T = torch.tensor(token_ids, device=device)
+        length = len(token_ids)
+        self.deepspeed.eval()
+        logits_TV = self.deepspeed(input_ids_T, (length,), torch.arange(length - 1, device=device))
+        self.deepspeed.train()
         logp_TV = (logits_TV.float() / temperature).log_softmax(-1)
         logp_T: Tensor = logp_TV.gather(-1, input_ids_T[1:, None]).squeeze(-1)
         return logp_T.cpu()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillctl.data_types import MicroBatch, Rollout
 from distillctl.objective.alternatives import Alternatives
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.token_table import TokenTable
 
 NUM_DETAILED = 64
@@ -57,9 +57,9 @@ class DetailTable:
         kl_N1 = found.kl_N[:, None].double()
         self._table.put(batch, torch.cat([kl_N1, *(part.double() for part in found[1:])], -1))
 
-    def collect(self, ranks: Ranks) -> list[TokenDetails]:
+    def collect(self, distributed: Distributed) -> list[TokenDetails]:
         """The details of each rollout, from what all ranks have found; collective."""
-        return [_details(values_TX, self.num_alternatives) for values_TX in self._table.collect(ranks)]
+        return [_details(values_TX, self.num_alternatives) for values_TX in self._table.collect(distributed)]
 
 
 def _details(values_TX: np.ndarray, count: int) -> TokenDetails:

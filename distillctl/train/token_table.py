@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distillctl.data_types import MicroBatch, Rollout
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 
 
 class TokenTable:
@@ -50,10 +50,10 @@ class TokenTable:
                 rows[i] = int(self._offsets[member]) + torch.arange(len(rows[i]))
         return torch.cat(rows)
 
-    def collect(self, ranks: Ranks) -> list[np.ndarray]:
+    def collect(self, distributed: Distributed) -> list[np.ndarray]:
         """The values [T, X] of each rollout, from all ranks; NaN where nothing was measured. Collective."""
         if not self._num_rollouts:
             return []
-        values_NX = ranks.sum(self._values_NX).numpy()
+        values_NX = distributed.sum(self._values_NX).numpy()
         values_NX = np.where(values_NX[:, :1], values_NX[:, 1:], np.nan).astype(values_NX.dtype)
         return np.split(values_NX, self._offsets[1:-1])

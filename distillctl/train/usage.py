@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from distillctl.host.process_memory import gpu_metrics, own_bytes
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.rollout_engine import RolloutEngine
 
 
@@ -17,10 +17,11 @@ class Usage:
 
     def __init__(self, gpus: Mapping[str, str], warn: Callable[[int, str], None]) -> None:
         """`gpus`: the run's, number to identifier. `warn(step, message)` is told once what is left out."""
-        self._gpus, self._warn = gpus, warn
+        self._gpus = gpus
+        self._warn = warn
         self._told: set[str] = set()
 
-    def metrics(self, step: int, ranks: Ranks, engine: RolloutEngine) -> dict[str, float]:
+    def metrics(self, step: int, distributed: Distributed, engine: RolloutEngine) -> dict[str, float]:
         """Those of now, after `step`. Collective."""
 
         def tell(message: str) -> None:
@@ -28,9 +29,9 @@ class Usage:
                 self._told.add(message)
                 self._warn(step, message)
 
-        mine = torch.zeros(ranks.world_size, dtype=torch.float64)
-        mine[ranks.rank] = own_bytes(os.getpid())
-        largest = float(ranks.sum(mine).max())
+        mine = torch.zeros(distributed.world_size, dtype=torch.float64)
+        mine[distributed.rank] = own_bytes(os.getpid())
+        largest = float(distributed.sum(mine).max())
         return {
             "memory/trainer_bytes": largest,
             "memory/engine_bytes": float(engine.memory_bytes()),

@@ -1,19 +1,19 @@
-"""Evaluation during training: greedy answers to the validation prompts, with the engine already in memory."""
+"""Evaluation during training: greedy responses to the validation prompts, from the run's engine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillctl.data_types import Prompt, Rollout
+from distillctl.data_types import Rollout
 from distillctl.files.atomic import write_json
 from distillctl.grading.summary import Answer, grade_rollouts, summarise
-from distillctl.rollout.client import RolloutClient, Sampling
+from distillctl.rollout.client import RolloutClient
 from distillctl.run.checkpoints import step_dir
 from distillctl.train.batch import micro_batches
 from distillctl.train.sample_writer import write_samples
@@ -24,19 +24,16 @@ from distillctl.train.token_details import NUM_DETAILED, DetailTable, TokenDetai
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What every evaluation of a run has in common."""
+    """Greedy responses of the student to the validation prompts, graded."""
 
     trainer: Trainer
-    prompts: list[Prompt]
-    tokenizer: Any
-    sampling: Sampling
 
     def run(self, step: int, folder: Path) -> dict[str, Any] | None:
         """Evaluate the weights after `step`; collective. Returns the fields of its event, on rank 0.
 
-        Writes `step_N.json` (the summary) and `step_N.parquet` (every answer) in `folder`.
+        Writes `step_N.json` (the summary) and `step_N.parquet` (every response) in `folder`.
         """
-        found = self.trainer.engine.ask(self._answers)
+        found = self.trainer.engine.ask(self._sample)
         details = self._details(found[0] if found else None)
         if found is None:
             return None
@@ -45,25 +42,27 @@ class Validation:
         path = folder / f"{step_dir(step)}.json"
         others = [None] * (len(found[0]) - len(details))
         kl = [None if one is None else one.kl for one in [*details, *others]]
-        write_samples(path.with_suffix(".parquet"), found[0], kl, details, self.tokenizer)
+        write_samples(path.with_suffix(".parquet"), found[0], kl, details, self.trainer.tokenizer)
         measured = [one.kl for one in details if one is not None]
         known = np.concatenate(measured)[~np.isnan(np.concatenate(measured))] if measured else np.zeros(0)
         mean_kl = float(known.mean()) if known.size else None  # none where a stop came first
         write_json(path, {"step": step, **asdict(result), "kl": mean_kl})
         return {"metrics": {"val/acc": result.acc, "val/kl": mean_kl}, "num": result.num_graded}
 
-    def _answers(self, client: RolloutClient) -> tuple[list[Answer], float]:
+    def _sample(self, client: RolloutClient) -> tuple[list[Answer], float]:
         """One graded response to each prompt, and the seconds that sampling them took."""
+        trainer = self.trainer
+        greedy = replace(trainer.sampling, temperature=0.0, top_p=1.0)
         start = time.perf_counter()
-        rollouts = client.generate(self.prompts, 1, self.sampling, run_seed=0, step=0)
+        rollouts = client.generate(trainer.val_prompts, 1, greedy, run_seed=0, step=0)
         seconds = time.perf_counter() - start
-        return grade_rollouts(rollouts, self.tokenizer), seconds
+        return grade_rollouts(rollouts, trainer.tokenizer), seconds
 
     def _details(self, found: list[Answer] | None) -> list[TokenDetails | None]:
         """Details of the first responses; None of a response that leaves the shared vocabulary."""
-        prompts = self.prompts[:NUM_DETAILED]
+        prompts = self.trainer.val_prompts[:NUM_DETAILED]
         rollouts = None if found is None else [answer.rollout for answer in found[: len(prompts)]]
-        shared = self.trainer.ranks.share_rollouts(prompts, 1, rollouts)
+        shared = self.trainer.distributed.share_rollouts(prompts, 1, rollouts)
         vocab_size = self.trainer.objective.vocab_size
         inside = [int(rollout.response_ids.max()) < vocab_size for rollout in shared]
         kept = [rollout for rollout, is_inside in zip(shared, inside, strict=True) if is_inside]
@@ -81,11 +80,11 @@ def token_details(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenDe
     table = DetailTable(rollouts, vocab_size)
     for name, teacher in trainer.teachers.items():
         members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
-        batches = micro_batches(rollouts, members, trainer.config, trainer.ranks)
-        scores = teacher_scores(teacher, batches, trainer.ranks)
+        batches = micro_batches(rollouts, members, trainer.config, trainer.distributed)
+        scores = teacher_scores(teacher, batches, trainer.distributed)
         if scores is None:
             continue
         for batch, one in zip(batches, scores, strict=True):
             found = trainer.student.alternatives(batch, one, vocab_size, table.num_alternatives)
             table.add(batch, found)
-    return table.collect(trainer.ranks)
+    return table.collect(trainer.distributed)

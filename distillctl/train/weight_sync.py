@@ -35,7 +35,8 @@ def _buckets(named: list[tuple[str, Any]], limit: int) -> Iterator[list[tuple[st
         size = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
         if bucket and filled + size > limit:
             yield bucket
-            bucket, filled = [], 0
+            bucket = []
+            filled = 0
         bucket.append((name, parameter))
         filled += size
     yield bucket

@@ -44,7 +44,7 @@ from distillctl.objective.teacher_scores import Dense
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import student
 from distillctl.train.batch import micro_batches, tokens
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.objectives import make_objective
 
 LR, CLIP = 1e-5, 1.0
@@ -84,8 +84,8 @@ class Way:
         self.teacher = LocalTeacher(self.config.teacher.model, torch.float32, torch.device("cpu"))
         lengths = [len(rollout.response_ids) for rollout in self.rollouts]
         weights = token_weights("token-mean", lengths, 1)
-        ranks = Ranks(0, 1, "cpu", Path(settings["rendezvous"]))
-        self.batches = micro_batches(self.rollouts, range(len(self.rollouts)), self.config, ranks, 1.0)
+        distributed = Distributed(0, 1, "cpu", Path(settings["rendezvous"]))
+        self.batches = micro_batches(self.rollouts, range(len(self.rollouts)), self.config, distributed, 1.0)
         self.inputs = [tokens(batch, weights, None) for batch in self.batches]
         self.num_tokens = sum(rollout.length for rollout in self.rollouts)
         self.num_computed = sum(len(batch.input_ids_T) for batch in self.batches)

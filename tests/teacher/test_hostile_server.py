@@ -16,7 +16,7 @@ import torch
 from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
 from distillctl.objective.inputs import Tokens
-from distillctl.teacher import served
+from distillctl.teacher import endpoints, served
 from distillctl.teacher.interface import ScoringStopped
 from distillctl.teacher.replies import read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
@@ -179,7 +179,7 @@ def test_other_shapes_are_refused(answer):
 
 def test_no_message_repeats_the_ids_of_a_prompt():
     answer = json.dumps({"choices": [{"prompt_logprobs": [None, {"31337": entry(-1.0, 1)}, {}]}]}).encode()
-    with pytest.raises(RunFailed, match="the token at position 1 is not in the answer") as error:
+    with pytest.raises(RunFailed, match="the token at position 1 is not in the reply") as error:
         read_most_likely(answer, [1, 424242, 5], 1, 2, 100, "here")
     assert not any(number in error.value.message + error.value.hint for number in ("31337", "424242"))
 
@@ -273,7 +273,7 @@ def test_a_list_of_models_of_other_types_is_refused(listed):
 
 def test_a_compressed_answer_is_not_unpacked():
     bomb = gzip.compress(bytes(1 << 24))
-    with pytest.raises(RunFailed, match=r"sends compressed answers \('gzip'\)"):
+    with pytest.raises(RunFailed, match=r"sends compressed replies \('gzip'\)"):
         score(lambda connection: connection.sendall(http(bomb, headers="Content-Encoding: gzip\r\n")))
 
 
@@ -311,16 +311,16 @@ def drip(connection):
 
 def test_timeout_s_is_of_the_whole_answer(monkeypatch):
     monkeypatch.setattr(served, "ATTEMPTS", 1)
-    with pytest.raises(RunFailed, match=r"ReadTimeout: no whole answer within 0\.3 s"):
+    with pytest.raises(RunFailed, match=r"ReadTimeout: no whole reply within 0\.3 s"):
         score(drip, timeout_s=0.3)
 
 
 def test_a_list_of_models_that_takes_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(served, "CONNECT_WAIT_S", 0.2)
+    monkeypatch.setattr(endpoints, "CONNECT_WAIT_S", 0.2)
     listing = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"
     with (
         server(None, listing) as url,
-        pytest.raises(EnvironmentUnfit, match=r"no whole answer within 0\.2 s"),
+        pytest.raises(EnvironmentUnfit, match=r"no whole reply within 0\.2 s"),
     ):
         teacher_of(url)
 

@@ -31,7 +31,7 @@ from distillctl.models.architecture import model_shape
 from distillctl.models.locate import model_path
 from distillctl.objective.inputs import Tokens
 from distillctl.rollout.start import engine_environment, kv_cache_bytes
-from distillctl.teacher import served
+from distillctl.teacher import endpoints, served
 from distillctl.teacher.replies import FLOOR, read_asked, read_most_likely
 from distillctl.teacher.served import ServedTeacher
 from distillctl.teacher.server import server_arguments, start_server
@@ -393,7 +393,7 @@ def test_an_answer_about_other_tokens_is_refused(of_stand_in):
         shifted = [4, *body["prompt"]]
         return 200, completion([None] + [{str(t): {"logprob": -1.0, "rank": 1}} for t in shifted[1:-1]])
 
-    with pytest.raises(RunFailed, match=r"misaligned.*at position 1 is not in the answer"):
+    with pytest.raises(RunFailed, match=r"misaligned.*at position 1 is not in the reply"):
         of_stand_in(answer, micro_batch(0, RAGGED[:1]))
 
 
@@ -535,7 +535,7 @@ def test_what_is_no_address_is_refused(url):
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(served, "CONNECT_WAIT_S", 0.1)
+    monkeypatch.setattr(endpoints, "CONNECT_WAIT_S", 0.1)
     with pytest.raises(EnvironmentUnfit, match=r"no teacher server at http://127\.0\.0\.1:9") as error:
         ServedTeacher(
             ["http://127.0.0.1:9"],

@@ -35,7 +35,7 @@ from distillctl.run import checkpoints
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import checkpoint, rehearsal
 from distillctl.train.batch import collate, plan
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.student import Student
 from distillctl.train.training_batch import ScoredBatch
 from distillctl.train.weight_sync import gathered
@@ -44,11 +44,11 @@ from distillctl.train.weight_sync import gathered
 class Case:
     """The parts of a training step."""
 
-    def __init__(self, out, ranks, *overrides, stage=3, universal=False):
-        self.out, self.ranks = out, ranks
+    def __init__(self, out, distributed, *overrides, stage=3, universal=False):
+        self.out, self.distributed = out, distributed
         self.folder = out / "checkpoints"
         self.teacher = LocalTeacher(
-            str(model_path("builtin:tiny-teacher", "")), torch.float32, self.ranks.device
+            str(model_path("builtin:tiny-teacher", "")), torch.float32, self.distributed.device
         )
         config = load_preset("tiny-from-small-arith", [f"zero.stage={stage}", *overrides])
         self.student = Student(str(given(out)), torch.float32, config, 10, universal=universal)
@@ -58,16 +58,16 @@ class Case:
         rollouts = make_rollouts(seed)
         weights = token_weights("token-mean", [len(r.response_ids) for r in rollouts], 7.0)
         rollouts = [replace(r, token_weight=w) for r, w in zip(rollouts, weights, strict=True)]
-        shares = plan([r.length for r in rollouts], 100, self.ranks.world_size)[self.ranks.rank]
-        micro = [collate(rollouts, members, self.ranks.device) for members in shares]
+        shares = plan([r.length for r in rollouts], 100, self.distributed.world_size)[self.distributed.rank]
+        micro = [collate(rollouts, members, self.distributed.device) for members in shares]
         objective, total = Objective(VOCAB_SIZE, "reverse_kl", chunk_size=64), torch.zeros(1)
         for batch, scores in zip(micro, self.teacher.score(micro), strict=True):
-            if poison and self.ranks.rank == self.ranks.world_size - 1:
+            if poison and self.distributed.rank == self.distributed.world_size - 1:
                 batch.tokens.weights_N[0] = math.nan
             scored = ScoredBatch(micro_batch=batch, scores=scores, objective=objective)
             stats, _ = self.student.forward_backward(scored, last=batch is micro[-1])
             total += stats[0] @ batch.tokens.weights_N
-        return {"loss": float(self.ranks.sum(total)), **self.student.step()}
+        return {"loss": float(self.distributed.sum(total)), **self.student.step()}
 
     def weights(self):
         """Full tensors by name."""
@@ -84,11 +84,11 @@ class Case:
     def save(self, step):
         """A checkpoint, with guards' state in place of a run's."""
         state = {"guards": {"step": step}}
-        return checkpoint.save(self.folder, step, self.student, Tokenizer(), self.ranks, state, keep=2)
+        return checkpoint.save(self.folder, step, self.student, Tokenizer(), self.distributed, state, keep=2)
 
     def report(self, name, found, tensors):
         """Rank 0 writes it down."""
-        if self.ranks.is_main:
+        if self.distributed.is_main:
             save_file(
                 {key: value.contiguous() for key, value in tensors.items()}, self.out / f"{name}.safetensors"
             )
@@ -135,7 +135,7 @@ class Unreadable(Tokenizer):
         raise OSError("the config file is not a valid JSON file")
 
 
-def rehearse(case, ranks):
+def rehearse(case, distributed):
     """What is said of saves that are tried: in full, of the names alone, and with two broken tokenizers."""
     tokenizer = AutoTokenizer.from_pretrained(case.student.path, trust_remote_code=False)
     said = []
@@ -150,7 +150,7 @@ def rehearse(case, ranks):
     ):
         rehearsal.SMALL_BYTES = limit
         try:
-            checks = rehearsal.rehearse_save(case.folder, case.student, attempt, ranks)
+            checks = rehearsal.rehearse_save(case.folder, case.student, attempt, distributed)
         except ConfigError as error:
             said.append(error.message)
         else:
@@ -168,9 +168,9 @@ def digest(tensors):
     return joined.hexdigest()
 
 
-def save(out, ranks, *overrides):
-    case = Case(out, ranks, *overrides)
-    rehearsed = rehearse(case, ranks) if ranks.world_size == 1 else None
+def save(out, distributed, *overrides):
+    case = Case(out, distributed, *overrides)
+    rehearsed = rehearse(case, distributed) if distributed.world_size == 1 else None
     case.step(0)
     case.step(5, poison=True)
     case.save(1)
@@ -180,11 +180,11 @@ def save(out, ranks, *overrides):
     case.report("save", found, tensors)
 
 
-def load(out, ranks, name, *overrides):
+def load(out, distributed, name, *overrides):
     path, _ = checkpoints.newest_good(out / "checkpoints")
     written_by = checkpoints.read_manifest(path)["world_size"]
-    case = Case(out, ranks, *overrides, universal=written_by != ranks.world_size)
-    step, state = checkpoint.load(path, case.student, case.ranks)
+    case = Case(out, distributed, *overrides, universal=written_by != distributed.world_size)
+    step, state = checkpoint.load(path, case.student, case.distributed)
     tensors = {**case.weights(), **case.moments()}
     after = case.step(1)
     found = {"step": step, "state": state, "after": after, "digest": digest(case.weights())}
@@ -192,9 +192,9 @@ def load(out, ranks, name, *overrides):
     case.report(name, found, tensors)
 
 
-def nan(out, ranks):
+def nan(out, distributed):
     for stage in range(4):
-        case = Case(out, ranks, stage=stage)
+        case = Case(out, distributed, stage=stage)
         steps = [case.step(0)]
         before = digest(case.weights())
         steps.append(case.step(1, poison=True))
@@ -204,8 +204,8 @@ def nan(out, ranks):
         case.report(f"nan_{stage}", {**found, "kept": kept}, case.weights())
 
 
-def fill(out, ranks):
-    case = Case(out, ranks)
+def fill(out, distributed):
+    case = Case(out, distributed)
     case.save(1)
     free = shutil.disk_usage(case.folder).free
     with (case.folder / "ballast").open("wb") as ballast:
@@ -220,8 +220,8 @@ def fill(out, ranks):
 def main():
     out, command, *rest = sys.argv[1:]
     rendezvous = Path(out, f"rendezvous_{'_'.join(sys.argv[2:])}")
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", rendezvous)
-    {"save": save, "load": load, "nan": nan, "fill": fill}[command](Path(out), ranks, *rest)
+    distributed = Distributed(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", rendezvous)
+    {"save": save, "load": load, "nan": nan, "fill": fill}[command](Path(out), distributed, *rest)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -31,7 +31,7 @@ from distillctl.objective.inputs import Objective
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import self_checks
 from distillctl.train.batch import collate, plan
-from distillctl.train.distributed import Ranks
+from distillctl.train.distributed import Distributed
 from distillctl.train.student import Student
 from distillctl.train.token_details import DetailTable
 from distillctl.train.training_batch import ScoredBatch
@@ -75,7 +75,7 @@ def save_untied(folder):
     model.save_pretrained(folder)
 
 
-def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate, options):
+def train(distributed, student_path, stage, micro_batch_tokens, chunk_size, kind, aggregate, options):
     from deepspeed.utils import safe_get_full_grad
 
     settings = {"zero.stage": stage, "optim.lr": LR, "optim.betas": list(BETAS), "optim.warmup_steps": 0,
@@ -88,7 +88,7 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
         policy_gradient=kind.endswith("_pg"),
     )  # fmt: skip
     teacher = LocalTeacher(
-        str(model_path("builtin:tiny-teacher", "")), torch.float32, ranks.device, shard=stage == 3
+        str(model_path("builtin:tiny-teacher", "")), torch.float32, distributed.device, shard=stage == 3
     )
     student = Student(student_path, torch.float32, config, NUM_STEPS)
     losses, saved = [], {}
@@ -96,10 +96,12 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
         rollouts = make_rollouts(step)
         weights = token_weights(aggregate, [len(r.response_ids) for r in rollouts], 7.0)
         rollouts = [replace(r, token_weight=w) for r, w in zip(rollouts, weights, strict=True)]
-        shares = plan([r.length for r in rollouts], micro_batch_tokens, ranks.world_size)[ranks.rank]
+        shares = plan([r.length for r in rollouts], micro_batch_tokens, distributed.world_size)[
+            distributed.rank
+        ]
         total = torch.zeros(1)
         table = DetailTable(rollouts[: NUM_DETAILED if "detailed" in options else 0], VOCAB_SIZE)
-        micro = [collate(rollouts, members, ranks.device) for members in shares]
+        micro = [collate(rollouts, members, distributed.device) for members in shares[distributed.rank]]
         for batch, scores in zip(micro, teacher.score(micro), strict=True):
             scored = ScoredBatch(
                 micro_batch=batch, scores=scores, objective=objective,
@@ -112,13 +114,13 @@ def train(ranks, student_path, stage, micro_batch_tokens, chunk_size, kind, aggr
         if step == 0:
             named = student.model.named_parameters()
             saved = {f"grad.{name}": safe_get_full_grad(parameter).clone() for name, parameter in named}
-            for index, details in enumerate(table.collect(ranks)):
+            for index, details in enumerate(table.collect(distributed)):
                 values = {
                     field.name: torch.from_numpy(getattr(details, field.name)) for field in fields(details)
                 }
                 saved |= {f"details.{index}.{name}": value for name, value in values.items()}
         student.step()
-        losses.append(float(ranks.sum(total)))
+        losses.append(float(distributed.sum(total)))
     weights = {n: t.clone() for bucket in gathered(student.model, 50_000) for n, t in bucket.items()}
     return losses, {**weights, **saved}
 
@@ -221,7 +223,9 @@ def precision(out):
 
 def main():
     out = Path(sys.argv[1])
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", out / "rendezvous")
+    distributed = Distributed(
+        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "cpu", out / "rendezvous"
+    )
     losses = []
     if sys.argv[2:] == ["self-test"]:
         (out / "losses.json").write_text(json.dumps(self_tests(out)))
@@ -232,13 +236,15 @@ def main():
     for index, setting in enumerate(sys.argv[2:]):
         stage, tokens, chunk, kind, aggregate, *options = setting.split(":")
         student = str(out / "untied" if "untied" in options else model_path("builtin:tiny-student", ""))
-        values, weights = train(ranks, student, int(stage), int(tokens), int(chunk), kind, aggregate, options)
+        values, weights = train(
+            distributed, student, int(stage), int(tokens), int(chunk), kind, aggregate, options
+        )
         losses.append(values)
-        if ranks.is_main:
+        if distributed.is_main:
             save_file(weights, out / f"{index}.safetensors")
-    if ranks.is_main:
+    if distributed.is_main:
         (out / "losses.json").write_text(json.dumps(losses))
-    ranks.barrier()
+    distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

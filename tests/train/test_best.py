@@ -1,4 +1,4 @@
-"""Which checkpoint is the best one: a rank's steps without models, whose metrics and accuracies are given."""
+"""Which checkpoint is the best one: a run's steps without models, with given metrics and accuracies."""
 
 import json
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from distillctl.config.guards import GuardsConfig
 from distillctl.run import checkpoints
 from distillctl.train import checkpoint, worker
-from distillctl.train.guards import Guards
+from distillctl.train.reporter import Reporter
 
 METRICS = {"actor/skipped_steps": 0.0, "actor/entropy": 1.0, "response_length/mean": 10.0, "kl/reverse": 1.0}
 COLLAPSED = METRICS | {"actor/entropy": 1e-9}
@@ -19,42 +19,43 @@ def train(tmp_path, monkeypatch):
     """Trains one step for each of `accs`, which an evaluation gives after it, and keeps one checkpoint of
     every `every` steps besides the best; in the steps `collapsed` a guard is violated. Returns the folder."""
 
-    def export(folder, student, tokenizer, state, ranks):
+    def export(folder, student, tokenizer, state, distributed):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
 
     monkeypatch.setattr(checkpoint, "export", export)
-    monkeypatch.setattr(checkpoint, "gathered_state", lambda student, ranks: {})
+    monkeypatch.setattr(checkpoint, "gathered_state", lambda student, distributed: {})
     monkeypatch.setattr(worker, "Usage", lambda *_: SimpleNamespace(metrics=lambda *_: {}))
-    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
-    student = SimpleNamespace(engine=SimpleNamespace(save_checkpoint=lambda folder, **_: None))
+    student = SimpleNamespace(deepspeed=SimpleNamespace(save_checkpoint=lambda folder, **_: None))
 
     def run(accs, collapsed=(), *, every=1):
-        rank = worker.Rank.__new__(worker.Rank)
-        rank.run = SimpleNamespace(path=tmp_path, checkpoints=tmp_path / "checkpoints", eval_dir=None)
-        rank.config = SimpleNamespace(
+        config = SimpleNamespace(
             checkpoint=SimpleNamespace(best=True, keep=1, every=every), eval=SimpleNamespace(every=1),
             guards=GuardsConfig(), samples=SimpleNamespace(every=100),
             student=SimpleNamespace(model=""), teacher=SimpleNamespace(model=""),
         )  # fmt: skip
-        rank.ranks = SimpleNamespace(
+        distributed = SimpleNamespace(
             is_main=True, rank=0, world_size=1, barrier=lambda: None, gather=lambda one: [one],
             sum=lambda one: one, share_flag=bool,
         )  # fmt: skip
 
-        def train_step(step, look):
+        def train_step(step, with_details):
             return SimpleNamespace(metrics=dict(COLLAPSED if step in collapsed else METRICS))
 
-        rank.trainer = SimpleNamespace(train_step=train_step, student=student, engine=None)
-        rank.validation = SimpleNamespace(
+        trainer = SimpleNamespace(
+            config=config, distributed=distributed, student=student, engine=None, tokenizer=None,
+            train_step=train_step, num_steps=len(accs), num_done=0, saved=None, should_stop=lambda: False,
+        )  # fmt: skip
+        validation = SimpleNamespace(
             run=lambda step, folder: {"metrics": {"val/acc": accs[step - 1] if step else 0.0}}
         )
-        rank.guards, rank.best, rank.tokenizer = Guards(rank.config.guards), None, None
-        rank.job, rank.events, rank.stop_signal = SimpleNamespace(device="cpu", gpus={}, run_name=""), None, 0
-        rank.first_step, rank.saved_step, rank.num_steps = 1, 0, len(accs)
-        rank._report = rank._status = lambda *_: None
-        rank.train()
-        return rank.run.checkpoints
+        monkeypatch.setattr(worker, "Validation", lambda trainer: validation)
+        job = SimpleNamespace(run_dir=tmp_path, device="cpu", gpus={}, run_name="", attempt=1, parent_pid=1)
+        stop = SimpleNamespace(listen=lambda: None, signal=0)
+        training = worker.TrainingRun(job, trainer, Reporter(None), stop)
+        training._report = lambda *_: None
+        training.train()
+        return training.run.checkpoints
 
     return run
 

@@ -45,12 +45,12 @@ def test_deepspeed_asks_torch_how_much_of_a_gpu_is_free(monkeypatch):
 
 def test_what_is_not_known_of_a_gpu_is_said_once_and_ends_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # what makes an import fail
-    ranks = SimpleNamespace(rank=0, world_size=1, sum=lambda values: values)
+    distributed = SimpleNamespace(rank=0, world_size=1, sum=lambda values: values)
     engine = SimpleNamespace(memory_bytes=lambda: 5)
     told = []
     usage = Usage({"0": "GPU-aaaa"}, lambda step, message: told.append((step, message)))
     for step in (1, 2):
-        found = usage.metrics(step, ranks, engine)
+        found = usage.metrics(step, distributed, engine)
         assert set(found) == {"memory/trainer_bytes", "memory/engine_bytes"}
         assert found["memory/engine_bytes"] == 5.0
     assert told == [(1, "there are no metrics of GPUs: the package nvidia-ml-py is not installed")]

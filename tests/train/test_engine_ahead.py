@@ -68,11 +68,11 @@ def start_worker(tmp_path):
 
 def connect(folder, logprobs, warn):
     """The engine as rank 0 of one sees it, with a student of which only log-probabilities are asked."""
-    ranks = SimpleNamespace(is_main=True, barrier=lambda: None, share_flag=bool)
+    distributed = SimpleNamespace(is_main=True, barrier=lambda: None, share_flag=bool)
     student = SimpleNamespace(dtype=torch.float32, logprobs=logprobs)
     job = SimpleNamespace(socket=folder / "rollout.sock", scratch=folder)
     config = SimpleNamespace(rollout=SimpleNamespace(timeout_s=0.5))
-    engine = RolloutEngine(job, config, ranks, student, [5, 7], warn)
+    engine = RolloutEngine(job, config, distributed, student, [5, 7], warn)
     engine._writer = SimpleNamespace(write=list)
     return engine
 

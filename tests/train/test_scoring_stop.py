@@ -31,6 +31,6 @@ def test_a_stop_on_any_rank_is_one_on_all(here, elsewhere, found):
         told.append(int(mine))
         return mine + elsewhere
 
-    ranks = SimpleNamespace(sum=total)
-    assert teacher_scores(Server(stopped=here), ["a", "b"], ranks) == found
+    distributed = SimpleNamespace(sum=total)
+    assert teacher_scores(Server(stopped=here), ["a", "b"], distributed) == found
     assert told == [int(here)]
