@@ -20,6 +20,13 @@ from distillctl.errors.redact import without_logins
 
 _PACKAGED = Path(__file__).parents[1] / "presets_data"
 _REPOSITORY = Path(__file__).parents[2] / "presets"
+_EITHER = {
+    "loss.kind": "loss.path",
+    "loss.path": "loss.kind",
+    "train.steps": "train.epochs",
+    "train.epochs": "train.steps",
+}
+"""Keys of which a run has one: an override of the one replaces the other where a file sets it."""
 
 
 def presets_dir() -> Path:
@@ -62,6 +69,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     origin: dict[str, str] = {}
     for override in overrides:
         _apply(tree, override, origin)
+    _clear_replaced(tree, origin)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -115,6 +123,15 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
             raise ConfigError(f"{key} (command line): {section} is {_shown(tree)} in the file", hint)
     tree[leaf] = value
     origin[key] = "command line"
+
+
+def _clear_replaced(tree: dict[str, Any], origin: dict[str, str]) -> None:
+    """Take out of `tree` what an override of the other key of a pair replaces."""
+    for key in origin:
+        section, _, leaf = key.rpartition(".")
+        other = _EITHER.get(key)
+        if other is not None and other not in origin and tree[section][leaf] is not None:
+            tree[section].pop(other.removeprefix(f"{section}."), None)
 
 
 def _is_list(annotation: Any) -> bool:

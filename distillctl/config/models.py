@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
-from distillctl.config.section import Dtype, Fraction, OneOrMore, Section
+from distillctl.config.section import Dtype, Fraction, OneOrMore, Scores, Section
 from distillctl.errors.redact import split_login
 
 DEFAULT_TEACHER = "default"
@@ -86,6 +86,18 @@ class TeacherConfig(Section):
     def is_served(self) -> bool:
         """Whether its probabilities come from a vLLM server, which gives some of them, not all."""
         return self.serve or self.url is not None
+
+    def gives(self, *, on_gpu: bool) -> tuple[Scores, ...]:
+        """What it can give for each token; `LossConfig.needs` is the other side.
+
+        `on_gpu`: whether the run is on GPUs. vLLM 0.32 scores chosen tokens of a prompt
+        (`prompt_logprob_token_ids`) on GPUs only; what a server at a `url` runs on is not known.
+        """
+        if not self.is_served:
+            return ("whole distribution", "listed tokens", "chosen tokens", "sampled token")
+        if self.serve and not on_gpu:
+            return ("listed tokens", "sampled token")
+        return ("listed tokens", "chosen tokens", "sampled token")
 
     @model_validator(mode="after")
     def _one_place(self) -> TeacherConfig:

@@ -213,15 +213,6 @@ class Config(Section):
         routes = [teacher.key or name for name, teacher in self.teachers.items()]
         if len(set(routes)) < len(routes):
             raise ValueError(f"teachers: two of them claim the same rows ({', '.join(routes)})")
-        if not any(teacher.is_served for teacher in self.all_teachers.values()):
-            return
-        if self.loss.kind in ("reverse_kl", "forward_kl", "jsd"):
-            raise ValueError(
-                f"loss.kind={self.loss.kind} needs the teacher's whole distribution, which a server does not "
-                "give: use loss.kind=topk or sampled, or a teacher in the ranks (no url, no serve)"
-            )
-        if self.loss.temperature != 1.0:
-            raise ValueError("a served teacher's probabilities are at temperature 1: set loss.temperature=1")
 
     @property
     def all_teachers(self) -> dict[str, TeacherConfig]:

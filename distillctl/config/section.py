@@ -8,6 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Scores = Literal["whole distribution", "listed tokens", "chosen tokens", "sampled token"]
+"""What a loss needs of a teacher for each token: all log-probabilities; those of the teacher's most likely
+tokens; those of tokens that the student chooses; that of the sampled token."""
 OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 """Of a list of texts: one text is a list of one, in a file as on the command line."""
 

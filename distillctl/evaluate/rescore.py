@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distillctl.errors import ConfigError
+from distillctl.files.python_file import split_name
 from distillctl.grading.custom import RewardFunction, load_reward, reward
 from distillctl.grading.scorers import Grade
 from distillctl.grading.summary import Answer
@@ -19,11 +20,9 @@ def load_scorer(spec: str) -> RewardFunction:
 
     The file is run. Raises ConfigError for one that cannot be used.
     """
-    path, _, name = spec.rpartition(":")
-    if not path.endswith(".py"):
-        path, name = spec, "compute_score"
+    path, name = split_name(spec)
     try:
-        return load_reward(path, name)
+        return load_reward(path, name or "compute_score")
     except ConfigError as error:
         message = error.message.replace("reward.path", "--score").replace("reward.name", "--score")
         raise ConfigError(message, error.hint) from None

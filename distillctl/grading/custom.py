@@ -6,25 +6,20 @@ Imports no torch, so that a launcher can check the function before it starts any
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from distillctl.data_types import Rollout
 from distillctl.errors import ConfigError, RunFailed
+from distillctl.files.python_file import run_file
 
 RewardFunction = Callable[..., object]
 """Called with the arguments of `_SIGNATURE` by name; returns a number, or a dict with one as `score`."""
 
-_MODULE = "distillctl_reward"
 _SIGNATURE = "(data_source, solution_str, ground_truth, extra_info=None, **kwargs)"
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -35,14 +30,14 @@ def load_reward(path: str, name: str) -> RewardFunction:
     Raises ConfigError when there is no such file, it cannot be imported, or it has no such function that
     takes the arguments of a reward function, or the file's own code raises an exception.
     """
-    module = _import(path)
+    module = run_file(path, "reward.path")
     function = getattr(module, name, None)
     if function is None:
         own = (key for key, value in vars(module).items() if inspect.isfunction(value))
         hint = f"functions of that file: {', '.join(own) or 'none'}"
         raise ConfigError(f"reward.name: {path} has no {name}", hint)
     if not callable(function):
-        raise ConfigError(f"reward.name: {name} in {path} is no function", f"define {name}{_SIGNATURE}")
+        raise ConfigError(f"reward.name: {name} in {path} is not a function", f"define {name}{_SIGNATURE}")
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"reward.name: {name} in {path} is async", f"define it as def {name}{_SIGNATURE}")
     try:
@@ -65,35 +60,6 @@ def rewards(rollouts: Sequence[Rollout], tokenizer: Any, function: RewardFunctio
     )
     pairs = zip(rollouts, texts, strict=True)
     return np.array([reward(rollout, text, function) for rollout, text in pairs], dtype=np.float32)
-
-
-def _import(path: str) -> ModuleType:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"reward.path: {path}: no such file", "name a Python file with a reward function")
-    spec = importlib.util.spec_from_file_location(_MODULE, file.resolve())
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"reward.path: {path} is no Python file", "its name has to end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        where = f"{error.filename}:{error.lineno}" if error.filename else path
-        raise ConfigError(f"reward.path: {where}: {error.msg}", "correct the file") from None
-    except ImportError as error:
-        hint = "install what it imports into this environment; its own directory is not searched"
-        raise ConfigError(f"reward.path: {path} cannot be imported: {error}", hint) from error
-    except SystemExit as error:
-        hint = 'put what it runs as a script under `if __name__ == "__main__":`'
-        raise ConfigError(f"reward.path: {path} ends the process when it is imported", hint) from error
-    except Exception as error:  # it is the user's program, which may raise anything
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((f.lineno for f in reversed(frames) if f.filename == str(file.resolve())), 1)
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        message = f"reward.path: {path}:{line}: raised when it was imported: {told}"
-        raise ConfigError(message, "correct the file") from error
-    return module
 
 
 def reward(rollout: Rollout, text: str, function: RewardFunction) -> float:

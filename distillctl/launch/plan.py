@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from distillctl.config.gpu_only import on_cpu
 from distillctl.config.schema import Config, TeacherConfig, teacher_section
+from distillctl.config.scores import require_scores
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files.reading import read_json
 from distillctl.host.gpus import MIG, counted, cuda_environment, visible_gpus
@@ -90,7 +91,7 @@ class Plan:
     @property
     def num_rollout_topk(self) -> int:
         """The student's most likely tokens that the engine reports: those that a server is asked about."""
-        asked = self.config.loss.kind == "student_topk" and any(
+        asked = self.config.loss.needs == "chosen tokens" and any(
             teacher.is_served for teacher in self.config.all_teachers.values()
         )
         return self.config.loss.topk if asked else 0
@@ -111,7 +112,7 @@ class Plan:
             socket=socket,
             max_model_len=length,
             max_logprobs=loss.topk + 1,  # of student_topk also the sampled token
-            ask_ids=loss.kind == "student_topk",
+            ask_ids=loss.needs == "chosen tokens",
             kv_cache_bytes=kv_cache_bytes(shape, length, MAX_NUM_SEQS) if shape else None,
             num_gpus=len(teacher.gpus or []) if on_gpu else 0,
             gpu_memory_utilization=teacher.gpu_memory_utilization,
@@ -144,7 +145,7 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
         _check_slices(config, world_size, ids)
     else:
         config = on_cpu(config)
-        _check_no_chosen_tokens(config)
+    require_scores(config, on_gpu=bool(gpus))
     auto = "bfloat16" if gpus else "float32"
     student = model_path(config.student.model, "student.model", weights=download)
     shape = model_shape(student)
@@ -232,17 +233,6 @@ def _check_switch(config: Config, key: str, switch: tuple[str, int] | None, num_
         "(original_max_position_embeddings): a sequence would be scored by the longest one beside it",
         f"lower data.max_prompt_length or data.max_response_length to {switch[1] - num_generated} together",
     )
-
-
-def _check_no_chosen_tokens(config: Config) -> None:
-    """vLLM 0.32 scores chosen tokens of a prompt (`prompt_logprob_token_ids`) on GPUs only."""
-    serving = [name for name, teacher in config.all_teachers.items() if teacher.serve]
-    if config.loss.kind == "student_topk" and serving:
-        raise ConfigError(
-            f"{teacher_section(serving[0])}.serve with loss.kind=student_topk needs a GPU: on a CPU vLLM's "
-            "server does not score chosen tokens",
-            "use loss.kind=topk or sampled, or a teacher in the ranks (no serve)",
-        )
 
 
 def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:

@@ -196,6 +196,9 @@ def _objective_check(config: Config) -> Check:
         return Check(name, "ok", detail)
     if loss.kind == "sampled":
         return _estimator_check(config)
+    if loss.path is not None:
+        detail = f"your own loss, {loss.label}, over the shared vocabulary; its slope is found by autograd"
+        return Check(name, "ok", detail)
     return Check(name, "ok", f"{loss.kind}, exact over the shared vocabulary")
 
 
@@ -260,7 +263,7 @@ def _staleness_checks(config: Config) -> list[Check]:
     if not config.train.async_depth:
         return []
     loss, name = config.loss, "staleness"
-    divergence = loss.topk_divergence if loss.kind == "topk" else loss.kind
+    divergence = loss.topk_divergence if loss.kind == "topk" else loss.kind or loss.label
     if divergence == "forward_kl":
         return [Check(name, "ok", "rollouts are one step old, which the forward KL tolerates")]
     detail = (

@@ -36,6 +36,7 @@ from distillctl.grading.custom import load_reward
 from distillctl.host.hardware import cpus
 from distillctl.launch import preflight, supervisor
 from distillctl.launch.devices import device_checks
+from distillctl.launch.loss_trial import require_loss
 from distillctl.launch.machine_checks import require_fit
 from distillctl.launch.memory_estimate import memory_estimate
 from distillctl.launch.plan import Plan, resolve
@@ -80,6 +81,7 @@ def dry_run(config: Config) -> tuple[dict[str, Any], str]:
     num_prompts = len(prompts.train)
     plan = resolve(config, download=False)
     checks = [*device_checks(plan, config), *_static_checks(plan, prompts), *_weight_checks(plan)]
+    require_loss(plan)
     checks += measured_checks(plan)
     steps = config.num_steps(num_prompts)
     engine = [sys.executable, "-m", "distillctl.rollout.worker", "ENGINE.json"]
@@ -179,6 +181,7 @@ def _prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
     prompts = _read_prompts(config)
     plan = resolve(config, download=False)
     _static_checks(plan, prompts)
+    require_loss(plan)
     require_fit(plan, folder)
     plan = resolve(config)
     checks = [*device_checks(plan, config), *_static_checks(plan, prompts)]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillctl.objective.chunked import chunked_loss, make_chunk
-from distillctl.objective.divergence import log_probs
 from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.log_probs import log_probs
 from distillctl.objective.teacher_scores import TeacherChunk, TeacherScores
 from distillctl.objective.terms import chunk_stats
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillctl.objective.divergence import LOG_FLOOR
+from distillctl.objective.log_probs import LOG_FLOOR
 
 
 def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:

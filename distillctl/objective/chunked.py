@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillctl.objective.divergence import log_probs
 from distillctl.objective.estimators import k3
 from distillctl.objective.inputs import Objective, Tokens
 from distillctl.objective.matmul import add_head_gradient, hidden_gradient

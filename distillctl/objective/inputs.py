@@ -5,6 +5,7 @@ Dimensions: N response tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +18,9 @@ class Objective:
     vocab_size: int
     """Size of the vocabulary both models share; both heads are cut to it before the softmax."""
     kind: str = "reverse_kl"
-    """A `loss.kind`."""
+    """A `loss.kind`; not used with `custom`."""
+    custom: ValueAndSlope | None = None
+    """The loss of `loss.path` in place of a divergence of the package."""
     beta: float = 0.5
     topk: int = 64
     topk_divergence: str = "forward_kl"
@@ -33,6 +36,10 @@ class Objective:
     max_clamp: float | None = None
     chunk_size: int = 1024
     """Tokens whose logits exist at the same time."""
+
+
+ValueAndSlope = Callable[[Tensor, Tensor, Tensor, Objective], tuple[Tensor, Tensor]]
+"""A divergence, as `divergences` describes it: from log q, q, log p and the objective to value and slope."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from distillctl.objective.divergence import log_probs
+from distillctl.objective.log_probs import log_probs
 
 
 class TeacherChunk(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distillctl.objective.buckets import coarsen, overlap, spread, with_tail
-from distillctl.objective.divergence import divergence
+from distillctl.objective.divergences import divergence
 from distillctl.objective.estimators import estimate, k3
 from distillctl.objective.inputs import Objective
 from distillctl.objective.policy import clipped_surrogate
@@ -23,7 +23,7 @@ Stats = dict[str, Tensor]
 """Values [C] by metric name (`run.METRICS` has the units)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """What both models say about C tokens: all of the student, and of the teacher either all or a list."""
 
@@ -72,8 +72,9 @@ def distillation_term(chunk: Chunk, objective: Objective) -> Term:
             weight_C = chunk.importance(objective.max_ratio)
             term = Term(weight_C * value_C, chunk.one_hot(weight_C * slope_C), {})
         case kind:
-            assert chunk.log_p_CV is not None, f"{kind} needs the whole distribution of the teacher"
-            term = Term(*divergence(kind, objective.beta, chunk.log_q_CV, chunk.q_CV, chunk.log_p_CV), {})
+            assert chunk.log_p_CV is not None, "a divergence needs the whole distribution of the teacher"
+            value_and_slope = objective.custom or divergence(kind)
+            term = Term(*value_and_slope(chunk.log_q_CV, chunk.q_CV, chunk.log_p_CV, objective), {})
     if objective.max_clamp is None or objective.policy_gradient:
         return term
     bound = objective.max_clamp
@@ -103,9 +104,8 @@ def _topk(chunk: Chunk, objective: Objective) -> Term:
         ids_CK = chunk.listed.ids_NK
         log_p_CB = with_tail(chunk.listed.logp_NK, ids_CK, objective.vocab_size)
     log_q_CB = coarsen(chunk.log_q_CV, ids_CK)
-    value_C, slope_CB = divergence(
-        objective.topk_divergence, objective.beta, log_q_CB, log_q_CB.exp(), log_p_CB
-    )
+    value_and_slope = divergence(objective.topk_divergence)
+    value_C, slope_CB = value_and_slope(log_q_CB, log_q_CB.exp(), log_p_CB, objective)
     slope_CV = spread(slope_CB, chunk.log_q_CV, log_q_CB, ids_CK)
     own_ids_CK = chunk.log_q_CV.topk(ids_CK.shape[-1]).indices
     return Term(value_C, slope_CV, _coverage(log_q_CB, log_p_CB, own_ids_CK, ids_CK, objective))

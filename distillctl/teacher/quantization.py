@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillctl.objective.divergence import log_probs
+from distillctl.objective.log_probs import log_probs
 from distillctl.teacher.local import LocalTeacher
 
 _CHUNK = 64

@@ -67,7 +67,7 @@ def build_trainer(job: TrainJob, distributed: Distributed, reporter: Reporter, s
         data = _load_data(job, config, reporter)
     num_steps = config.num_steps(len(data.train))
     probe = self_checks.probe(data.train, distributed.device)
-    objective = make_objective(config, shared_vocab_size(job))
+    objective = make_objective(config, shared_vocab_size(job), Path(job.working_directory))
     with reporter.phase("loading teacher"):
         teachers, checks = load_teachers(job, config, distributed, probe, objective.vocab_size, stop)
     with reporter.phase("loading student"):

@@ -27,8 +27,8 @@ class TrainJob:
 
     run_dir: str
     working_directory: str
-    """Where the command was typed: relative paths of the configuration are seen from there, and the task
-    reward runs there."""
+    """Where the command was typed: relative paths of the configuration are seen from there, and the files of
+    `reward.path` and `loss.path` run there."""
     attempt: int
     student: str
     """Local model directory."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 from distillctl.config.schema import Config
 from distillctl.objective.inputs import Objective
+from distillctl.train.custom_loss import CustomLoss
 
 LOGITS_BYTES = 128 << 20
 """float32 logits of one chunk by default. The loss holds about six tensors of that size at its peak, so that
@@ -14,23 +18,19 @@ MAX_RATIO = 2.0
 "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025)."""
 
 
-def make_objective(config: Config, vocab_size: int) -> Objective:
-    """The objective of a run, for a shared vocabulary of `vocab_size`."""
+def make_objective(config: Config, vocab_size: int, folder: Path = Path()) -> Objective:
+    """The objective of a run, for a shared vocabulary of `vocab_size`.
+
+    The file of `loss.path` is executed in `folder`, from which a relative path is seen. Raises ConfigError
+    where it cannot be used.
+    """
     loss = config.loss
-    return Objective(
-        vocab_size=vocab_size,
-        kind=loss.kind,
-        beta=loss.beta,
-        topk=loss.topk,
-        topk_divergence=loss.topk_divergence,
-        estimator=loss.estimator,
-        policy_gradient=loss.update == "policy_gradient",
-        clip_ratio=loss.clip_ratio,
-        kl_loss_coef=loss.kl_loss_coef,
-        entropy_coeff=loss.entropy_coeff,
-        temperature=loss.temperature,
-        rollout_temperature=config.rollout.temperature,
-        max_ratio=MAX_RATIO if config.train.async_depth else None,
-        max_clamp=loss.max_clamp,
-        chunk_size=loss.chunk_size or max(1, LOGITS_BYTES // (4 * vocab_size)),
-    )
+    shared = [field.name for field in fields(Objective) if hasattr(loss, field.name)]
+    given = {name: getattr(loss, name) for name in shared} | {
+        "vocab_size": vocab_size,
+        "custom": None if loss.path is None else CustomLoss.load(loss.path, folder),
+        "rollout_temperature": config.rollout.temperature,
+        "max_ratio": MAX_RATIO if config.train.async_depth else None,
+        "chunk_size": loss.chunk_size or max(1, LOGITS_BYTES // (4 * vocab_size)),
+    }
+    return Objective(**given)

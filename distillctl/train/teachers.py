@@ -52,7 +52,7 @@ def _served_teacher(
         job.endpoints,
         own.model,
         num_topk=config.loss.num_listed,
-        ask_ids=config.loss.kind == "student_topk",
+        ask_ids=config.loss.needs == "chosen tokens",
         vocab_size=vocab_size,
         max_length=config.max_length,
         timeout_s=own.timeout_s,

@@ -17,8 +17,8 @@ from distillctl.data import arith
 from distillctl.data.schema import INSTRUCTION
 from distillctl.models.locate import model_path
 from distillctl.objective.chunked import token_losses
-from distillctl.objective.divergence import log_probs
 from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.log_probs import log_probs
 from distillctl.objective.teacher_scores import TeacherChunk
 
 OBJECTIVES = {

@@ -1,0 +1,49 @@
+"""The function of `loss.path` is tried before the start, in a process of its own. No torch in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from distillctl.errors import ConfigError
+from distillctl.host.isolation import child_environment, without_launchers
+from distillctl.launch.plan import Plan
+from distillctl.models.architecture import model_shape
+
+
+def require_loss(plan: Plan) -> None:
+    """Raise ConfigError where the function of `loss.path` cannot be loaded, raises, or returns no loss."""
+    path = plan.config.loss.path
+    if path is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        settings = Path(scratch) / "trial.json"
+        trial = {
+            "path": path,
+            "folder": os.getcwd(),
+            "vocab_size": model_shape(plan.student).vocab_size,
+            "device": plan.device,
+            "report": str(report),
+        }
+        settings.write_text(json.dumps(trial))
+        environment = {**without_launchers(os.environ), **plan.rank_environment(0)}
+        done = subprocess.run(
+            [sys.executable, "-m", "distillctl.train.custom_loss", str(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=child_environment(environment, scratch),
+            cwd=scratch,
+        )
+        told = json.loads(report.read_text()) if report.exists() else None
+    if told is not None:
+        raise ConfigError(told["message"], told["hint"])
+    if done.returncode:
+        lines = "\n".join(f"  {line}" for line in done.stdout.decode(errors="replace").splitlines()[-20:])
+        message = f"loss.path: {path}: the process that tried it ended with code {done.returncode}"
+        raise ConfigError(f"{message}; its last lines:\n{lines}", "correct the file")

@@ -1,0 +1,160 @@
+"""The user's own loss: the function of `loss.path`, loaded, tried and called.
+
+The function takes the log-probabilities of student and teacher, float32 [N, V] for N response tokens at a
+time and the shared vocabulary V. It returns the loss of each token [N], which torch differentiates.
+`python -m distillctl.train.custom_loss TRIAL.json` is the trial that the launcher starts before anything
+else: the launcher itself loads no torch.
+
+Dimensions: N or C tokens, V shared vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+
+import torch
+from torch import Tensor
+
+from distillctl.errors import ConfigError, DistillError, RunFailed
+from distillctl.files.python_file import failed_line, one_line, run_file, split_name
+from distillctl.objective.inputs import Objective
+from distillctl.objective.slopes import differentiate
+
+_KEY = "loss.path"
+_SIGNATURE = "(student_log_p, teacher_log_p)"
+_HINT = f"define a function {_SIGNATURE} -> per_token, from [N, V] to [N]; docs/extending.md has an example"
+_LEAST_GRADIENT = 1e-6
+"""A gradient with respect to the logits whose norm is this share of the slope's is rounding."""
+
+
+class _Wrong(Exception):
+    """What a function returned cannot be used as a loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomLoss:
+    """A function of `loss.path`, in the form of a divergence of the package."""
+
+    path: str
+    """As the user wrote it."""
+    function: FunctionType
+    folder: Path
+    """Where the file is executed and the function called."""
+
+    @classmethod
+    def load(cls, spec: str, folder: Path) -> CustomLoss:
+        """The function of `FILE.py:NAME`, or the only one of `FILE.py`. The file is executed.
+
+        Raises ConfigError where it cannot be imported or has no such function.
+        """
+        path, name = split_name(spec)
+        with chdir(folder):
+            module = run_file(path, _KEY)
+        found = {
+            key: value
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and (key == name or value.__module__ == module.__name__)
+        }
+        if name is None and len(found) > 1:
+            hint = f"name one of them: {_KEY}={path}:{next(iter(found))}"
+            raise ConfigError(f"{_KEY}: {path} has several functions: {', '.join(found)}", hint)
+        if name is not None and name not in found:
+            hint = f"functions of that file: {', '.join(found) or 'none'}"
+            raise ConfigError(f"{_KEY}: {path} has no function {name}", hint)
+        if not found:
+            raise ConfigError(f"{_KEY}: {path} has no function", _HINT)
+        function = found[name or next(iter(found))]
+        loss = cls(path, function, folder)
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError as error:
+            raise ConfigError(f"{loss.where()} does not take {_SIGNATURE}: {error}", _HINT) from None
+        return loss
+
+    def where(self, error: BaseException | None = None) -> str:
+        """`loss.path: FILE.py:LINE: NAME`, with the line that an exception came through or the function's."""
+        function = inspect.unwrap(self.function)
+        assert isinstance(function, FunctionType)
+        line = failed_line(error, self.folder / Path(self.path).expanduser()) if error else None
+        return f"{_KEY}: {self.path}:{line or function.__code__.co_firstlineno}: {self.function.__name__}"
+
+    def __call__(
+        self, log_q_CV: Tensor, q_CV: Tensor, log_p_CV: Tensor, objective: Objective
+    ) -> tuple[Tensor, Tensor]:
+        """Value [C] and slope [C, V]. Raises RunFailed where the function raises or returns no loss."""
+        try:
+            with chdir(self.folder):
+                return differentiate(self._checked, log_q_CV, log_p_CV)
+        except _Wrong as error:
+            raise RunFailed(f"{self.where()} {error}", _HINT) from None
+        except (Exception, SystemExit) as error:  # it is the user's program, which may raise anything
+            message = f"{self.where(error)} raised {one_line(error)}"
+            raise RunFailed(message, "correct the file") from error
+
+    def _checked(self, log_q_CV: Tensor, log_p_CV: Tensor) -> Tensor:
+        value_C = self.function(log_q_CV, log_p_CV)
+        if not isinstance(value_C, Tensor):
+            raise _Wrong(f"returned a {type(value_C).__name__} instead of a tensor")
+        if value_C.shape != log_q_CV.shape[:1]:
+            shapes = f"{list(value_C.shape)} for log-probabilities of shape {list(log_q_CV.shape)}"
+            raise _Wrong(f"returned the shape {shapes} instead of one number for each token: [N]")
+        if value_C.dtype != log_q_CV.dtype:
+            raise _Wrong(f"returned {value_C.dtype} instead of {log_q_CV.dtype}")
+        if not value_C.requires_grad:
+            raise _Wrong("has no gradient: what it returns does not depend on student_log_p")
+        return value_C
+
+
+def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
+    """Call the function on made-up log-probabilities.
+
+    Raises RunFailed where it raises or returns no loss, ConfigError where its values or its gradient are not
+    finite, or the gradient is zero.
+    """
+    for name, log_q_NV, log_p_NV in _made_up(vocab_size, device):
+        q_NV = log_q_NV.exp()
+        value_N, slope_NV = loss(log_q_NV, q_NV, log_p_NV, Objective(vocab_size))
+        for what, tensor in (("its values", value_N), ("its gradient", slope_NV)):
+            if not tensor.isfinite().all():
+                raise ConfigError(f"{loss.where()}: not finite: {what}, tried on {name}", _HINT)
+        gradient_NV = slope_NV - q_NV * slope_NV.sum(-1, keepdim=True)
+        if log_q_NV is not log_p_NV and gradient_NV.norm() <= _LEAST_GRADIENT * slope_NV.norm():
+            message = f"{loss.where()} has no gradient: that of the student's logits is zero, tried on {name}"
+            raise ConfigError(message, _HINT)
+
+
+def _made_up(vocab_size: int, device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Pairs of log-probabilities of student and teacher; those of one token tell squeezed shapes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def log_probs(num_tokens: int, scale: float) -> Tensor:
+        logits = scale * torch.randn(num_tokens, vocab_size, generator=generator)
+        return logits.log_softmax(-1).to(device)
+
+    yield "random log-probabilities", log_probs(7, 1.0), log_probs(7, 1.0)
+    yield "peaked log-probabilities", log_probs(7, 5.0), log_probs(7, 5.0)
+    yield "the log-probabilities of a single token", log_probs(1, 1.0), log_probs(1, 1.0)
+    same = log_probs(7, 1.0)
+    yield "a student that equals its teacher", same, same
+
+
+def main() -> None:
+    """The trial: leaves what is wrong in the file `report` of its settings, or nothing."""
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    try:
+        loss = CustomLoss.load(settings["path"], Path(settings["folder"]))
+        try_loss(loss, settings["vocab_size"], torch.device(settings["device"]))
+    except DistillError as error:
+        report = {"message": error.message, "hint": error.hint}
+        Path(settings["report"]).write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
