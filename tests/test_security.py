@@ -31,6 +31,7 @@ from distillctl.models import locate
 from distillctl.rollout.start import engine_environment, engine_settings, start_engine
 from distillctl.teacher.refusals import server_message
 from distillctl.teacher.server import start_server
+from distillctl.train.custom_loss import CustomLoss
 
 PACKAGE = Path(distillctl.__file__).parent
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
@@ -200,10 +201,13 @@ def test_no_shell_is_started():
         assert "shell" not in keywords(call), f"{file}: {name}"
 
 
-def test_only_the_reward_runs_a_file():
+def test_only_what_loads_the_users_files_runs_a_file():
     for file, name, call in calls():
-        if name.split(".")[-1] in ("exec_module", "spec_from_file_location", "run_path", "import_module"):
-            assert file == "grading/custom.py", f"{file}: {name}"
+        if name.split(".")[-1] in ("exec_module", "spec_from_file_location", "run_path"):
+            assert file == "files/python_file.py", f"{file}: {name}"
+        if name.split(".")[-1] == "import_module":  # of the package: its name is one of the folder's files
+            assert file == "objective/divergences/__init__.py", f"{file}: {name}"
+            assert ast.unparse(call) == "importlib.import_module(f'{__name__}.{name}')"
         if name.split(".")[-1] == "load_dataset":
             assert ast.unparse(call.args[0]) == "_HUB_ID", f"{file}: a data set that is not GSM8K"
 
@@ -450,7 +454,7 @@ def test_every_rank_scans_its_share(tmp_path):
         _scan(tmp_path, SimpleNamespace(rank=0, world_size=2))
 
 
-# --- the reward's code -----------------------------------------------------------------------------
+# --- the code of reward and loss -------------------------------------------------------------------
 
 REWARD = "import os\nos.mkdir({marker!r})\ndef compute_score(**kwargs):\n    return 0.0\n"
 
@@ -476,6 +480,30 @@ def test_the_reward_is_a_regular_file(folder, make):
         load_reward("reward.py", "compute_score")
 
 
+LOSS = "import os\nos.mkdir({marker!r})\ndef loss(s, t):\n    return (s.exp() * (s - t)).sum(-1)\n"
+
+
+def test_the_loss_is_not_looked_for_beside_models_or_data(train, model, folder):
+    for place in (model, folder / "data" / "arith"):
+        (place / "loss.py").write_text(LOSS.format(marker=str(folder / "marker")))
+    err = train(f"student.model={model}", "loss.path=loss.py")
+    assert "loss.path: loss.py: no such file" in err
+    assert not (folder / "marker").exists()
+
+
+def test_the_loss_is_run_from_the_path_that_is_named(folder):
+    (folder / "loss.py").write_text(LOSS.format(marker=str(folder / "marker")))
+    CustomLoss.load("loss.py", folder)
+    assert (folder / "marker").is_dir()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "fifo"])
+def test_the_loss_is_a_regular_file(folder, make):
+    make("loss.py")
+    with pytest.raises(ConfigError, match=r"loss\.path: loss\.py: no such file"):
+        CustomLoss.load("loss.py", folder)
+
+
 def test_the_path_of_code_comes_from_the_configuration_or_the_command_line():
     found = [
         (file, ast.unparse(call.args[0])) for file, name, call in calls() if name.endswith("load_reward")
@@ -486,6 +514,11 @@ def test_the_path_of_code_comes_from_the_configuration_or_the_command_line():
         argument.removeprefix("plan.") in ("config.reward.path", "reward.path") for argument in configured
     )
     assert ("evaluate/rescore.py", "path") in found  # of `eval --score`
+    losses = {
+        (file, ast.unparse(call.args[0])) for file, name, call in calls() if name.endswith("CustomLoss.load")
+    }
+    assert losses == {("train/objectives.py", "loss.path"), ("train/custom_loss.py", "settings['path']")}
+    assert "path = plan.config.loss.path" in ast.unparse(TREES["launch/loss_trial.py"])
 
 
 # --- logs ------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class LossConfig(Section):
     loss_scale_factor: float | None = Field(default=None, gt=0.0)
     """Divisor of `seq-mean-token-sum-norm`; null means `data.max_response_length`."""
     token_fraction: Fraction = 1.0
-    """Train on this first part of each response; neither model computes anything for the rest."""
+    """Train on this first part of each response only; the rest is neither scored nor trained on."""
     max_clamp: float | None = Field(default=None, gt=0.0)
     """Clip the divergence of a token to [-max_clamp, max_clamp]; a token beyond has no gradient."""
     chunk_size: int | None = Field(default=None, ge=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from distillctl.config.loading import preset_names
 from distillctl.config.schema import Config, TeacherConfig
+from distillctl.objective.divergences import NAMES
 
 _HEAD = """\
 # Configuration
@@ -67,6 +68,9 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(_type(option) for option in field["anyOf"])
     values = field.get("enum", [field["const"]] if "const" in field else [])
+    if set(NAMES) <= set(values):  # a divergence is added without a change to the page
+        values = [value for value in values if value not in NAMES]
+        return ", ".join(["a [divergence](objectives.md)", *(f"`{value}`" for value in values)])
     if values:
         return ", ".join(f"`{value}`" for value in values)
     if field["type"] == "array":

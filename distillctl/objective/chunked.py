@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distillctl.objective.estimators import k3
 from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.log_probs import log_probs
 from distillctl.objective.matmul import add_head_gradient, hidden_gradient
 from distillctl.objective.policy import clipped_surrogate
 from distillctl.objective.teacher_scores import TeacherChunk, TeacherScores

@@ -79,11 +79,12 @@ class CustomLoss:
         return loss
 
     def where(self, error: BaseException | None = None) -> str:
-        """`loss.path: FILE.py:LINE: NAME`, with the line that an exception came through or the function's."""
+        """`loss.path: FILE.py:LINE: function NAME`, with the line that raised, or the function's first."""
         function = inspect.unwrap(self.function)
         assert isinstance(function, FunctionType)
         line = failed_line(error, self.folder / Path(self.path).expanduser()) if error else None
-        return f"{_KEY}: {self.path}:{line or function.__code__.co_firstlineno}: {self.function.__name__}"
+        line = line or function.__code__.co_firstlineno
+        return f"{_KEY}: {self.path}:{line}: function {function.__name__}"
 
     def __call__(
         self, log_q_CV: Tensor, q_CV: Tensor, log_p_CV: Tensor, objective: Objective
@@ -121,9 +122,9 @@ def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
     for name, log_q_NV, log_p_NV in _made_up(vocab_size, device):
         q_NV = log_q_NV.exp()
         value_N, slope_NV = loss(log_q_NV, q_NV, log_p_NV, Objective(vocab_size))
-        for what, tensor in (("its values", value_N), ("its gradient", slope_NV)):
+        for what, tensor in (("values that are", value_N), ("a gradient that is", slope_NV)):
             if not tensor.isfinite().all():
-                raise ConfigError(f"{loss.where()}: not finite: {what}, tried on {name}", _HINT)
+                raise ConfigError(f"{loss.where()} gives {what} not finite, tried on {name}", _HINT)
         gradient_NV = slope_NV - q_NV * slope_NV.sum(-1, keepdim=True)
         if log_q_NV is not log_p_NV and gradient_NV.norm() <= _LEAST_GRADIENT * slope_NV.norm():
             message = f"{loss.where()} has no gradient: that of the student's logits is zero, tried on {name}"

@@ -77,7 +77,11 @@ def test_overrides_are_json_or_strings(override, key, value):
         ("=", "'=' is not an override of the form KEY=VALUE", "optim.lr=1e-5"),
         ("optim.lr=-1", "optim.lr (command line)", ""),
         ("optim.lr=NaN", "optim.lr (command line)", ""),
-        ("train.epochs=2", "exactly one of train.steps and train.epochs", ""),
+        ("train.steps=null", "exactly one of train.steps and train.epochs", ""),
+        ("train.epochs=2 train.steps=2", "exactly one of train.steps and train.epochs", ""),
+        ("loss.kind=null", "exactly one of loss.kind and loss.path", ""),
+        ("loss.kind=jsd loss.path=mine.py", "exactly one of loss.kind and loss.path", ""),
+        ("loss.kind=reverse", "'reverse_kl'", ""),
         ("loss.kind=k1", "loss.kind (command line)", ""),
         ("eval.every=5 data.val_files=[]", "eval.every needs data.val_files", ""),
         ("zero.stage=0 zero.offload=optimizer", "zero.offload needs", ""),
@@ -158,8 +162,8 @@ def test_an_unknown_key_of_a_named_teacher_names_the_nearest():
         (["loss.kind=sampled", "loss.update=policy_gradient", "loss.kl_loss_type=k3"], "use kl_loss_type=k1"),
         (["loss.update=policy_gradient"], "needs kind=sampled"),
         (["loss.kl_loss_type=low_var_kl"], "kl_loss_type=low_var_kl needs kind=sampled"),
-        (["teacher.serve=true"], "loss.kind=reverse_kl needs the teacher's whole distribution"),
-        (["teacher.serve=true", "loss.kind=topk", "loss.temperature=0.5"], "set loss.temperature=1"),
+        (["loss.path=x.py", "loss.kl_loss_type=k2"], "needs kind=sampled, not loss.path=x.py"),
+        (["loss.path=x.py", "loss.update=policy_gradient"], "needs kind=sampled"),
         (["teacher.serve=true", "teacher.url=http://h:1", "loss.kind=topk"], "not both"),
         (
             ["teacher.serve=true", "teacher.shard=true", "loss.kind=topk"],
@@ -188,3 +192,43 @@ def test_the_estimator_has_a_default_that_fits_the_update(overrides, estimator):
         loading.load_preset("tiny-from-small-arith", ["loss.kind=sampled", *overrides]).loss.estimator
         == estimator
     )
+
+
+def pair_of_keys(config):
+    return (config.loss.kind, config.loss.path), (config.train.steps, config.train.epochs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "loss", "train"),
+    [
+        ([], ("jsd", None), (7, None)),
+        (["loss.path=mine.py"], (None, "mine.py"), (7, None)),
+        (["loss.path=mine.py:f", "train.epochs=2"], (None, "mine.py:f"), (None, 2)),
+        (["loss.path=null", "train.epochs=null"], ("jsd", None), (7, None)),
+        (["loss.kind=topk", "train.steps=3"], ("topk", None), (3, None)),
+    ],
+)
+def test_an_override_takes_the_place_of_the_other_key_of_a_pair(tmp_path, overrides, loss, train):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "student: {model: x}\nteacher: {model: y}\nloss: {kind: jsd}\ndata: {train_files: a.parquet}\n"
+        "train: {steps: 7}\n"
+    )
+    config = loading.load_config(path, overrides)
+    assert pair_of_keys(config) == (loss, train)
+    path.write_text(loading.to_yaml(config))
+    assert loading.load_config(path) == config
+
+
+def test_a_kind_takes_the_place_of_the_path_in_a_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = "student: {model: x}\nteacher: {model: y}\ndata: {train_files: a.parquet}\ntrain: {epochs: 1}\n"
+    path.write_text(text + "loss: {path: mine.py}\n")
+    assert pair_of_keys(loading.load_config(path)) == ((None, "mine.py"), (None, 1))
+    assert pair_of_keys(loading.load_config(path, ["loss.kind=topk", "train.steps=4"])) == (
+        ("topk", None),
+        (4, None),
+    )
+    path.write_text(text + "loss: {path: mine.py, kind: topk}\n")
+    with pytest.raises(ConfigError, match=r"loss \(.*\): .*exactly one of loss\.kind and loss\.path"):
+        loading.load_config(path)

@@ -408,6 +408,7 @@ def test_the_hint_of_an_estimator_is_one_without_a_warning(pair, estimator):
         ({"kind": "topk"}, "a lower bound"),
         ({"kind": "student_topk", "topk": 8}, "the student's 8 most likely"),
         ({"kind": "sampled", "update": "policy_gradient"}, "policy gradient"),
+        ({"path": "mine.py:f"}, "your own loss, loss.path=mine.py:f"),
     ],
 )
 def test_other_objectives_are_described(pair, loss, detail):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
+from distillctl.objective.divergences import NAMES
 from distillctl.objective.inputs import Tokens
 from distillctl.objective.teacher_scores import Dense
 
@@ -31,6 +32,38 @@ SETTINGS = {
     "all": {"kl_loss_coef": 0.6, "entropy_coeff": 0.1, "temperature": 1.3},
 }
 EVERY_SETTING = pytest.mark.parametrize("fields", SETTINGS.values(), ids=SETTINGS.keys())
+
+
+EVERY_FILE = pytest.mark.parametrize("name", NAMES)
+
+
+@EVERY_FILE
+def test_a_slope_is_the_central_difference_of_the_value(make_case, ours, central_difference, name):
+    case = make_case(3, seed=5)
+    central_difference(case, lambda moved: ours(moved, case.teacher, kind=name, temperature=0.8))
+
+
+@EVERY_FILE
+def test_a_slope_over_buckets_is_the_central_difference(make_case, ours, central_difference, name):
+    case = make_case(3, seed=6)
+    fields = {"kind": "topk", "topk": 4, "topk_divergence": name}
+    central_difference(case, lambda moved: ours(moved, case.teacher, **fields))
+
+
+@EVERY_FILE
+def test_a_divergence_is_positive_and_zero_for_equal_models(make_case, ours, name):
+    case = make_case(7, scale=2.0)
+    assert (ours(case, case.teacher, kind=name).stats["actor/kl_loss"] > 0).all()
+    same = ours(case, Dense(case.hidden_NH, case.head_VH), kind=name)
+    assert same.stats["actor/kl_loss"].abs().max() < 1e-14
+    assert same.grad_hidden_NH.abs().max() < 1e-14
+
+
+@EVERY_FILE
+def test_a_divergence_in_float32_agrees_with_float64(make_case, ours, assert_same, name):
+    case = make_case(9, seed=7, scale=1.5)
+    single = case.to(torch.float32)
+    assert_same(ours(single, single.teacher, kind=name), ours(case, case.teacher, kind=name), 1e-5)
 
 
 @pytest.fixture(scope="session")

@@ -126,9 +126,17 @@ def one_rank(folder):
     return folder / "one"
 
 
+LOSS = """
+def reverse_kl(student_log_p, teacher_log_p):
+    return (student_log_p.exp() * (student_log_p - teacher_log_p)).sum(-1)
+"""
+
+
 @pytest.fixture(scope="module")
 def two_ranks(folder):
-    train(folder, "two", "train.world_size=2", "teacher.shard=true")
+    """With the reverse KL in a file of the user's own, which gives what the package's does."""
+    (folder / "my_loss.py").write_text(LOSS)
+    train(folder, "two", "train.world_size=2", "teacher.shard=true", "loss.path=my_loss.py")
     return folder / "two"
 
 
