@@ -29,8 +29,10 @@ distillctl train --preset tiny-from-small-arith optim.lr=5e-4 data.train_files=m
 ```
 
 The first `=` splits key and value. The value is JSON if it parses (`1e-5`, `true`, `null`, `[0, 1]`), else a
-string; one value for a list is a list of one. Command line beats file, file beats default. An unknown key is
-an error that names the nearest one, and all problems are reported at once, before anything starts.
+string; one value for a list is a list of one. Command line beats file, file beats default. Of `loss.kind` and
+`loss.path`, and of `train.steps` and `train.epochs`, a run has one: an override of the one replaces the other
+where the file sets it. An unknown key is an error that names the nearest one, and all problems are reported
+at once, before anything starts.
 `distillctl train ... --dry-run` prints the result with the commands and the memory it would take;
 `distillctl inspect schema` prints the JSON schema.
 """

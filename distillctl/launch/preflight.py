@@ -180,18 +180,19 @@ def _student_checks(config: Config, ours: _Model) -> list[Check]:
 
 
 def _objective_check(config: Config) -> Check:
-    """Which divergence the configured loss really descends."""
-    loss, name = config.loss, "objective"
+    """Which divergence the gradient of the configured loss reduces."""
+    loss = config.loss
+    name = "objective"
     if loss.kind == "topk":
         detail = (
             f"{loss.topk_divergence} over the teacher's {loss.topk} most likely tokens and a bucket for "
-            "the rest: a lower bound of the full divergence; how the bucket is spread is not trained"
+            "the rest: a lower bound of the full divergence; probabilities within the bucket are not trained"
         )
         return Check(name, "ok", detail)
     if loss.kind == "student_topk":
         detail = (
-            f"reverse KL, exact on the student's {loss.topk} most likely tokens and sampled on the rest: its "
-            "gradient in expectation"
+            f"reverse KL, exact on the student's {loss.topk} most likely tokens and estimated from the "
+            "sampled token on the rest; its gradient is right in expectation"
         )
         return Check(name, "ok", detail)
     if loss.kind == "sampled":
@@ -203,9 +204,10 @@ def _objective_check(config: Config) -> Check:
 
 
 def _estimator_check(config: Config) -> Check:
-    """Expected gradients for y ~ q, the distribution of y held fixed: `docs/objectives.md` derives them."""
-    estimator, name = config.loss.estimator, "objective"
-    if config.loss.update == "policy_gradient":
+    """What the estimator's gradient is in expectation over the sampled token (`docs/objectives.md`)."""
+    estimator = config.loss.estimator
+    name = "objective"
+    if config.loss.policy_gradient:
         detail = (
             "policy gradient with log p - log q as advantage: in expectation the gradient of the reverse KL"
         )
@@ -217,8 +219,8 @@ def _estimator_check(config: Config) -> Check:
         )
     elif estimator == "abs":
         detail = (
-            "abs as a loss has the expected gradient of no KL: it is sum q sign(log q - log p) grad log q, "
-            "which ignores how far the two are apart"
+            "abs as a loss does not have the expected gradient of any KL: it is sum q sign(log q - log p) "
+            "grad log q, which ignores how far the two are apart"
         )
     else:
         biased = estimator.startswith(("k2", "mse", "abs"))
@@ -229,8 +231,10 @@ def _estimator_check(config: Config) -> Check:
 
 
 def _sampling_check(config: Config) -> Check:
-    """Whether rollouts come from the distribution that the loss is about."""
-    loss, rollout, name = config.loss, config.rollout, "sampling"
+    """Whether rollouts are sampled from the distribution that is trained."""
+    loss = config.loss
+    rollout = config.rollout
+    name = "sampling"
     if rollout.temperature == loss.temperature and rollout.top_p == 1.0:
         return Check(name, "ok", "rollouts are samples of the distribution that is trained")
     how = (
@@ -251,9 +255,10 @@ def _sampling_check(config: Config) -> Check:
     detail = (
         f"{how}: loss.kind={loss.kind} takes them for samples of the trained distribution, so it is biased"
     )
-    if loss.update == "policy_gradient":
+    if loss.policy_gradient:
         detail = (
-            f"{how}: the importance ratio makes up for it only up to 1 +- loss.clip_ratio={loss.clip_ratio:g}"
+            f"{how}: the importance ratio corrects this only within the PPO clip range, "
+            f"loss.clip_ratio={loss.clip_ratio:g}"
         )
     return Check(name, "warn", detail, f"rollout.temperature={loss.temperature:g} rollout.top_p=1")
 
@@ -262,7 +267,8 @@ def _staleness_checks(config: Config) -> list[Check]:
     """What one-step-off rollouts do to the objective (AsyncOPD, arXiv 2606.24143)."""
     if not config.train.async_depth:
         return []
-    loss, name = config.loss, "staleness"
+    loss = config.loss
+    name = "staleness"
     divergence = loss.topk_divergence if loss.kind == "topk" else loss.kind or loss.label
     if divergence == "forward_kl":
         return [Check(name, "ok", "rollouts are one step old, which the forward KL tolerates")]

@@ -1,7 +1,7 @@
-"""From token losses to one number: a weight for every token, so that the loss is the weighted sum.
+"""From token losses to one number: every token gets a weight, and the loss is the weighted sum.
 
-The counts are those of the global batch (all ranks, all micro-batches), which makes the loss independent of
-how the batch is split. Modes are verl's `loss_agg_mode` (its `agg_loss`).
+Sequences and tokens are counted over the global batch (all ranks, all micro-batches), so the loss does not
+depend on how the batch is split. Modes are verl's `loss_agg_mode` (its `agg_loss`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 
 def token_weights(mode: str, lengths: Sequence[int], scale_factor: float) -> list[float]:
-    """Weight of each token of a sequence, one number per sequence of the global batch.
+    """The weight of each token of a sequence, one number for each sequence of the global batch.
 
-    `lengths` counts the trained tokens of every sequence; one without any has weight 0 and does not count as
-    a sequence. `scale_factor` is the divisor of `seq-mean-token-sum-norm`.
+    `lengths` counts the trained tokens of every sequence. A sequence without any has weight 0 and is not
+    counted. `scale_factor` is the divisor of `seq-mean-token-sum-norm`.
     """
-    num_sequences, num_tokens = sum(length > 0 for length in lengths), sum(lengths)
+    num_sequences = sum(length > 0 for length in lengths)
+    num_tokens = sum(lengths)
     if not num_tokens:
         return [0.0] * len(lengths)
     if mode == "seq-mean-token-mean":

@@ -1,8 +1,8 @@
-"""Distributions over K listed tokens and one bucket for all others.
+"""Distributions over K listed tokens and one bucket, the tail, for all others.
 
-Merging outcomes never increases a KL divergence (data processing inequality), so a divergence of K + 1
-buckets is a divergence in its own right and a lower bound of the full one. Leaving the tail out would be
-neither: the loss could fall below zero by moving mass out of the list.
+Merging outcomes never increases a KL divergence (data processing inequality). So a divergence over K + 1
+buckets is a divergence in its own right and a lower bound of the full one. A sum over the listed tokens alone
+is neither: the student could push it below zero by moving probability out of the list.
 
 Dimensions: C tokens, V vocabulary, K listed tokens (-1: no token), B = K + 1 buckets, the tail last.
 """
@@ -17,7 +17,10 @@ from distillctl.objective.log_probs import LOG_FLOOR
 
 
 def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
-    """Log-probabilities [C, B] of the listed tokens and of the rest, which is summed, not subtracted."""
+    """Log-probabilities [C, B] of the listed tokens and of the tail.
+
+    The tail is the sum over all other tokens; 1 minus the listed ones would cancel.
+    """
     columns_CK, missing_CK = _columns(log_q_CV, ids_CK)
     padded_CX = F.pad(log_q_CV, (0, 1), value=-torch.inf)
     listed_CK = padded_CX.gather(-1, columns_CK)
@@ -26,11 +29,11 @@ def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
 
 
 def with_tail(logp_CK: Tensor, ids_CK: Tensor, vocab_size: int) -> Tensor:
-    """Log-probabilities [C, B] where only the listed ones are known: the tail is what they leave of 1.
+    """Log-probabilities [C, B] where only the listed ones are known: the tail is 1 minus their sum.
 
-    What they leave is computed in float64. Where it is less than the rounding of the listed values can make
-    of nothing, it is taken for the largest tail that the dtype hides: a server's softmax in float32 gives
-    the log-probability 0 to a token that has all but 6e-8.
+    The difference is computed in float64. Where rounding of the listed values alone can explain it, the tail
+    is set to the largest one that the dtype hides: a server's softmax in float32 gives the log-probability 0
+    to a token that has all probability but 6e-8.
     """
     missing_CK = ids_CK < 0
     listed_CK = logp_CK.masked_fill(missing_CK, -torch.inf)
@@ -53,7 +56,7 @@ def _complement(logp_CK: Tensor) -> Tensor:
 
 
 def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor) -> Tensor:
-    """Slope [C, V] from the slope of the buckets: the tail's is shared in proportion to q."""
+    """Slope [C, V] from that of the buckets; the tokens of the tail share its slope in proportion to q."""
     columns_CK, _ = _columns(log_q_CV, ids_CK)
     share_CV = (log_q_CV - log_q_CB[:, -1:]).clamp_(max=0.0).exp_()
     slope_CX = F.pad(share_CV.mul_(slope_CB[:, -1:]), (0, 1))
@@ -61,13 +64,13 @@ def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor)
 
 
 def overlap(ids_CK: Tensor, other_ids_CK: Tensor, vocab_size: int) -> Tensor:
-    """Share [C] of the tokens of `ids_CK` (no -1 there) that are also in `other_ids_CK`."""
+    """Share [C] of the tokens in `ids_CK`, which holds no -1, that `other_ids_CK` holds too."""
     member_CX = torch.zeros(len(ids_CK), vocab_size + 1, dtype=torch.bool, device=ids_CK.device)
     member_CX.scatter_(-1, other_ids_CK.masked_fill(other_ids_CK < 0, vocab_size), True)
     return member_CX.gather(-1, ids_CK).float().mean(-1)
 
 
 def _columns(log_q_CV: Tensor, ids_CK: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids with -1 sent to a column after the vocabulary, and where that is."""
+    """The ids, with -1 replaced by a column after the vocabulary, and a mask of where that was."""
     missing_CK = ids_CK < 0
     return ids_CK.masked_fill(missing_CK, log_q_CV.shape[-1]), missing_CK

@@ -7,7 +7,7 @@ With d = log q - log p on the sampled token (J. Schulman, "Approximating KL dive
     abs              |d|                       k3, low_var_kl   exp(-d) - 1 + d
     X+               the value of X with the gradient of k2 (straight through)
 
-What a value estimates and where its gradient leads are two questions; `docs/objectives.md` answers both.
+The mean of a value and the mean of its gradient can belong to two divergences; `docs/objectives.md` has both.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
-"""Bound on |d| before exponentiating, as verl's k3 has it (e^20 is 5e8)."""
+"""|d| is clipped to this before it is exponentiated, as in verl's k3 (e^20 is 5e8)."""
 MAX_K3 = 10.0
-"""verl's bound on k3 as a loss; where it holds, the token has no gradient. |d| is below 20 there."""
+"""k3 as a loss is clipped to this, as in verl; a clipped token has no gradient. Below it |d| is below 20."""
 _ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 
 
 def k3(log_ratio_N: Tensor) -> Tensor:
-    """exp(-d) - 1 + d for d = `log_ratio_N`, never negative."""
+    """exp(-d) - 1 + d [N] for d = `log_ratio_N`; never negative."""
     bounded = log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.expm1(-bounded) + bounded
 

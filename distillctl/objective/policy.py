@@ -1,4 +1,7 @@
-"""The clipped policy gradient, for per-token distillation advantages and for task rewards."""
+"""The clipped policy gradient, for per-token distillation advantages and for task rewards.
+
+Dimensions: C tokens.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,24 @@ from distillctl.objective.estimators import MAX_LOG_RATIO
 
 
 class Surrogate(NamedTuple):
-    """Of C tokens."""
+    """The PPO loss of C tokens."""
 
     value_C: Tensor
     slope_C: Tensor
     """Derivative with respect to log q of the sampled token."""
     clipped_C: Tensor
-    """1.0 where the clip took the gradient away."""
+    """1.0 where the token is clipped and has no gradient, else 0.0."""
 
 
 def clipped_surrogate(log_ratio_C: Tensor, advantage_C: Tensor, clip_ratio: float) -> Surrogate:
     """-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A) (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
-    `log_ratio_C` = log r: log q now, minus the log-probability with which the token was sampled.
+    `log_ratio_C` is log r: the log-probability of the token under the current weights, minus that with which
+    it was sampled. `clip_ratio` is the PPO clip range.
     """
     ratio_C = log_ratio_C.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    free_C = ratio_C * advantage_C
-    held_C = ratio_C.clamp(1.0 - clip_ratio, 1.0 + clip_ratio) * advantage_C
-    clipped_C = held_C < free_C
-    slope_C = torch.where(clipped_C, 0.0, -free_C)
-    return Surrogate(-torch.minimum(free_C, held_C), slope_C, clipped_C.to(ratio_C.dtype))
+    unclipped_C = ratio_C * advantage_C
+    bounded_C = ratio_C.clamp(1.0 - clip_ratio, 1.0 + clip_ratio) * advantage_C
+    clipped_C = bounded_C < unclipped_C
+    slope_C = torch.where(clipped_C, 0.0, -unclipped_C)
+    return Surrogate(-torch.minimum(unclipped_C, bounded_C), slope_C, clipped_C.to(ratio_C.dtype))

@@ -1,4 +1,7 @@
-"""The distillation term of the loss for each `loss.kind`: value, slope and metrics of a chunk of tokens.
+"""The distillation term of the loss: value, slope and metrics of a chunk of tokens.
+
+The kinds `topk`, `student_topk` and `sampled` are here; the divergences over the whole vocabulary are in
+`divergences`.
 
 Dimensions: C tokens of a chunk, V shared vocabulary, K listed tokens.
 """
@@ -20,12 +23,13 @@ from distillctl.objective.policy import clipped_surrogate
 from distillctl.objective.teacher_scores import TopK
 
 Stats = dict[str, Tensor]
-"""Values [C] by metric name (`run.METRICS` has the units)."""
+"""Values [C] by the name of the metric; `run/metrics.py` has the units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What both models say about C tokens: all of the student, and of the teacher either all or a list."""
+    """What both models say about C tokens: the whole distribution of the student, and of the teacher either
+    the whole distribution or a list of tokens."""
 
     log_q_CV: Tensor
     q_CV: Tensor
@@ -40,18 +44,19 @@ class Chunk:
     """log q minus the log-probability with which the engine sampled the token."""
 
     def importance(self, max_ratio: float | None) -> Tensor:
-        """Weight of the sampled token under the weights of now, truncated at `max_ratio` (1 without it)."""
+        """Importance weight [C] of the sampled token under the current weights, truncated at `max_ratio`; 1
+        where `max_ratio` is None."""
         if max_ratio is None:
             return torch.ones_like(self.log_ratio_C)
         return self.log_ratio_C.clamp(max=math.log(max_ratio)).exp()
 
     def one_hot(self, slope_C: Tensor) -> Tensor:
-        """Slope [C, V] of something that depends on the sampled token only."""
+        """Slope [C, V] of a value that depends on the sampled token only."""
         return torch.zeros_like(self.log_q_CV).scatter_(-1, self.target_C1, slope_C[:, None])
 
 
 class Term(NamedTuple):
-    """A part of the loss."""
+    """A term of the loss: value, slope, and its own metrics."""
 
     value_C: Tensor
     slope_CV: Tensor
@@ -59,7 +64,7 @@ class Term(NamedTuple):
 
 
 def distillation_term(chunk: Chunk, objective: Objective) -> Term:
-    """The divergence D of the objective, before its coefficient."""
+    """The term D of the objective, before its coefficient and after `max_clamp`."""
     match objective.kind:
         case "topk":
             term = _topk(chunk, objective)
@@ -84,8 +89,8 @@ def distillation_term(chunk: Chunk, objective: Objective) -> Term:
 
 
 def _policy_gradient(chunk: Chunk, objective: Objective) -> Term:
-    """Every token's advantage is -(log q - log p), held fixed ("On-Policy Distillation", Thinking Machines
-    Lab, 2025)."""
+    """A policy gradient whose advantage for each token is -(log q - log p), without gradient ("On-Policy
+    Distillation", Thinking Machines Lab, 2025)."""
     advantage_C = chunk.logp_C - chunk.logq_C
     if objective.max_clamp is not None:
         advantage_C = advantage_C.clamp(-objective.max_clamp, objective.max_clamp)
@@ -95,7 +100,7 @@ def _policy_gradient(chunk: Chunk, objective: Objective) -> Term:
 
 
 def _topk(chunk: Chunk, objective: Objective) -> Term:
-    """A divergence over the teacher's K most likely tokens and the tail."""
+    """A divergence over the teacher's K most likely tokens and one bucket for all others."""
     if chunk.listed is None:
         assert chunk.log_p_CV is not None
         ids_CK = chunk.log_p_CV.topk(min(objective.topk, objective.vocab_size)).indices
@@ -112,7 +117,8 @@ def _topk(chunk: Chunk, objective: Objective) -> Term:
 
 
 def _student_topk(chunk: Chunk, objective: Objective) -> Term:
-    """Reverse KL with the student's K most likely tokens S exactly and the rest from the sampled token y:
+    """Reverse KL, exact on the set S of the student's K most likely tokens and estimated on the rest from the
+    sampled token y:
 
         sum over S of sg(q d) log q + [y not in S] sg(d) log q(y),    d = log q - log p, sg = stop-gradient
 
@@ -127,7 +133,8 @@ def _student_topk(chunk: Chunk, objective: Objective) -> Term:
         log_p_CB = with_tail(logp_CK, ids_CK, objective.vocab_size)
         stats = _coverage(coarsen(chunk.log_q_CV, ids_CK), log_p_CB, ids_CK, teacher_ids_CK, objective)
     else:
-        ids_CK, logp_CK = chunk.listed.ids_NK, chunk.listed.logp_NK
+        ids_CK = chunk.listed.ids_NK
+        logp_CK = chunk.listed.logp_NK
     missing_CK = ids_CK < 0
     logq_CK = chunk.log_q_CV.gather(-1, ids_CK.clamp_min(0))
     exact_CK = (logq_CK.exp() * (logq_CK - logp_CK)).masked_fill(missing_CK, 0.0)
@@ -149,12 +156,14 @@ def _coverage(
 
 
 def chunk_stats(chunk: Chunk) -> Stats:
-    """The metrics that every objective reports: exact from a full distribution.
+    """The metrics that every objective reports, exact where the teacher's whole distribution is known.
 
-    From a list they are those of the buckets {sampled token, listed tokens, rest}: lower bounds.
+    From a list they are those of the buckets {sampled token, listed tokens, rest}, which are lower bounds.
     """
     if chunk.log_p_CV is not None:
-        log_q_CB, q_CB, log_p_CB = chunk.log_q_CV, chunk.q_CV, chunk.log_p_CV
+        log_q_CB = chunk.log_q_CV
+        q_CB = chunk.q_CV
+        log_p_CB = chunk.log_p_CV
     else:
         assert chunk.listed is not None
         ids_CK = chunk.listed.ids_NK
@@ -165,7 +174,8 @@ def chunk_stats(chunk: Chunk) -> Stats:
         log_p_CB = with_tail(logp_CX, ids_CX, chunk.log_q_CV.shape[-1])
         q_CB = log_q_CB.exp()
     d_C = chunk.logq_C - chunk.logp_C
-    p_CB, difference_CB = log_p_CB.exp(), log_q_CB - log_p_CB
+    p_CB = log_p_CB.exp()
+    difference_CB = log_q_CB - log_p_CB
     return {
         "kl/reverse": torch.linalg.vecdot(q_CB, difference_CB),
         "kl/forward": -torch.linalg.vecdot(p_CB, difference_CB),

@@ -91,9 +91,8 @@ def test_a_file_that_cannot_be_used_is_refused(load, source, name, message, hint
 def test_the_file_runs_in_the_folder_of_the_command(load, tmp_path):
     (tmp_path / "scale.txt").write_text("2.0")
     read = "float(Path('scale.txt').read_text())"
-    loss = load(
-        f"from pathlib import Path\nAT_IMPORT = {read}\ndef loss(s, t):\n    return -AT_IMPORT * {read} * s[:, 0]\n"
-    )
+    source = f"from pathlib import Path\nAT_IMPORT = {read}\n"
+    loss = load(f"{source}def loss(s, t):\n    return -AT_IMPORT * {read} * s[:, 0]\n")
     log_q_CV = torch.tensor([[0.5, 0.5]]).log()
     value_C, slope_CV = loss(log_q_CV, log_q_CV.exp(), log_q_CV, Objective(2))
     torch.testing.assert_close(value_C, -4.0 * log_q_CV[:, 0])
