@@ -1,6 +1,6 @@
 """Peak memory of the loss, forward and backward, against a dense one that holds all logits at once.
 
-python tests/benchmarks/loss_memory.py [--tokens 4096] [--vocab 151936] [--hidden 896] [--kinds KIND ...]
+python tests/benchmarks/loss_memory.py [--tokens 4096] [--vocab 151936] [--hidden 896] [--kinds KIND|FILE.py ...]
 
 Each line is one process on the CPU in float32, with the teacher at hand and the default chunk size. Peak: the
 largest resident memory (VmHWM, reset just before) over the resident memory with models and inputs in place.
@@ -40,10 +40,9 @@ def memory_kib(name):
 
 
 def objective(kind, vocab_size):
-    """With the chunk size of a run that does not set one."""
-    return make_objective(
-        load_config(preset_path("tiny-from-small-arith"), [f"loss.kind={kind}"]), vocab_size
-    )
+    """With the chunk size of a run that does not set one; `kind` may be a FILE.py of `loss.path`."""
+    key = "loss.path" if kind.endswith(".py") else "loss.kind"
+    return make_objective(load_config(preset_path("tiny-from-small-arith"), [f"{key}={kind}"]), vocab_size)
 
 
 def make_inputs(num_tokens, vocab_size, hidden_size):
@@ -117,7 +116,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--vocab", type=int, default=151936)
     parser.add_argument("--hidden", type=int, default=896)
-    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
+    parser.add_argument("--kinds", nargs="*", default=KINDS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
