@@ -41,7 +41,7 @@ def test_a_page_that_unpacks_to_gigabytes(tmp_path, little):
     texts = pa.array(["a" * (1 << 26)])
     pq.write_table(pa.table({"prompt": texts}), path, compression="zstd", use_dictionary=False)
     with pytest.raises(
-        ConfigError, match=r"x\.parquet: unpacks from \d+ bytes to 0\.1 GiB, of which at most 0\.0"
+        ConfigError, match=r"x\.parquet: unpacks from \d+ bytes to 0\.1 GiB, but at most 0\.0"
     ):
         read_rows(path)
 

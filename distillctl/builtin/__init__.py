@@ -1,1 +1,1 @@
-"""The two tiny models that are shipped with the package, and the program that made them (`train_pair.py`)."""
+"""The two tiny models that the package ships, and the program that made them (`train_pair.py`)."""

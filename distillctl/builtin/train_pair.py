@@ -1,9 +1,9 @@
 """Make the shipped pair from scratch: one tokenizer, `tiny-teacher` and `tiny-student`.
 
 In: the `arith` generator. Out: two model directories that load with plain transformers and vLLM.
-Both models see the same kind of data; the student is smaller and its training is stopped early, so
-that there is something left to distil. `python -m distillctl.builtin.train_pair --out DIR`: about 15
-minutes on two cores. The test questions of the `arith` data set are never trained on.
+Both models train on the same kind of data. The student is smaller and stops training early, which
+leaves something to distil. Neither model trains on the test questions of the `arith` data set.
+`python -m distillctl.builtin.train_pair --out DIR` takes about 15 minutes on two cores.
 """
 
 import argparse
@@ -29,7 +29,9 @@ NUM_VALIDATION = 500
 VOCAB_SIZE = 480
 MAX_POSITIONS = 512
 MAX_NEW_TOKENS = 80
-END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
 IGNORE = -100  # label value that torch's cross entropy skips
 
 CHAT_TEMPLATE = (
@@ -41,12 +43,12 @@ CHAT_TEMPLATE = (
 
 
 Row = tuple[list[int], int]
-"""Token ids of prompt and answer, and how many of them are the prompt."""
+"""Token ids of a prompt and its reference answer, and how many of them are the prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Shape and training of one model; `stop_at` is the validation accuracy that ends training."""
+    """Shape and training of one model. Training ends early at the validation accuracy `stop_at`."""
 
     name: str
     hidden: int
@@ -65,17 +67,18 @@ class Recipe:
 
 
 TEACHER = Recipe(
-    "tiny-teacher", hidden=128, intermediate=384, heads=4, kv_heads=2, vocab_padding=64, steps=1500
+    name="tiny-teacher", hidden=128, intermediate=384, heads=4, kv_heads=2, vocab_padding=64, steps=1500
 )
 STUDENT = Recipe(
-    "tiny-student", hidden=96, intermediate=320, heads=3, kv_heads=1, stop_at=0.27, check_every=20
+    name="tiny-student", hidden=96, intermediate=320, heads=3, kv_heads=1, stop_at=0.27, check_every=20
 )
 
 
 def build_tokenizer(corpus: list[Problem]) -> Qwen2Tokenizer:
-    """Byte-level BPE over the problems' text, cut as Qwen cuts it: any text encodes, digits stand alone.
+    """Train a byte-level BPE on the problems' text with Qwen's pre-tokenizer.
 
-    transformers gives every `qwen2` model Qwen's own pre-tokenizer when it loads one.
+    It encodes any text, and every digit is a token of its own. transformers gives every `qwen2` model Qwen's
+    own pre-tokenizer when it loads one.
     """
     specials = {token: index for index, token in enumerate((END_OF_TEXT, TURN_START, TURN_END))}
     core = Qwen2Tokenizer(vocab=dict(specials), merges=[]).backend_tokenizer
@@ -104,7 +107,7 @@ def build_tokenizer(corpus: list[Problem]) -> Qwen2Tokenizer:
 
 
 def build_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """A random Qwen2 of the recipe's shape, its vocabulary padded as those of real pairs are."""
+    """A random Qwen2 of the recipe's shape. The recipe may pad its vocabulary, as real teachers do."""
     torch.manual_seed(recipe.seed)
     vocab = len(tokenizer)
     if recipe.vocab_padding:
@@ -118,7 +121,7 @@ def build_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         num_key_value_heads=recipe.kv_heads,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
-        initializer_range=0.05,  # the usual 0.02 learns slower at this width
+        initializer_range=0.05,  # a model of this width learns more slowly with the usual 0.02
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -132,7 +135,7 @@ def build_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 
 def prompt_text(problem: Problem, tokenizer: Qwen2Tokenizer) -> str:
-    """The chat prompt that `distillctl prep arith` leads to, up to the assistant's turn."""
+    """The chat prompt that data of `distillctl prep arith` is rendered to, up to the assistant's turn."""
     message = {"role": "user", "content": f"{problem.question} {INSTRUCTION}"}
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
@@ -140,7 +143,7 @@ def prompt_text(problem: Problem, tokenizer: Qwen2Tokenizer) -> str:
 
 
 def encode(problems: list[Problem], tokenizer: Qwen2Tokenizer) -> list[Row]:
-    """One row per problem: prompt, answer, end of turn."""
+    """One row per problem: prompt, reference answer, end of turn."""
     prompts = tokenizer([prompt_text(p, tokenizer) for p in problems])["input_ids"]
     answers = tokenizer([p.answer + TURN_END for p in problems])["input_ids"]
     return [(head + tail, len(head)) for head, tail in zip(prompts, answers, strict=True)]
@@ -149,7 +152,7 @@ def encode(problems: list[Problem], tokenizer: Qwen2Tokenizer) -> list[Row]:
 def batches(
     rows: list[Row], batch_size: int, pad_id: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (input ids, labels), padded on the right, which causal attention never sees."""
+    """Yield (input ids, labels) without end, padded on the right: causal attention ignores that padding."""
     rng = random.Random(seed)
     while True:
         rng.shuffle(rows)
@@ -166,7 +169,7 @@ def batches(
 
 @torch.no_grad()
 def accuracy(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: list[Problem]) -> float:
-    """Share of `problems` whose greedy answer ends in the right `#### N` and ends the turn."""
+    """Share of `problems` whose greedy response ends in the right `#### N` and then ends the turn."""
     model.eval()
     batch = tokenizer([prompt_text(p, tokenizer) for p in problems], return_tensors="pt", padding=True)
     output: Any = model.generate(
@@ -182,7 +185,7 @@ def accuracy(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: list[
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
+    """Linear warm-up, then cosine decay to a hundredth of the peak."""
     if step < recipe.warmup_steps:
         return recipe.lr * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
@@ -195,7 +198,7 @@ def train(
     rows: list[Row],
     validation: list[Problem],
 ) -> Iterator[tuple[int, float, Qwen2ForCausalLM]]:
-    """Train by next-token loss on the answers; yield (step, validation accuracy, model)."""
+    """Train by next-token loss on the reference answers; yield (step, validation accuracy, model)."""
     model = build_model(recipe, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01)
     assert isinstance(tokenizer.pad_token_id, int)
@@ -224,7 +227,7 @@ def make(
     validation: list[Problem],
     out: Path,
 ) -> Qwen2ForCausalLM:
-    """Train one model to its end, or to its `stop_at`, and save it with the tokenizer."""
+    """Train one model for all its steps or until `stop_at`, and save it with the tokenizer."""
     for _step, solved, model in train(recipe, tokenizer, rows, validation):
         done = model
         if recipe.stop_at is not None and solved >= recipe.stop_at:
@@ -235,7 +238,7 @@ def make(
 
 
 def corpora() -> tuple[list[Problem], list[Problem], list[Problem]]:
-    """(training, validation, test) problems; the test questions are in no other list."""
+    """(training, validation, test) problems; only the test list has test questions."""
     _, test = splits(NUM_TRAIN, NUM_TEST, SEED)
     asked = {p.question for p in test}
     fresh = [p for p in generate(NUM_CORPUS, CORPUS_SEED) if p.question not in asked]
@@ -245,7 +248,7 @@ def corpora() -> tuple[list[Problem], list[Problem], list[Problem]]:
 def main() -> None:
     """Make the tokenizer and both models under `--out` and print their test accuracy."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="where the two directories go")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write both model directories into")
     out: Path = parser.parse_args().out
     corpus, validation, test = corpora()
     tokenizer = build_tokenizer(corpus[:20_000])

@@ -1,8 +1,8 @@
 """The exception tree and the exit code of each branch.
 
-Every error a user can cause or meet is a `DistillError` whose message says what is wrong, where (dotted
-key, file and line) and, in `hint`, how to fix it. `cli.app` maps them to exit codes; nothing else does.
-To add one: subclass the branch whose exit code fits, and the standard exception callers would expect.
+Every error a user can cause or meet is a `DistillError`. Its message says what is wrong and where (dotted
+key, file and line); its `hint` says how to fix it. To add one, subclass the branch with the right exit code
+and the standard exception that callers would expect.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,15 @@ from distillctl.errors.redact import without_logins
 class DistillError(Exception):
     """Base of all errors raised on purpose. `kind` names it in JSON output, `exit_code` in the shell.
 
-    Passwords of addresses are masked in what it says.
+    Message and hint have the passwords of addresses masked.
     """
 
     kind = "failed"
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message, self.hint = without_logins(message), without_logins(hint)
+        self.message = without_logins(message)
+        self.hint = without_logins(hint)
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type["DistillError"], tuple[str, str]]:
@@ -29,11 +30,11 @@ class DistillError(Exception):
 
 
 class RunFailed(DistillError, RuntimeError):
-    """A run started and could not go on (exit 1)."""
+    """A run started but could not continue (exit 1)."""
 
 
 class EngineLost(RunFailed):
-    """The rollout engine died or hangs; a fresh one can take its place."""
+    """The rollout engine died or hangs; a new one can take its place."""
 
 
 class ConfigError(DistillError, ValueError):
@@ -59,13 +60,14 @@ class CheckFailed(DistillError):
     def __init__(
         self, message: str, hint: str = "", result: Mapping[str, object] | None = None, text: str = ""
     ) -> None:
-        """`result` and `text`: what the command prints all the same."""
+        """`result` and `text`: what the command prints besides the error."""
         super().__init__(message, hint)
-        self.result, self.text = dict(result or {}), text
+        self.result = dict(result or {})
+        self.text = text
 
 
 class Stopped(DistillError):
-    """The run was stopped by a signal after writing a checkpoint (exit 128 + signal)."""
+    """A signal stopped the run after it wrote a checkpoint (exit 128 + signal)."""
 
     kind = "stopped"
 

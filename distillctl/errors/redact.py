@@ -1,15 +1,15 @@
-"""Users and passwords in addresses: taken out of what is stored or shown."""
+"""Removing the user names and passwords of addresses from everything that is stored or shown."""
 
 from __future__ import annotations
 
 import re
 
 MASK = "***"
-"""Stands for the user and password of an address."""
+"""Replaces the user and password of an address."""
 PLACEHOLDER = "USER:PASSWORD"
-"""Stands for them where it is said how to give them."""
+"""Stands for them in text that explains how to give them."""
 _LOGIN = re.compile(rf"(://|\bhttps?:/)(?!{PLACEHOLDER}@)[^\s/?#]*@")
-"""A path object makes one slash of two."""
+"""One slash is enough: a `Path` made from an address merges the two."""
 
 
 def without_logins(text: str) -> str:
@@ -18,10 +18,10 @@ def without_logins(text: str) -> str:
 
 
 def split_login(url: str) -> tuple[str, str | None]:
-    """A teacher's address without its user and password, and these; None where it has none or masked ones.
+    """Split a teacher's address into the address with its login masked, and the login `user:password`.
 
-    Raises ValueError, which does not repeat the address, for one that is not like `http://HOST:PORT` or
-    `unix:/PATH`.
+    The login is None where the address has none or a masked one. Raises ValueError, which does not repeat the
+    address, unless the address looks like `http://HOST:PORT` or `unix:/PATH`.
     """
     if url.startswith("unix:"):
         return url, None

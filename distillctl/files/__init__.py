@@ -1,1 +1,1 @@
-"""Reading and writing files safely: regular files only, replaced whole, one writer at a time."""
+"""Reading and writing files safely: regular files only, each replaced as a whole, one writer at a time."""

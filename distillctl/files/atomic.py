@@ -1,7 +1,8 @@
-"""Files that several processes read while one replaces them, whole or not at all.
+"""Replacing a file as a whole while other processes read it.
 
-What takes a file's place is written under a random name of a form that nobody else uses. Such a name is made
-anew, never opened, so that no file and no link of that name is written through.
+The new content is first written to a partial file beside the old one. Its name is random, in a form that
+nobody else uses, and the file must not exist yet: we never write through a file or link that somebody put
+there.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic_core import from_json  # refuses a nesting that json would read and then not write
+from pydantic_core import from_json  # refuses nesting so deep that json could read but not write it
 
 from distillctl.errors import ConfigError
 from distillctl.files.json_values import finite
 from distillctl.files.reading import read_text
 
 PARTIAL = re.compile(r"\.distillctl-[0-9a-f]{16}\.tmp")
-"""Name of what is not written to its end."""
+"""Name of a partial file."""
 MAX_BYTES = 16 << 20
-"""Of a file that `read_object` reads: those of a run have a few hundred bytes."""
+"""Largest file that `read_object` reads; those of a run have a few hundred bytes."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole: a reader sees the old or the new one, also after a power cut.
+    """Replace a JSON file as a whole: a reader sees the old or the new one, even after a power cut.
 
-    NaN and infinities become null, which is all that JSON has for them.
+    NaN and infinities become null, because JSON cannot hold them.
     """
     write_text(path, json.dumps(finite(value), indent=1, allow_nan=False))
 
@@ -43,9 +44,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when the block succeeds and is gone when it fails.
+    """Open a partial file. It replaces `path` when the block succeeds and is removed when the block fails.
 
-    `mode`: its permissions, less the umask.
+    `mode`: the permissions of the new file, before the umask.
     """
     partial = path.with_name(partial_name())
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,17 +64,17 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def partial_name() -> str:
-    """A name that no other file has, of the form that `sweep` knows."""
+    """A random name for a partial file, in the form that `sweep` removes."""
     return f".distillctl-{secrets.token_hex(8)}.tmp"
 
 
 def is_partial(entry: os.DirEntry[str]) -> bool:
-    """Whether a directory entry is what a writer that was killed left."""
+    """Whether a directory entry is a partial file, as a killed writer leaves behind."""
     return bool(PARTIAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that were killed left in `folder`. Call it while nobody writes."""
+    """Remove the partial files that killed writers left in `folder`. Call it only while nobody writes."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if is_partial(entry):
@@ -81,7 +82,7 @@ def sweep(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; empty when there is none, or it is unreadable, no object or not a file."""
+    """The object in a JSON file; empty if the file is missing, unreadable, or holds no JSON object."""
     try:
         value = from_json(read_text(path, MAX_BYTES).encode())
     except (ConfigError, ValueError):

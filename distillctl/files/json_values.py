@@ -12,8 +12,11 @@ from distillctl.errors.redact import without_logins
 
 
 def finite(value: Any) -> Any:
-    """`value` for JSON: numpy scalars as Python's, NaN and infinities as None, paths as text; passwords of
-    addresses masked."""
+    """`value` in a form that JSON can hold.
+
+    numpy scalars become Python numbers, NaN and infinities None, and paths text. Passwords in addresses are
+    masked.
+    """
     if isinstance(value, str):
         return without_logins(value)
     if value is None or isinstance(value, bool | int):

@@ -1,7 +1,7 @@
 """One launcher per run directory: an flock on a file that names its holder.
 
-The kernel drops the lock with the process, so a killed launcher leaves none behind. The file itself stays:
-removing it would let two launchers lock two files of the same name.
+The kernel drops the lock when the process ends, so a killed launcher leaves no lock behind. The file itself
+stays: if it were removed, two launchers could lock two different files of the same name.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from distillctl.files.reading import open_own, read_head
 _RETRIES = 5
 _RETRY_S = 0.05
 _MAX_BYTES = 32
-"""Of a pid and the end of its line."""
+"""Longest content of a lock file: a pid and a line break."""
 _CONTENT = re.compile(rb"([0-9]{1,20}\n+)?")
 
 
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold `path` for this process.
+    """Hold the lock file `path` for this process.
 
-    Raises ConfigError with the holder's pid when it is taken, and for what is no lock (a link, another kind
-    of file, one that says anything but a pid), EnvironmentUnfit when it cannot be written.
+    Raises ConfigError when another process holds it (the message has its pid), and when `path` is not a lock
+    file: a link, a special file, or a file with any other content than a pid. Raises EnvironmentUnfit when
+    the file cannot be written.
     """
     try:
         with nullcontext() if content(path) else _announced(path):
@@ -45,7 +46,7 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def content(path: Path) -> bytes | None:
-    """What a file that `hold` writes says: a pid, or nothing yet; None for any other file, or without one."""
+    """Content of a lock file: a pid, or nothing yet. None if the file is missing or is something else."""
     try:
         found = read_head(path, _MAX_BYTES + 1)
     except (ConfigError, OSError):
@@ -55,7 +56,10 @@ def content(path: Path) -> bytes | None:
 
 @contextmanager
 def _announced(path: Path) -> Iterator[None]:
-    """Say in a file of the form that nobody else uses that the empty lock is ours, until it has its pid."""
+    """Keep a partial file with our pid beside the empty lock file, as a sign that we made it.
+
+    The sign is removed once the lock file has its pid.
+    """
     announcement = path.with_name(partial_name())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(announcement, flags, 0o666)
@@ -69,20 +73,20 @@ def _announced(path: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> int:
-    """The descriptor that holds the lock."""
+    """Lock the file and write our pid into it; returns the descriptor that holds the lock."""
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         told = os.pread(descriptor, _MAX_BYTES + 1, 0)
         if not _CONTENT.fullmatch(told):
             hint = "move it out of the way, or choose another --run-dir"
-            raise ConfigError(f"{path} is not a lock of distillctl", hint)
+            raise ConfigError(f"{path} is not a lock file of distillctl", hint)
         if not _try_lock(descriptor):
             raise ConfigError(
                 f"{path.parent} is in use by process {told.decode().strip() or 'unknown'}",
                 "wait for it, stop it, or choose another --run-dir",
             )
         line = _line()
-        os.pwrite(descriptor, line.ljust(len(told), b"\n"), 0)  # at no moment without a pid
+        os.pwrite(descriptor, line.ljust(len(told), b"\n"), 0)  # the file has a pid at every moment
         os.ftruncate(descriptor, len(line))
     except BaseException:
         os.close(descriptor)
@@ -95,10 +99,10 @@ def _line() -> bytes:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process, this one included, holds `path` now; never where it is no regular file."""
+    """Whether some process, this one included, holds `path` now. A file that is not regular is not a lock."""
     try:
         descriptor = open_own(path)
-    except (ConfigError, FileNotFoundError):  # what is no regular file is no lock
+    except (ConfigError, FileNotFoundError):
         return False
     with os.fdopen(descriptor) as file:
         try:
@@ -109,7 +113,7 @@ def is_held(path: Path) -> bool:
 
 
 def _try_lock(descriptor: int) -> bool:
-    # More than one try, because `is_held` of another process takes the lock for a moment.
+    # Several tries, because another process takes the lock for a moment in `is_held`.
     for _ in range(_RETRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
 """A limit on the memory that reading a file may take: a few bytes of it may unpack to gigabytes.
 
-Compressed pages, dictionaries, run lengths and JSON lists all multiply, so the process is limited rather than
-each of them foreseen. The kernel counts private writable memory (RLIMIT_DATA, since Linux 4.7).
+Compressed pages, dictionaries, run lengths and JSON lists can all multiply in size. Instead of checking each
+of them, we limit the process. The kernel counts private writable memory (RLIMIT_DATA, since Linux 4.7).
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from distillctl.errors import ConfigError
 from distillctl.host.hardware import memory_bytes
 
 _SHARE = 2
-"""Reading may take one part in so many of the memory that is free."""
+"""Reading may take at most the free memory divided by this."""
 _FREE_BYTES = 1 << 30
-"""So much may any file take, however small."""
+"""Memory that any file may take, however small it is."""
 _BYTES_PER_BYTE = 64
-"""And so much more for each of its bytes: prompts unpack to about twenty times their size in a file."""
+"""Memory on top of that for each byte of the file; prompts unpack to about twenty times their size."""
 
 Item = TypeVar("Item")
 
 
 def readable_bytes(size_bytes: int | None = None) -> int:
-    """Most memory that reading a file of that size may take; without a size, that reading anything may."""
+    """Most memory that reading a file of `size_bytes` may take; without a size, the limit for any file."""
     most = memory_bytes() // _SHARE
     return most if size_bytes is None else min(most, _FREE_BYTES + _BYTES_PER_BYTE * size_bytes)
 
 
 @contextmanager
 def limited(what: object, num_bytes: int) -> Iterator[None]:
-    """While the context is open this process gets at most `num_bytes` more memory.
+    """Give this process at most `num_bytes` more memory while the context is open.
 
-    Raises ConfigError naming `what` where that is not enough.
+    Raises ConfigError, which names `what`, if that is not enough.
     """
     with _at_most(_data_bytes() + num_bytes):
         try:
@@ -45,7 +45,7 @@ def limited(what: object, num_bytes: int) -> Iterator[None]:
 
 
 def limited_items(items: Iterator[Item], what: object, num_bytes: int) -> Iterator[Item]:
-    """`items`, with the limit of `limited` while each is made; what the caller keeps of them counts too."""
+    """Yield `items`, making each under the limit of `limited`. Items that the caller keeps count too."""
     end = _data_bytes() + num_bytes
     while True:
         with _at_most(end):
@@ -78,6 +78,6 @@ def _data_bytes() -> int:
 
 def _too_large(what: object, num_bytes: int) -> ConfigError:
     return ConfigError(
-        f"{what}: needs more than {num_bytes / 2**30:.1f} GiB of memory, all that is given to reading it",
-        "it unpacks to more than it seems: check where it is from, or split it into several files",
+        f"{what}: needs more than {num_bytes / 2**30:.1f} GiB of memory, the limit for reading it",
+        "it unpacks to more than its size suggests: check where it is from, or split it into several files",
     )

@@ -1,7 +1,7 @@
-"""Files that a command is asked to write: whether it may and can, told before anything is computed.
+"""Checks of the files that a command is asked to write, made before anything is computed.
 
-What is there is replaced when it is an older output of the same command, by its content. Everything else is
-somebody's own.
+A command replaces an existing file only if its content shows that the same command wrote it earlier. Any
+other file belongs to somebody else.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ def file_in(text: str, name: str) -> Path:
 
 
 def require_output(path: Path, option: str, what: str, is_ours: Callable[[Path], bool]) -> None:
-    """Raise unless `path`, given by `option`, can be written without loss.
+    """Raise unless `path`, which `option` names, can be written without loss.
 
-    ConfigError for a file that is not `what`, which `is_ours` tells of a regular file, and for whatever is no
-    regular file; EnvironmentUnfit where this user cannot write.
+    `is_ours` tells whether an existing regular file is `what`. Raises ConfigError for any other existing file
+    and EnvironmentUnfit where this user cannot write.
     """
     if os.path.lexists(path):
         mode = os.lstat(path).st_mode
         if not stat.S_ISREG(mode):
-            raise ConfigError(f"{option} {path}: is {kind(mode)}, which is not written to", "name a file")
+            hint = "name a regular file"
+            raise ConfigError(f"{option} {path}: is {kind(mode)}, which cannot be overwritten", hint)
         if not is_ours(path):
             raise ConfigError(
-                f"{option} {path}: is there and is not {what}",
+                f"{option} {path}: already exists and is not {what}",
                 "name another file, or move this one elsewhere",
             )
     try:
@@ -56,16 +57,16 @@ def require_output(path: Path, option: str, what: str, is_ours: Callable[[Path],
 
 
 def require_apart(files: Sequence[tuple[str, Path]], folders: Sequence[tuple[str, Path]]) -> None:
-    """Raise ConfigError where an output is, or lies below, another one that is a file.
+    """Raise ConfigError if an output file is also another output, or has another output below it.
 
-    `files`, `folders`: what is to be written, each with the option that names it. None need be there.
+    `files` and `folders` are the outputs, each with the option that names it. They need not exist.
     """
     for number, (option, file) in enumerate(files):
         real = Path(os.path.realpath(file))
         for other, path in [*files[:number], *files[number + 1 :], *folders]:
             found = Path(os.path.realpath(path))
             if real in (found, *found.parents):
-                where = "is that file too" if found == real else "lies below it"
+                where = "is the same file" if found == real else "lies below it"
                 raise ConfigError(
                     f"{option} writes the file {file}, and {other} {path} {where}",
                     "choose another place for one of them",
@@ -74,7 +75,7 @@ def require_apart(files: Sequence[tuple[str, Path]], folders: Sequence[tuple[str
 
 @contextmanager
 def written(path: Path, option: str) -> Iterator[BinaryIO]:
-    """The content of `path`, which is replaced as a whole, in a folder that is made where it is missing.
+    """Open a file to write. It replaces `path` as a whole; a missing folder is made.
 
     Raises EnvironmentUnfit when the disk refuses.
     """
@@ -88,7 +89,7 @@ def written(path: Path, option: str) -> Iterator[BinaryIO]:
 
 
 def require_writable(*paths: Path, option: str = "--run-dir") -> None:
-    """Raise unless each of `paths`, given by `option`, is a directory that can be written or made."""
+    """Raise unless each of `paths`, which `option` names, is a directory that can be written or made."""
     hint = f"choose another {option}"
     for path in paths:
         try:
@@ -99,7 +100,7 @@ def require_writable(*paths: Path, option: str = "--run-dir") -> None:
             raise EnvironmentUnfit(f"{path} cannot be used: {error.strerror}", hint) from None
         found = nearest(path)
         if not os.path.isdir(found):
-            raise ConfigError(f"{path} cannot be made: {found} is no directory", hint)
+            raise ConfigError(f"{path} cannot be made: {found} is not a directory", hint)
         try:
             _try(found)
         except OSError as error:
@@ -110,13 +111,13 @@ def require_writable(*paths: Path, option: str = "--run-dir") -> None:
 
 
 def nearest(path: Path) -> Path:
-    """The path itself or the closest of its parents that is there."""
+    """The path itself if it exists, or else its closest parent that does."""
     path = path.absolute()
     return next(p for p in (path, *path.parents) if os.path.lexists(p))
 
 
 def _try(folder: Path) -> None:
-    """Make a file without a name, or where the file system has none of these, one that is gone at once."""
+    """Make a file without a name in `folder`, or, on file systems without such files, remove it at once."""
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
         os.close(os.open(folder, flags | os.O_TMPFILE, 0o600))

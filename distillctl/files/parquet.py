@@ -1,7 +1,7 @@
-"""Opening parquet files of others: what a file says of itself is checked before its pages are unpacked.
+"""Opening untrusted parquet files: the footer is checked before any page is unpacked.
 
-The counts in a file's footer need not be true, so they are for a plain message early; what bounds the reading
-is `memory_limit`.
+The counts in the footer need not be true. Checking them gives an early, clear message; `memory_limit` is what
+bounds the reading.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _FREE_VALUES = 200_000
-"""So many rows, and so many values, may be in any file, however small."""
+"""Rows, and values of a column, that any file may claim, however small it is."""
 _VALUES_PER_BYTE = 100
-"""And so many more for each of its bytes: equal neighbours take next to no room, but prompts differ."""
+"""Rows and values on top of that for each byte: equal neighbours take almost no room, but prompts differ."""
 
 
 @contextmanager
@@ -31,10 +31,10 @@ def opened_parquet(
     problem: str = "not a readable parquet file",
     hint: str = "it may be truncated or of another kind: write or download it again",
 ) -> Iterator[pq.ParquetFile]:
-    """A parquet file, open while the context is.
+    """Open a parquet file while the context is open.
 
-    Raises ConfigError when it is none, when `columns` (None: all) claim to hold more than could be read, and
-    in place of what pyarrow raises inside the context, with `problem` and `hint`.
+    Raises ConfigError when it is not a parquet file, and when `columns` (None: all) claim to hold more than
+    could be read. Errors that pyarrow raises inside the context become ConfigError with `problem` and `hint`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -42,32 +42,33 @@ def opened_parquet(
     require_utf8(path)
     size = require_file(path)
     try:
-        # One page at a time: whatever is read ahead needs memory as well.
+        # One page at a time, because pages that are read ahead need memory as well.
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _require_sane(path, size, file.metadata, columns)
             yield file
     except (ConfigError, MemoryError):
         raise
-    # Besides its own errors pyarrow raises plain ones for values that Python has none for.
+    # pyarrow raises plain Python errors as well, for values that Python cannot represent.
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: {problem}: {error}", hint) from error
 
 
 def _require_sane(path: Path, size: int, metadata: pq.FileMetaData, columns: Sequence[str] | None) -> None:
     """Refuse a footer that claims more rows or values than the file can hold, or more bytes than memory."""
-    num_bytes, num_values = 0, metadata.num_rows
+    num_bytes = 0
+    num_values = metadata.num_rows
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for chunk in map(group.column, range(group.num_columns)):
             if columns is None or chunk.path_in_schema.split(".")[0] in columns:
                 num_bytes += max(chunk.total_uncompressed_size, 0)
                 num_values = max(num_values, chunk.num_values)
-    hint = "check where it is from: a few bytes can be made to unpack to any number"
+    hint = "check where it is from: a few bytes can unpack to any number of values"
     if num_values > _FREE_VALUES + _VALUES_PER_BYTE * size:
         raise ConfigError(f"{path}: claims to hold {num_values} values in {size} bytes", hint)
     limit = readable_bytes(size)
     if num_bytes > limit:
         raise ConfigError(
-            f"{path}: unpacks from {size} bytes to {num_bytes / 2**30:.1f} GiB, of which at most "
+            f"{path}: unpacks from {size} bytes to {num_bytes / 2**30:.1f} GiB, but at most "
             f"{limit / 2**30:.1f} GiB are read",
             hint,
         )

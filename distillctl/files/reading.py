@@ -1,7 +1,6 @@
-"""Opening files: only regular ones, and of those that users name only a sane size, so that nothing hangs or
-fills the memory.
+"""Opening files safely: only regular files, and only up to a sane size if a user names them.
 
-A named pipe blocks whoever opens it and /dev/zero never ends, so the kind of a file is looked at first.
+A named pipe blocks whoever opens it, and /dev/zero never ends. So we check the kind of a file first.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any, BinaryIO
 from distillctl.errors import ConfigError
 
 MAX_JSON_BYTES = 64 << 20
-"""Of a model's JSON file."""
+"""Largest JSON file of a model that is read."""
 MAX_TOKENIZER_BYTES = 256 << 20
-"""Of a tokenizer.json; the largest known has 33 MB."""
+"""Largest tokenizer.json that is read; the largest known has 33 MB."""
 _SAVE_AGAIN = "save the model again with save_pretrained, or download it again"
 _KINDS = {
     stat.S_IFREG: "a regular file",
@@ -34,11 +33,11 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file, or what a link leads to, for reading; raises OSError for anything else.
+    """Open a regular file, or the target of a link, for reading; raises OSError for anything else.
 
-    Neither a pipe without a writer nor a device makes it wait.
+    It never waits, not even for a pipe without a writer or for a device.
     """
-    _refuse_special(path, os.stat(path))  # before it is opened, which some devices take for an order
+    _refuse_special(path, os.stat(path))  # checked before opening, because opening some devices triggers them
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         _refuse_special(path, os.fstat(descriptor))
@@ -54,14 +53,14 @@ def _refuse_special(path: Path, found: os.stat_result) -> None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file and no link to one."""
+    """Whether `path` is a regular file itself, not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 
 def require_file(path: Path, missing_hint: str = "") -> int:
-    """Size of a regular file, or of what a link leads to. Raises ConfigError when it is none.
+    """Size in bytes of a regular file, or of the target of a link. Raises ConfigError for anything else.
 
-    `missing_hint`: the remedy when there is no such file.
+    `missing_hint`: the hint if the file does not exist.
     """
     try:
         found = path.stat()
@@ -77,19 +76,20 @@ def require_file(path: Path, missing_hint: str = "") -> int:
 
 
 def require_utf8(path: Path, key: str = "") -> None:
-    """Raise ConfigError for a name that is not UTF-8: tokenizers, pyarrow and the engine take no other.
+    """Raise ConfigError for a path that is not UTF-8; tokenizers, pyarrow and the rollout engine need UTF-8.
 
-    `key`: what names it, in the error.
+    `key`: the configuration key or option that names the path, for the message.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError:
         named = f"{key}: " if key else ""
-        raise ConfigError(f"{named}{path}: is not UTF-8", "rename the file or folder that is not") from None
+        hint = "rename the file or folder whose name is not UTF-8"
+        raise ConfigError(f"{named}{path}: is not UTF-8", hint) from None
 
 
 def identity(path: Path) -> tuple[int, int] | str:
-    """What two names of one file have in common: device and inode, or where there is none the path itself."""
+    """What two names of one file share: device and inode, or the absolute path if the file does not exist."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # ValueError: a NUL byte in the name
@@ -98,10 +98,10 @@ def identity(path: Path) -> tuple[int, int] | str:
 
 
 def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Descriptor of a file that this tool writes: a regular one and no link. With O_CREAT one is made.
+    """Open a file that distillctl itself writes, and return its descriptor. O_CREAT in `flags` makes it.
 
-    Never waits, not even for a named pipe, and opens no device. Raises ConfigError for a link and any other
-    kind of file, OSError as open(2) does.
+    It never waits, not even for a named pipe, and opens no device. Raises ConfigError for a link and for any
+    other file that is not regular, and OSError as open(2) does.
     """
     with suppress(FileNotFoundError):
         _require_regular(path, os.lstat(path).st_mode)
@@ -115,13 +115,13 @@ def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_head(path: Path, num_bytes: int) -> bytes:
-    """The beginning of a file that `open_own` opens."""
+    """The first `num_bytes` of a file, opened with `open_own`."""
     with os.fdopen(open_own(path), "rb") as file:
         return file.read(num_bytes)
 
 
 def kind(mode: int) -> str:
-    """What a file with this st_mode is, in words."""
+    """The kind of a file with this st_mode, in words."""
     return _KINDS.get(stat.S_IFMT(mode), "not a regular file")
 
 
@@ -131,16 +131,16 @@ def _require_regular(path: Path, mode: int) -> None:
 
 
 def read_text(path: Path, max_bytes: int, missing_hint: str = "", *, bom: bool = True) -> str:
-    """A UTF-8 file of at most `max_bytes`; raises ConfigError for any other.
+    """Read a UTF-8 file of at most `max_bytes`; raises ConfigError for any other file.
 
-    With `bom` it may begin with a byte order mark, which is left out.
+    With `bom` the file may begin with a byte order mark, which is left out of the text.
     """
     size = require_file(path, missing_hint)
     data = b""
     try:
         if size <= max_bytes:
             with open_regular(path) as file:
-                data = file.read(max_bytes + 1)  # a file may grow, and those of /proc have no size
+                data = file.read(max_bytes + 1)  # a file may grow, and files of /proc have size 0
     except OSError as error:
         raise _unreadable(path, error) from None
     if max(size, len(data)) > max_bytes:
@@ -159,10 +159,10 @@ def read_text(path: Path, max_bytes: int, missing_hint: str = "", *, bom: bool =
 
 
 def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES, hint: str = _SAVE_AGAIN) -> dict[str, Any]:
-    """A JSON file, by default one of a model; raises ConfigError when it is missing or no JSON object.
+    """Read a JSON file, by default one of a model; raises ConfigError if it is missing or not a JSON object.
 
-    Neither transformers nor vLLM reads one that begins with a byte order mark, and they do without such a
-    generation_config.json in silence.
+    A byte order mark is refused: transformers and vLLM cannot read a file that begins with one, and they
+    silently ignore such a generation_config.json.
     """
     text = read_text(file, max_bytes, hint, bom=False)
     try:

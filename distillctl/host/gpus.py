@@ -1,7 +1,7 @@
 """Which GPUs this process may use: NVML's list, cut by `CUDA_VISIBLE_DEVICES` as CUDA reads it. No torch.
 
-Everything else counts these. An index in the configuration is a place in this list, and children are given
-identifiers, so that CUDA, vLLM (which asks NVML) and the metrics mean the same device. Not yet run on a GPU.
+All other code uses this list. A GPU index in the configuration is an index into it, and children are given
+identifiers. So CUDA, vLLM (which asks NVML) and the metrics mean the same device. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from typing import Any
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 MIG = "MIG-"
-"""What identifiers of a GPU's slices begin with."""
+"""Prefix of the identifiers of a GPU's slices."""
 _GPU = "GPU-"
 _INDEX = re.compile(r"\+?0*([0-9]{1,4})(?![0-9])")
-"""What CUDA takes for an index: it reads up to the first character that is no digit (torch's
-`_parse_visible_devices` does the same). Longer ones are no GPU of any machine."""
+"""What CUDA takes for an index: it reads digits up to the first other character, as torch's
+`_parse_visible_devices` does. No machine has GPUs with longer indices."""
 _DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia"))
-"""Where NVIDIA's driver shows itself."""
+"""Paths that exist where NVIDIA's driver is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleGpus:
-    """The GPUs that there are for this process, in CUDA's order."""
+    """The GPUs that this process may use, in CUDA's order."""
 
     ids: tuple[str, ...]
-    """UUIDs; numbers as nvidia-smi has them where NVML gives no UUID."""
+    """UUIDs, or nvidia-smi's numbers where NVML gives no UUID."""
     note: str = ""
-    """What a user should know: entries of the variable that name no GPU, a driver that cannot be asked."""
+    """What a user should know: an entry of the variable names no GPU, or the driver does not respond."""
 
 
 def visible_gpus() -> VisibleGpus:
-    """Read `CUDA_VISIBLE_DEVICES` against NVML's list of the machine's GPUs.
+    """Apply `CUDA_VISIBLE_DEVICES` to NVML's list of the machine's GPUs.
 
     The rules are those of the CUDA programming guide, section "CUDA environment variables": unset means all,
-    empty none, and the first entry that names no device hides itself and all after it. A device that is named
-    twice hides all, and a list is of one kind (indices, UUIDs or MIG slices), as torch reads it. An index is
-    nvidia-smi's: children get CUDA_DEVICE_ORDER=PCI_BUS_ID, which makes it CUDA's too.
+    empty means none, and the first entry that names no device hides itself and all that follow. As in torch,
+    a device that is named twice hides all devices, and all entries are of one kind (indices, UUIDs or MIG
+    slices). An index is nvidia-smi's; children get CUDA_DEVICE_ORDER=PCI_BUS_ID, so it is CUDA's too.
     """
     setting = os.environ.get(VARIABLE)
     entries = [] if setting is None else [entry.strip() for entry in setting.split(",")]
@@ -55,13 +55,13 @@ def visible_gpus() -> VisibleGpus:
         if gpu is None:
             return VisibleGpus(tuple(found), _ignored(entry, len(machine)))
         if gpu in found:
-            return VisibleGpus((), f"{source()} names a GPU twice, for which CUDA shows none")
+            return VisibleGpus((), f"{source()} names a GPU twice, so CUDA shows none")
         found.append(gpu)
     return VisibleGpus(tuple(found))
 
 
 def source() -> str:
-    """The variable that decides, as a user would write it."""
+    """The variable that limits the GPUs, with its value, as a user would write it."""
     setting = os.environ.get(VARIABLE)
     if setting is None:
         return f"{VARIABLE} is not set"
@@ -70,26 +70,27 @@ def source() -> str:
 
 
 def counted(number: int) -> str:
-    """`there are 2 GPUs visible (CUDA_VISIBLE_DEVICES=5,6)`, for refusals."""
+    """`there are 2 GPUs visible (CUDA_VISIBLE_DEVICES=5,6)`, for error messages."""
     many = {0: "is no GPU", 1: "is 1 GPU"}.get(number, f"are {number} GPUs")
     return f"there {many} visible ({source()})"
 
 
 def cuda_environment(ids: Iterable[str]) -> dict[str, str]:
-    """What makes a child see exactly these devices, in this order."""
+    """Environment variables that make a child see exactly these devices, in this order."""
     return {VARIABLE: ",".join(ids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def use_visible() -> None:
-    """Make CUDA count in this process as in children: the same devices in the same order.
+    """Make CUDA see the same devices, in the same order, in this process as in children.
 
-    Before CUDA is initialised, which reads its environment once (torch does so at the first use of a GPU).
+    Call it before CUDA is initialised: CUDA reads its environment only once, in torch at the first use of a
+    GPU.
     """
     os.environ.update(cuda_environment(visible_gpus().ids))
 
 
 def nvml() -> tuple[Any, str]:
-    """The module `pynvml`, initialised; or None, and why."""
+    """The module `pynvml`, initialised, and ""; or None and the reason why it cannot be used."""
     try:
         import pynvml
     except ImportError:
@@ -110,7 +111,7 @@ def nvml_handle(pynvml: Any, gpu: str) -> Any:
 
 
 def _machine() -> tuple[list[str], str]:
-    """Identifiers of all GPUs of the machine in NVML's order, that of the PCI bus; and a note."""
+    """Identifiers of all GPUs of the machine in NVML's order (that of the PCI bus), and a note."""
     pynvml, reason = nvml()
     if pynvml is None:
         return [], _unasked(reason)
@@ -121,15 +122,15 @@ def _machine() -> tuple[list[str], str]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(number)]
         return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles], ""
-    except (AttributeError, pynvml.NVMLError):  # an NVML that does not tell them
+    except (AttributeError, pynvml.NVMLError):  # this NVML gives no UUIDs
         return [str(index) for index in range(number)], ""
 
 
 def _unasked(reason: str) -> str:
-    """A note on why there are no GPUs; none on a machine without a driver."""
+    """A note that says why no GPU was found; empty on a machine without a driver."""
     if not any(path.exists() for path in _DRIVER):
         return ""
-    return f"an NVIDIA driver is here, but its GPUs are not found: {reason}"
+    return f"an NVIDIA driver is installed, but its GPUs were not found: {reason}"
 
 
 def _ends_list(entry: str) -> bool:
@@ -141,10 +142,11 @@ def _kind(entry: str) -> str:
 
 
 def _named(entry: str, machine: Sequence[str]) -> str | None:
-    """The identifier of the device that an entry names, None where there is no such device.
+    """The identifier of the device that an entry names; None if there is no such device.
 
-    The UUID of a GPU may be shortened to a beginning that no other has; vLLM needs it whole. NVML's list has
-    no MIG slices, so these are taken as they are written; so are UUIDs where NVML tells none.
+    An entry may shorten a GPU's UUID to a prefix that no other GPU has; the result is the whole UUID, which
+    vLLM needs. NVML's list has no MIG slices, so these are kept as they are written. The same holds for UUIDs
+    where NVML gives none.
     """
     if entry.startswith(MIG):
         return entry
@@ -158,10 +160,10 @@ def _named(entry: str, machine: Sequence[str]) -> str | None:
 
 
 def _ignored(entry: str, number: int) -> str:
-    """A note on an entry that names no device, unless it is one of those that are meant to end a list."""
+    """A note on an entry that names no device; empty if the entry is meant to end the list."""
     if _ends_list(entry):
         return ""
     return (
-        f"{source()}: {entry[:100]!r} names no GPU of this machine, which has {number}; CUDA shows neither "
-        "it nor what follows"
+        f"{source()}: {entry[:100]!r} names no GPU of this machine, which has {number}; CUDA ignores it "
+        "and every entry after it"
     )

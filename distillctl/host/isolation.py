@@ -1,7 +1,7 @@
-"""How a process is kept from code that lies in the directory where the command was typed. No torch.
+"""Keeping processes from loading code that lies in the directory where the command was typed. No torch.
 
-A user may stand in a folder that somebody sent: a `torch.py` or a `librt.so.1` there must not be loaded. So
-every child gets `child_environment` and a working directory of its own.
+A user may run a command in a folder that somebody sent; a `torch.py` or a `librt.so.1` there must not be
+loaded. So every child gets `child_environment` and a working directory of its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 NOWHERE = "/"
-"""Working directory of short-lived helpers: nobody but root can put anything there."""
+"""Working directory of short-lived processes: only root can put anything there."""
 _SEPARATORS = {"PATH": ":", "PYTHONPATH": ":", "LD_LIBRARY_PATH": "[:;]", "LD_PRELOAD": "[: ]"}
-"""Variables that list where code is loaded from, each with what separates its parts (ld.so(8)). An empty or a
-relative part means the working directory."""
+"""Variables that list the places code is loaded from, each with the separator of its parts (ld.so(8)). An
+empty part means the working directory, and a relative part is relative to it."""
 _LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "MV2_", "MPI_LOCAL", "TORCHELASTIC_")
 _LAUNCHED = {"LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"}
 """Variables of mpirun and torchrun that tell a process its rank."""
@@ -24,10 +24,10 @@ _LAUNCHED = {"LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "GROU
 def child_environment(environment: Mapping[str, str], folder: str | Path) -> dict[str, str]:
     """`environment` for a child that works in `folder`, a private directory.
 
-    Python does not search the working directory (PYTHONSAFEPATH, which grandchildren inherit as well), and no
-    list of places has an empty or a relative part. LD_LIBRARY_PATH is never empty: packages put their own
-    libraries in front of it (cv2 does when it is imported), and what is left of an empty one is an empty part
-    in the environment of the processes that they start.
+    PYTHONSAFEPATH, which grandchildren inherit too, keeps Python from searching the working directory. No
+    list of places has an empty or a relative part. LD_LIBRARY_PATH is never empty: packages such as cv2 put
+    their own libraries in front of it when they are imported, and an empty one would become an empty part in
+    the environment of the processes that they start.
     """
     dropped = _unsafe_parts(environment)
     clean = dict(environment)
@@ -41,7 +41,7 @@ def child_environment(environment: Mapping[str, str], folder: str | Path) -> dic
 
 
 def dropped_parts() -> list[str]:
-    """`NAME=PART` of each relative part that children are not given, though somebody wrote it."""
+    """`NAME=PART` for each relative part in our environment that `child_environment` drops."""
     found = _unsafe_parts(os.environ)
     return [f"{name}={part}" for name, parts in found.items() for part in parts if part]
 
@@ -49,7 +49,8 @@ def dropped_parts() -> list[str]:
 def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
     """`environment` without the ranks that another launcher gave this process.
 
-    They are not those of its children: DeepSpeed asserts that OMPI_COMM_WORLD_LOCAL_RANK is LOCAL_RANK.
+    Our children have ranks of their own, and DeepSpeed asserts that OMPI_COMM_WORLD_LOCAL_RANK equals
+    LOCAL_RANK.
     """
     return {
         name: value
@@ -59,7 +60,7 @@ def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unsafe_parts(environment: Mapping[str, str]) -> dict[str, list[str]]:
-    """Of each list in `environment` that has some, the parts that mean the working directory."""
+    """The empty and relative parts of each list in `environment` that has any, by variable."""
     found = {
         name: [part for part in _parts(name, environment) if not _is_safe(name, part)]
         for name in _SEPARATORS
@@ -73,6 +74,6 @@ def _parts(name: str, environment: Mapping[str, str]) -> list[str]:
 
 
 def _is_safe(name: str, part: str) -> bool:
-    # A library without a slash is looked for among the system's (ld.so(8)).
+    # The linker looks for a library without a slash in the system's folders (ld.so(8)).
     is_library = name == "LD_PRELOAD" and part != "" and "/" not in part
     return os.path.isabs(part) or is_library

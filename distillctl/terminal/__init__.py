@@ -1,1 +1,1 @@
-"""What a terminal shows: streams, progress, tables and curves as text."""
+"""Output for terminals: streams, progress, tables, and curves drawn as text."""

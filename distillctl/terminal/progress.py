@@ -1,4 +1,4 @@
-"""Progress of one long task on stderr: a bar on a terminal, a line every 30 s elsewhere, then it is gone."""
+"""Progress of one long task on stderr: a bar on a terminal, removed at the end; else a line every 30 s."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeVar
 from distillctl.terminal.stream import console, is_screen, printable
 
 HEARTBEAT_S = 30.0
-"""Longest silence of a pipe: CI systems end jobs that print nothing for minutes."""
+"""Longest silence in a pipe: CI systems end jobs that print nothing for minutes."""
 SHORT_S = 0.5
-"""Tasks that are done so soon are not shown."""
+"""Tasks that finish sooner show no bar."""
 
 _display = "auto"
 
@@ -25,18 +25,21 @@ def choose(display: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say something on stderr that changes what a result means or why it takes long, also with `quiet`."""
+    """Print what affects the meaning of a result or explains a wait to stderr, even with `quiet`."""
     print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
 Item = TypeVar("Item")
 Advance = Callable[[int], None]
-"""Takes how much is done so far."""
+"""Takes the amount that is done so far."""
 
 
 @contextmanager
 def task(label: str, total: int | None = None) -> Iterator[Advance]:
-    """While the context is open, show `label` and how much of `total` is done; call the result often."""
+    """Show `label` and how much of `total` is done while the context is open.
+
+    Yields a function that takes the amount done so far; call it often.
+    """
     label = printable(label)
     if _display == "quiet":
         yield lambda done: None
@@ -48,7 +51,7 @@ def task(label: str, total: int | None = None) -> Iterator[Advance]:
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """`items`, counted on stderr as they go by."""
+    """Yield `items` and count them on stderr."""
     with task(label, total) as advance:
         for done, item in enumerate(items, start=1):
             yield item
@@ -82,7 +85,8 @@ def _bar(label: str, total: int | None) -> Iterator[Advance]:
         transient=True,
         redirect_stdout=False,
     )
-    begun, number = time.monotonic(), bar.add_task(label, total=total)
+    begun = time.monotonic()
+    number = bar.add_task(label, total=total)
 
     def advance(done: int) -> None:
         bar.update(number, completed=done)

@@ -19,10 +19,10 @@ def sparkline(
     low: float | None = None,
     high: float | None = None,
 ) -> str:
-    """One character per value, or per bucket of neighbours when there are more than `width`; newest right.
+    """One character per value, newest on the right; per mean of neighbours if there are more than `width`.
 
-    The lowest value is the lowest block, or `low` and `high` set the scale; equal values stand at mid-height;
-    NaN and infinities are gaps.
+    The scale runs from the lowest to the highest value, unless `low` and `high` set it. Equal values are
+    drawn at mid-height; NaN and infinities are gaps.
     """
     means = bucket_means([v if math.isfinite(v) else math.nan for v in values], max(width, 0))
     known = [value for value in means if not math.isnan(value)]
@@ -35,7 +35,7 @@ def sparkline(
 
 
 def _block(value: float, bottom: float, top: float, blocks: str) -> str:
-    # Halves, because the difference of two finite values may not be finite.
+    # Halves, because the difference of two finite values can overflow.
     span = top / 2 - bottom / 2
     if span <= 0:
         return blocks[len(blocks) // 2 - 1]
@@ -44,7 +44,7 @@ def _block(value: float, bottom: float, top: float, blocks: str) -> str:
 
 
 def bucket_means(values: list[float], count: int) -> list[float]:
-    """`values` as at most `count` means over neighbours, NaN left out; NaN where all of them are."""
+    """Average neighbours of `values` into at most `count` means. A mean skips NaN; it is NaN if all are."""
     if len(values) <= count:
         return list(values)
     if count < 1:

@@ -1,4 +1,4 @@
-"""What stderr can show: whether it is a terminal for live drawing, and rich's console for one."""
+"""What stdout and stderr can show: live drawing, colour, Unicode, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_COLUMNS = 160
-"""Width of text for a pipe."""
+"""Columns of text that goes to a pipe."""
 
 
 def is_screen(out: TextIO) -> bool:
-    """Whether `out` is a terminal that takes live drawing; CI and dumb terminals get plain lines.
+    """Whether `out` is a terminal that can draw live; CI and dumb terminals get plain lines.
 
-    `isatty` decides, not rich's own guess, which FORCE_COLOR can turn on for pipes.
+    This asks `isatty`, not rich: FORCE_COLOR makes rich take pipes for terminals.
     """
     dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown")
     return out.isatty() and not dumb and not os.environ.get("CI")
 
 
 def has_unicode(out: TextIO) -> bool:
-    """Whether `out` takes more than ASCII."""
+    """Whether `out` can show more than ASCII."""
     return "utf" in (out.encoding or "").lower()
 
 
 def output_look() -> tuple[bool, int]:
-    """Whether stdout takes colour, and its columns (160 in a pipe)."""
+    """Whether stdout shows colour, and its number of columns (160 in a pipe)."""
     out = sys.stdout
     dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown") or bool(os.environ.get("NO_COLOR"))
     return out.isatty() and not dumb, shutil.get_terminal_size().columns if out.isatty() else PIPE_COLUMNS
 
 
 def printable(text: str) -> str:
-    """`text` with everything that a terminal would obey or hide written out, as in `\\x1b[2J`.
+    """`text` with every character that a terminal would obey or hide escaped, as in `\\x1b[2J`.
 
-    Names, ids and messages may come from files and servers: escape and other control characters (C0, DEL,
-    C1), what turns the direction of writing, zero-width and unassigned characters, halves of surrogate pairs.
-    Line breaks and blanks of all kinds stay; a tab becomes a blank.
+    Names, ids and messages may come from files and servers. Escaped are control characters (C0, DEL, C1),
+    characters that change the direction of writing, zero-width and unassigned characters, and halves of
+    surrogate pairs. Line breaks and spaces of all kinds stay; a tab becomes a space.
     """
     if text.isprintable():
         return text
@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 
 def inline(text: object) -> str:
-    """`printable` text for the inside of a line: line breaks are written out too, as in `a\\nb`."""
+    """`printable` text for use within a line: line breaks are escaped too, as in `a\\nb`."""
     return printable(str(text)).replace("\n", "\\n")
 
 
@@ -63,13 +63,13 @@ def _written_out(char: str) -> str:
 
 
 class Painted(str):
-    """Text with our own colour codes between parts that were made `printable`."""
+    """Text that holds our own colour codes; the parts between them went through `printable`."""
 
 
 def console(out: TextIO) -> Console:
-    """A console for `out`, which is known to be a terminal; its size is asked for at every frame."""
+    """A rich console for `out`, which must be a terminal. It reads the terminal's size at every frame."""
     from rich.console import Console
 
-    # COLUMNS and LINES would freeze the size.
+    # rich takes COLUMNS and LINES for the size, even after the terminal was resized.
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     return Console(file=out, force_terminal=True, legacy_windows=False, highlight=False, _environ=environment)

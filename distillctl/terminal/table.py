@@ -1,4 +1,4 @@
-"""Plain text for people: tables, numbers, durations, foreign text on one line."""
+"""Plain text for people: tables, numbers, durations, and untrusted text on one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillctl.terminal.stream import inline, output_look
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A table as wide as the terminal, or 160 columns in a pipe; a cell is one line without escape codes."""
+    """A table as wide as the terminal, or 160 columns in a pipe; cells are made safe by `inline`."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -23,7 +23,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
         grid.add_row(*(Text(inline(cell)) for cell in row))
     out = io.StringIO()
     _, width = output_look()
-    # An empty environment: FORCE_COLOR would put escape codes into a pipe.
+    # The environment is empty because FORCE_COLOR would put escape codes into a pipe.
     console = Console(file=out, width=width, force_terminal=False, color_system=None, _environ={})
     console.print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
@@ -35,17 +35,17 @@ def number(value: float | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and control characters, which data and models may contain."""
+    """`text` on one line, without control characters; data and models may contain both."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def clock(t: float | None) -> str:
-    """Local date and time of seconds since the epoch."""
+    """Local date and time at `t` seconds since the epoch; `-` for None."""
     return "-" if t is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(t))
 
 
 def duration(seconds: float) -> str:
-    """`42s`, `3m05s`, `6h34m`."""
+    """A duration as `42s`, `3m05s` or `6h34m`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

@@ -67,13 +67,13 @@ def test_a_file_of_somebody_elses_is_refused_before_the_model_is_looked_for(refu
     (folder / "there").mkdir()
     (folder / file).write_text("precious")
     message, _ = refused("eval", "--checkpoint", "none", "--data", "none.parquet", *options)
-    assert f"{file}: is there and is not" in message
+    assert f"{file}: already exists and is not" in message
     assert (folder / file).read_text() == "precious"
 
 
 def test_two_outputs_of_one_name_are_refused(refused):
     message, _ = refused("eval", "--checkpoint", "none", "--out", "new", "--junit", "new/eval.json")
-    assert message == ("--junit writes the file new/eval.json, and --out new/eval.json is that file too")
+    assert message == ("--junit writes the file new/eval.json, and --out new/eval.json is the same file")
 
 
 def test_folders_that_are_missing_are_no_obstacle(refused):

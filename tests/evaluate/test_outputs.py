@@ -40,10 +40,10 @@ def test_files_go_into_folders_that_do_not_exist(tmp_path):
     ("junit", "out", "words"),
     [
         ("file/j.xml", None, "file cannot be made: "),
-        ("pipe", None, "--junit pipe: is a named pipe, which is not written to"),
+        ("pipe", None, "--junit pipe: is a named pipe, which cannot be overwritten"),
         (None, "file", "file: is not a directory"),
         (None, "file/x", "file/x cannot be made: "),
-        (None, "taken", "taken/eval.json: is a directory, which is not written to"),
+        (None, "taken", "taken/eval.json: is a directory, which cannot be overwritten"),
         ("o/eval.json", "o", "--junit writes the file o/eval.json, and --out "),
     ],
 )

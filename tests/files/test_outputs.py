@@ -32,7 +32,7 @@ def test_an_older_output_and_nothing_else_is_replaced(tmp_path):
     (tmp_path / "file").write_text("ours")
     require(tmp_path / "file")
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(ConfigError, match="file: is there and is not one of ours"):
+    with pytest.raises(ConfigError, match="file: already exists and is not one of ours"):
         require(tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]
 
@@ -52,7 +52,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_known_beforehand(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file is no directory"):
+    with pytest.raises(ConfigError, match="file is not a directory"):
         require(tmp_path / "file" / "new")
     with pytest.raises(EnvironmentUnfit, match="File name too long"):
         require(tmp_path / ("x" * 256))

@@ -130,7 +130,7 @@ def test_nvidia_visible_devices_is_a_containers_and_not_read(nvml, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "note"),
     [
-        ("7", "CUDA_VISIBLE_DEVICES=7: '7' names no GPU of this machine, which has 4; CUDA shows neither it"),
+        ("7", "CUDA_VISIBLE_DEVICES=7: '7' names no GPU of this machine, which has 4; CUDA ignores it and"),
         ("0,GPU-ffff", "'GPU-ffff' names no GPU of this machine"),
         ("GPU-aaaa", "'GPU-aaaa' names no GPU of this machine"),
         ("1,1", "CUDA_VISIBLE_DEVICES=1,1 names a GPU twice"),
@@ -325,7 +325,9 @@ def test_an_evaluation_on_the_cpu_says_why(monkeypatch, driver, distillctl):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     _, _, err = distillctl("eval", "--checkpoint", "builtin:tiny-student", "--data", "gone.parquet")
-    assert err.startswith("note: an NVIDIA driver is here, but its GPUs are not found: the package nvidia")
+    assert err.startswith(
+        "note: an NVIDIA driver is installed, but its GPUs were not found: the package nvidia"
+    )
 
 
 def test_a_cpu_run_on_a_machine_with_gpus_uses_none(nvml):

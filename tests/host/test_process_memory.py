@@ -89,8 +89,8 @@ def test_what_nvml_does_not_tell_is_left_out_and_said(nvml, monkeypatch):
     told = []
     assert process_memory.gpu_metrics({"0": "2"}, told.append) == {}
     assert len(told) == 2
-    assert told[0] == "gpu/used_bytes/0 is left out: NVML does not tell it (Not Supported)"
-    assert told[1].startswith("gpu/utilization/0 is left out: NVML does not tell it (")
+    assert told[0] == "gpu/used_bytes/0 is left out: NVML does not give it (Not Supported)"
+    assert told[1].startswith("gpu/utilization/0 is left out: NVML does not give it (")
 
 
 def test_a_driver_that_is_lost_in_a_run_does_not_end_it(nvml, monkeypatch):
@@ -100,4 +100,4 @@ def test_a_driver_that_is_lost_in_a_run_does_not_end_it(nvml, monkeypatch):
     monkeypatch.setattr(nvml, "nvmlInit", lost)
     told = []
     assert process_memory.gpu_metrics({"0": "2"}, told.append) == {}
-    assert told == ["there are no metrics of GPUs: GPU is lost"]
+    assert told == ["GPU metrics are not measured: GPU is lost"]

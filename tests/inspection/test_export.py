@@ -99,7 +99,7 @@ def test_what_cannot_be_written_is_said(run: RunDir, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="xlsx is not a format"):
         export_run(run.path, tmp_path / "a.xlsx")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file is no directory"):
+    with pytest.raises(ConfigError, match="file is not a directory"):
         export_run(run.path, tmp_path / "file" / "a.csv")
 
 
@@ -123,7 +123,7 @@ def test_an_older_export_is_replaced_and_another_file_is_not(run: RunDir, tmp_pa
     foreign = ["precious", "", "step,loss\n1,2\n", "date,actor/loss\n", "step\n1\n"]
     for text in foreign:
         target.write_text(text)
-        with pytest.raises(ConfigError, match="is there and is not such a table"):
+        with pytest.raises(ConfigError, match="already exists and is not such a table"):
             export_run(run.path, target)
         assert target.read_text() == text
 

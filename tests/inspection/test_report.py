@@ -188,7 +188,7 @@ def test_an_older_report_is_replaced_and_another_page_is_not(run, tmp_path):
     assert target.read_text() == page
     for other in ("precious", "", "<!doctype html>\n<title>mine</title>"):
         target.write_text(other)
-        with pytest.raises(ConfigError, match="is there and is not a report"):
+        with pytest.raises(ConfigError, match="already exists and is not a report"):
             write_report([run.path], target)
         assert target.read_text() == other
 

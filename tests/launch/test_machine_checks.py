@@ -89,7 +89,7 @@ def test_a_run_directory_that_is_a_file_is_exit_2(refused, folder):
     (folder / "mine").write_text("precious")
     code, err = refused("--run-dir", "mine")
     assert code == 2
-    assert f"{folder / 'mine'} is no directory" in err
+    assert f"{folder / 'mine'} is not a directory" in err
     assert (folder / "mine").read_text() == "precious"
 
 

@@ -53,4 +53,4 @@ def test_what_is_not_known_of_a_gpu_is_said_once_and_ends_nothing(monkeypatch):
         found = usage.metrics(step, distributed, engine)
         assert set(found) == {"memory/trainer_bytes", "memory/engine_bytes"}
         assert found["memory/engine_bytes"] == 5.0
-    assert told == [(1, "there are no metrics of GPUs: the package nvidia-ml-py is not installed")]
+    assert told == [(1, "GPU metrics are not measured: the package nvidia-ml-py is not installed")]
