@@ -1,1 +1,1 @@
-"""The rollout engine: vLLM in a process of its own, and the client that drives it."""
+"""The rollout engine (vLLM in a process of its own), and the client that drives it."""

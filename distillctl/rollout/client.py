@@ -24,7 +24,7 @@ from distillctl.rollout import protocol
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Sampling settings of one call."""
+    """Sampling settings of one request."""
 
     temperature: float
     top_p: float
@@ -33,15 +33,15 @@ class Sampling:
 
 
 def sample_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
-    """Seed of one sampled response in [0, 2**63): a hash, so that no two requests share a stream."""
+    """Seed of one response, in [0, 2**63). It is a hash, so no two responses share random numbers."""
     key = f"{run_seed}/{step}/{prompt_id}/{sample}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
 def request_names(prompts: list[Prompt]) -> list[str]:
-    """A unique name for each prompt: its id, and a number behind it where the id stands there again.
+    """A unique name per prompt: its id, with a number appended if the id repeats.
 
-    Without the number, repeated prompts would share their seeds and get identical samples.
+    Repeated prompts would otherwise share seeds and get identical responses.
     """
     seen: dict[str, int] = {}
     names = []
@@ -84,23 +84,24 @@ def assemble(
 
 
 class RolloutClient:
-    """Connection to one rollout worker. Every reply is checked for the weight version it came from."""
+    """Connection to one rollout worker. It checks the weight version of every reply."""
 
     def __init__(self, path: Path, ready_timeout_s: float, timeout_s: float = 300.0) -> None:
-        """Wait up to `ready_timeout_s` for the worker's socket to appear (it does when the engine is ready).
+        """Wait up to `ready_timeout_s` for the worker's socket, which appears when the engine is ready.
 
-        `timeout_s`: longest silence during a request, after which the engine counts as hung.
+        `timeout_s`: longest silence during a request; a longer one means that the engine hangs.
         """
         self._sock = _connect(path, ready_timeout_s)
         self._sock.settimeout(timeout_s)
         self._timeout_s = timeout_s
         credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid: int = struct.unpack("3i", credentials)[0]
-        """Of the worker, which leads the process group of its engine."""
+        """Pid of the worker, which leads the process group of its engine."""
         self._process = os.pidfd_open(self.pid)
         self.version = 0
         self._lost: EngineLost | None = None
-        """Why no reply is waited for any more: a late one would be taken for that to the next request."""
+        """Why the engine is given up. A late reply would be taken for the reply to the next request, so every
+        later request fails with the same error."""
 
     def generate(
         self,
@@ -112,13 +113,13 @@ class RolloutClient:
         num_topk: int | None = 0,
         progress: Callable[[int], None] = lambda num_finished: None,
     ) -> list[Rollout]:
-        """`num_samples` responses to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
+        """Sample `num_samples` responses to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
-        `num_topk`, at most the engine's `max_logprobs`: tokens of `Rollout.topk_ids`, most likely first under
-        the distribution that is sampled from; 0 leaves it None, and None leaves the log-probabilities 0 too,
-        which the engine then need not compute. `progress` is told about once a second how many responses are
-        finished. Raises `EngineLost` when the worker is gone or silent, and at every request after that;
-        `RunFailed` when it answers with other weights than the last pushed.
+        `num_topk`: tokens per position in `Rollout.topk_ids`, most likely first under the distribution that
+        is sampled from (at most the engine's `max_logprobs`). With 0, `topk_ids` is None. With None, the engine
+        computes no log-probabilities either, and they are 0. `progress` gets the number of finished responses
+        about once a second. Raises `EngineLost` when the worker is gone or silent, and on every request after
+        that; `RunFailed` when the reply is from other weights than those pushed last.
         """
         num_rollouts = len(prompts) * num_samples
         token_ids = [prompt.token_ids for prompt in prompts for _ in range(num_samples)]
@@ -139,21 +140,21 @@ class RolloutClient:
         )
 
     def score(self, token_ids: list[int]) -> np.ndarray:
-        """float32 [T - 1], nats: log-probability of `token_ids[1:]` given their prefixes."""
+        """Log-probability of each of `token_ids[1:]` given the tokens before it; float32 [T - 1], nats."""
         return self._ask({"request": "score"}, {"tokens": np.array(token_ids, np.int32)})["logprobs"]
 
     def push(self, files: list[Path], version: int) -> None:
-        """Load safetensors `files` into the engine; replies must carry `version` from then on."""
+        """Load safetensors `files` into the engine; its replies must carry `version` from then on."""
         self.version = version
         self._ask({"request": "push", "files": [str(f) for f in files], "version": version}, {})
 
     def close(self) -> None:
-        """Disconnect; the worker stays up and accepts the next client."""
+        """Disconnect; the worker keeps running and accepts the next client."""
         self._sock.close()
         os.close(self._process)
 
     def kill(self) -> None:
-        """SIGKILL every process of the engine, wait for the worker's end, disconnect."""
+        """Send SIGKILL to every process of the engine, wait until the worker has ended, and disconnect."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         select.select([self._process], [], [])  # readable once the process has ended
@@ -179,8 +180,8 @@ class RolloutClient:
             message = f"the rollout engine was silent for {self._timeout_s:g} s during {request!r}"
             self._lost = EngineLost(message, f"{hint}; a slow one needs a larger rollout.timeout_s")
             raise self._lost from None
-        except (OSError, ValueError, KeyError) as error:  # the latter two for a reply that is not a message
-            message = f"the rollout engine stopped answering during {request!r} ({error})"
+        except (OSError, ValueError, KeyError) as error:  # ValueError, KeyError: the reply is malformed
+            message = f"the rollout engine stopped responding during {request!r} ({error})"
             self._lost = EngineLost(message, hint)
             raise self._lost from error
         if reply["version"] != self.version:

@@ -1,4 +1,4 @@
-"""Starting a rollout worker: its environment, its log, its process session. No torch."""
+"""Starting a rollout worker: its environment, log and process session. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillctl.rollout.vllm_plugin import OWNER_ENV
 from distillctl.rollout.worker import EngineSettings
 
 READY_TIMEOUT_S = 600.0
-"""Longest start of an engine; a large model on a GPU takes minutes, the tiny one 12 s."""
+"""Longest time that an engine may take to start; a large model on a GPU takes minutes, the tiny one 12 s."""
 
 _INHERITED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH",
@@ -28,52 +28,52 @@ _INHERITED_PREFIXES = (
     "HF_", "VLLM_", "XDG_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "UCX_", "CUBLAS_", "TORCH_", "PYTORCH_",
     "TORCHINDUCTOR_", "TRITON_", "FLASHINFER_",
 )  # fmt: skip
-"""What an engine is handed of the caller's environment, with the compilers' settings: on a GPU vLLM compiles
-kernels (Triton asks for CC, CPATH and LIBRARY_PATH)."""
+"""Variables that an engine inherits from the caller's environment. The compilers' settings are among them,
+because vLLM compiles kernels on a GPU (Triton asks for CC, CPATH and LIBRARY_PATH)."""
+_ALWAYS = {
+    "DO_NOT_TRACK": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # else a caller's environment could allow pickle in requests
+    "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "false",  # else responses would be in the log
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_PLUGINS": "distillctl",
+    "VLLM_SERVER_DEV_MODE": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+"""Variables that every engine gets, whatever the caller's environment says."""
 _MAX_KV_CACHE_BYTES = 8 << 30
 _PLAIN_ROPES = ("default", "llama3")
-"""Rotary embeddings whose angles depend on the position alone, so that a table of the positions that occur is
-enough. vLLM makes one of as many rows as config.json names, whatever that is."""
+"""Rotary embeddings whose angles depend on the position alone. For these a table of the positions that occur
+is enough; vLLM would make as many rows as config.json says."""
 _MAX_POSITIONS = 1 << 24
-"""Rows of a table that is not cut; the largest context known has 10 million tokens."""
+"""Most rows of a table that cannot be shortened; the largest known context has 10 million tokens."""
 
 
 def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> dict[str, str]:
-    """A clean environment: what the engine needs, and nothing of ours that would mislead it.
+    """Environment of an engine: what it needs, and none of our variables that would change how it starts.
 
-    `sockets`: private directory for vLLM's own, in which the engine works and keeps its temporary files:
-    vLLM leaves one for each start behind (`get_file_store_init_method`). `gpus` are places among the visible
-    GPUs; None is the first `num_gpus`. A trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD would change how vLLM
-    starts. On a CPU the engine gets every core (its own default keeps one of two for itself);
-    torch.compile is off there, because what vLLM compiles even in eager mode takes 20 s at the first start
-    and gains nothing. oneDNN keeps its last 16 matrix products, not 1,024: each new number of rows in a
-    ragged batch makes one per layer shape, and the engine's worker grows by hundreds of MiB; the layers share
-    the last ones, and vLLM keeps 32 per layer.
+    Those would be a trainer's RANK, OMP_NUM_THREADS or LD_PRELOAD. `gpus` are indices into the visible GPUs;
+    None means the first `num_gpus`. `sockets` is a private directory. The engine works in it and keeps its
+    sockets and temporary files there; vLLM leaves a file behind at each start (`get_file_store_init_method`).
+
+    On a CPU the engine gets every core; by default vLLM reserves one of two. torch.compile is off there: what
+    vLLM compiles even in eager mode takes 20 s at the first start and makes nothing faster. oneDNN keeps its
+    last 16 matrix products instead of 1,024. Each new number of rows in a ragged batch adds one per layer
+    shape, and the engine would grow by hundreds of MiB. The layers share the last 16, and vLLM keeps 32 per
+    layer itself.
     """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
-    kept |= {
-        OWNER_ENV: owner(),
-        "DO_NOT_TRACK": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "HF_HUB_OFFLINE": "1",
-        "TMPDIR": str(sockets),
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # never from the caller's environment: pickle in requests
-        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "false",  # nor answers in the log
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_PLUGINS": "distillctl",
-        "VLLM_RPC_BASE_PATH": str(sockets),
-        "VLLM_SERVER_DEV_MODE": "0",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    }
+    kept |= _ALWAYS | {OWNER_ENV: owner(), "TMPDIR": str(sockets), "VLLM_RPC_BASE_PATH": str(sockets)}
     if num_gpus:
         ids = visible_gpus().ids
         kept |= cuda_environment(ids[place] for place in gpus or range(num_gpus))
-        # By default torch keeps compiled kernels with the temporary files, which end with the run.
+        # By default torch keeps compiled kernels with the temporary files, which are removed after the run.
         kept.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser("~/.cache/distillctl/torchinductor"))
         return child_environment(kept, sockets)
     kept["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus()))
@@ -84,10 +84,10 @@ def engine_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
 
 
 def worker_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> dict[str, str]:
-    """`engine_environment`, and on a CPU the whole engine in the process that asks for it.
+    """`engine_environment`, with settings that keep a CPU engine in a single process.
 
-    vLLM's processes are started one after the other, and each imports all of it: three take 34 s, one 12 s.
-    vLLM then leaves the number of threads to the environment.
+    vLLM starts its processes one after the other, and each imports all of vLLM: three take 34 s, one takes
+    12 s. In a single process vLLM leaves the number of threads to OMP_NUM_THREADS.
     """
     environment = engine_environment(num_gpus, gpus, sockets)
     if not num_gpus:
@@ -97,16 +97,16 @@ def worker_environment(num_gpus: int, gpus: list[int] | None, sockets: Path) -> 
 
 
 def kv_cache_bytes(shape: ModelShape, max_model_len: int, max_num_seqs: int) -> int:
-    """KV cache of a CPU engine: room for `max_num_seqs` full sequences in float32, at most 8 GiB.
+    """Bytes of a CPU engine's KV cache: room for `max_num_seqs` full sequences in float32, at most 8 GiB.
 
-    Blocks are 128 tokens on a CPU; every sequence may leave one partly empty.
+    A block holds 128 tokens on a CPU, and every sequence may leave one partly empty.
     """
     needed = shape.kv_bytes_per_token(4) * max_num_seqs * (max_model_len + 128)
     return min(max(needed, 64 << 20), _MAX_KV_CACHE_BYTES)
 
 
 def rope_type(model: Path) -> str:
-    """Kind of a model's rotary embeddings by its config.json: `default` where it names none."""
+    """Type of a model's rotary embeddings according to its config.json; `default` if it names none."""
     config = read_json(model / "config.json")
     if config.get("dual_chunk_attention_config"):
         return "dual chunk"
@@ -131,14 +131,14 @@ def engine_settings(
     gpu_memory_utilization: float = 0.9,
     enforce_eager: bool = True,
 ) -> EngineSettings:
-    """Settings of a worker started by this process."""
+    """Settings of a rollout worker that this process starts."""
     shape = model_shape(model)
     length = min(max_model_len, shape.max_positions)
     plain = rope_type(model) in _PLAIN_ROPES
     if not plain and shape.max_positions > _MAX_POSITIONS:
         raise ConfigError(
             f"{model}: max_position_embeddings={shape.max_positions} is above {_MAX_POSITIONS}",
-            "set it to the longest sequence that the model was made for",
+            "set it to the longest sequence that the model supports",
         )
     return EngineSettings(
         model=str(model.absolute()),
@@ -158,7 +158,10 @@ def engine_settings(
 def start_engine(
     settings: EngineSettings, settings_path: Path, log: Path, gpus: list[int] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start the worker in a process session of its own; call from the main thread (see `lifeline`)."""
+    """Start the worker in a process session of its own; call it from the main thread.
+
+    The worker dies with the thread that started it (`host.parent_death`).
+    """
     settings.save(settings_path)
     folder = Path(settings.socket).parent
     with log.open("ab") as output:

@@ -1,4 +1,4 @@
-"""What runs inside vLLM's own processes: the lifeline, and receiving pushed weights."""
+"""Code that runs inside vLLM's own processes: dying with the launcher, and receiving pushed weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from distillctl.host import shared_memory
 from distillctl.host.parent_death import die_with_parent
 
 OWNER_ENV = "DISTILLCTL_OWNER"
-"""Set by the launcher to its `shared_memory.owner()`. Every process of this engine dies with the launcher,
-and what they leave in memory is named after it."""
+"""The launcher sets it to its `shared_memory.owner()`. Every process of the engine dies with the launcher,
+and the files that they leave in shared memory are named after it."""
 
 
 def register() -> None:
-    """vLLM's general plugin hook; called in the engine core and in every worker process."""
+    """vLLM's general plugin hook, which vLLM calls in the engine core and in every worker process."""
     if os.environ.get(OWNER_ENV):
         die_with_parent()
         ignore_signals()
@@ -26,16 +26,16 @@ def register() -> None:
 
 
 def ignore_signals() -> None:
-    """A scheduler may signal every process of a job; when an engine ends is for its launcher to say."""
+    """Ignore signals: a scheduler may signal every process of a job, but the launcher decides when we end."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
 
 
 def name_shared_memory() -> None:
-    """Name Python's shared memory and semaphores after the launcher, so that those of killed processes are
-    known, and mark what else this process has in memory.
+    """Name Python's shared memory and semaphores after the launcher, and `mark` this process as its own.
 
-    The standard library has no setting for the prefixes, only these constants.
+    The names tell the next launcher which ones killed processes left behind. The standard library has no
+    setting for these names, only the constants that we replace here.
     """
     shared_memory.mark(os.environ[OWNER_ENV])
     prefix = f"/{os.environ[OWNER_ENV]}-"
@@ -47,8 +47,9 @@ def _sleep_when_idle() -> None:
     """On a CPU, let readers of vLLM's shared-memory queues block instead of spinning for a second.
 
     By default a worker keeps a core busy for 1 s after each batch, while the trainer needs it, and the engine
-    core spins on the cores its worker computes on. vLLM 0.32 has no setting for the wait but this default. A
-    reader that blocks at once can miss a notification and would look again after 5 s, so it looks every ms.
+    core spins on the cores that its worker computes on. In vLLM 0.32 this default argument is the only way to
+    change the wait. A reader that blocks at once can miss a notification; it would check again only after
+    5 s, so we make it check every millisecond.
     """
     from vllm.distributed.device_communicators import shm_broadcast
     from vllm.platforms import current_platform
@@ -59,14 +60,13 @@ def _sleep_when_idle() -> None:
 
 
 class WeightReceiver:
-    """Worker extension: its methods become methods of vLLM's worker, reached by `collective_rpc`."""
+    """Worker extension of vLLM: its methods become methods of vLLM's worker; `collective_rpc` calls them."""
 
     def load_pushed(self, files: list[str]) -> None:
         """Load safetensors `files`, in order, into the running model.
 
-        Goes through vLLM's layerwise reload, the only path that re-packs CPU weights; a second call of
-        `process_weights_after_loading` on the head is needed because reload leaves the packed copy of a
-        tied head stale (float32 on CPU).
+        It uses vLLM's layerwise reload, the only path that re-packs CPU weights. The reload leaves the packed
+        copy of a tied LM head stale (float32 on a CPU), so we process the head's weights a second time.
         """
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 

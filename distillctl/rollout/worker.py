@@ -1,9 +1,11 @@
 """The rollout worker: `python -m distillctl.rollout.worker SETTINGS.json`.
 
-Owns one `vllm.LLM` and serves one client at a time over a unix socket: token ids in, token ids and
-log-probabilities out. The socket appears when the engine is ready. Requests: generate, score, push. While
-one is under way, `{"progress": finished sequences}` comes at most once a second. Only SIGKILL ends it: other
-signals are the launcher's business, also when a scheduler sends them to every process of a job.
+It owns one `vllm.LLM` and serves one client at a time over a unix socket: token ids in, token ids and
+log-probabilities out. The socket appears when the engine is ready. The requests are generate, score and push.
+During a request the worker sends `{"progress": finished sequences}` at most once a second.
+
+The worker ignores SIGINT, SIGTERM and SIGHUP, because a scheduler may send them to every process of a job. It
+runs until the launcher ends or kills it, or until a request fails.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ if TYPE_CHECKING:
 
 
 REPORT_S = 1.0
-"""Between two signs of life, at least."""
+"""Shortest time between two progress messages."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Everything the worker is told; written by the launcher as JSON."""
+    """All settings of the worker; the launcher writes them as JSON."""
 
     model: str
     dtype: str
@@ -47,13 +49,13 @@ class EngineSettings:
     """0 on a CPU; otherwise the tensor-parallel size."""
     gpu_memory_utilization: float
     kv_cache_bytes: int | None
-    """Size of the KV cache on a CPU; None on a GPU, where vLLM takes what the utilization allows."""
+    """Size of the KV cache on a CPU; None on a GPU, where vLLM takes what `gpu_memory_utilization` allows."""
     enforce_eager: bool
     parent_pid: int
     max_logprobs: int = 0
-    """Most likely tokens that a request may ask for."""
+    """Most tokens per position whose log-probabilities a request may ask for."""
     max_positions: int | None = None
-    """Positions that vLLM makes rotary tables for; None is as many as the model's config.json says."""
+    """Positions in vLLM's rotary tables; None means as many as the model's config.json says."""
 
     def save(self, path: Path) -> None:
         """Write the JSON file whose path is the worker's argument."""
@@ -61,7 +63,7 @@ class EngineSettings:
 
 
 def build_engine(settings: EngineSettings) -> LLM:
-    """Start vLLM. Prompts are never split (chunked prefill): on a CPU seeded requests do not survive it."""
+    """Start vLLM. Chunked prefill is off, because on a CPU it changes the samples of seeded requests."""
     from vllm import LLM
 
     options: dict[str, Any] = {}
@@ -94,21 +96,21 @@ def build_engine(settings: EngineSettings) -> LLM:
 
 
 class Engine:
-    """The requests, on a running `LLM`."""
+    """Handles the requests with a running `LLM`."""
 
     def __init__(self, llm: LLM, settings: EngineSettings) -> None:
         self.llm = llm
         self.settings = settings
         self.version = 0
         self.report: Callable[[int], None] = lambda num_finished: None
-        """Called after each step of the engine."""
+        """Called after each step of the engine with the number of finished sequences."""
 
     def generate(self, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
-        """Sample one answer per prompt: pause, enqueue all, resume, wait.
+        """Sample one response per prompt: pause, enqueue all, resume, wait.
 
-        Scheduling starts when every request is queued, so that the same requests are batched the same way
-        and give bit-identical tokens and log-probabilities whenever they are repeated. With `num_topk` in
-        the header the reply also has `topk_ids`, int32 [all tokens, num_topk]; with null there its
+        Scheduling starts only when every request is queued. So vLLM batches the same requests the same way
+        each time, and their tokens and log-probabilities are bit-identical. If `num_topk` in the header is
+        above 0, the reply also has `topk_ids`, int32 [all tokens, num_topk]; if it is null, the
         log-probabilities are 0.
         """
         prompts = protocol.unpack(arrays["prompts"], arrays["prompt_lengths"])
@@ -129,7 +131,7 @@ class Engine:
         return {"version": self.version}, reply
 
     def score(self, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
-        """Log-probability of each token of one sequence but the first, under the current weights."""
+        """Log-probability of each token of one sequence except the first, under the current weights."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -140,7 +142,7 @@ class Engine:
         return {"version": self.version}, {"logprobs": logprobs}
 
     def push(self, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
-        """Load the safetensors files of the header and take its version label."""
+        """Load the safetensors files that the header names, and take over its weight version."""
         self.llm.collective_rpc("load_pushed", args=(header["files"],))
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be reset after a weight push")
@@ -168,25 +170,25 @@ class Engine:
         )
         self.llm.wake_up(tags=["scheduling"])
         outputs: list[Any] = []
-        while self.llm.llm_engine.has_unfinished_requests():  # `wait_for_completion`, with reports
+        while self.llm.llm_engine.has_unfinished_requests():  # as `wait_for_completion`, plus reports
             outputs += (output for output in self.llm.llm_engine.step() if output.finished)
             self.report(len(outputs))
         return sorted(outputs, key=lambda output: int(output.request_id))
 
 
 def _sampled_logprobs(flat: Any) -> list[float]:
-    """First log-probability of each position: vLLM lists the sampled (or prompt) token first."""
+    """The first log-probability of each position: vLLM lists the sampled token (or prompt token) first."""
     pairs = zip(flat.start_indices, flat.end_indices, strict=True)
     return [flat.logprobs[start] for start, end in pairs if end > start]
 
 
 def _topk_ids(flat: Any, num_topk: int) -> np.ndarray:
-    """int32 [T, num_topk]: what vLLM lists after the sampled token, most likely first."""
+    """The tokens that vLLM lists after the sampled one, most likely first; int32 [T, num_topk]."""
     return np.array(flat.token_ids, np.int32).reshape(-1, 1 + num_topk)[:, 1:]
 
 
 def serve(engine: Engine) -> None:
-    """Answer requests until SIGTERM; a client that disconnects may come back."""
+    """Serve requests until this process is killed or a request fails; a client may disconnect and return."""
     path = Path(engine.settings.socket)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -200,7 +202,7 @@ def serve(engine: Engine) -> None:
 
 
 def _serve_client(engine: Engine, connection: socket.socket) -> None:
-    """Raises `wire.Closed` when the client goes away."""
+    """Serve one client. Raises `protocol.Closed` when it disconnects."""
     requests = {"generate": engine.generate, "score": engine.score, "push": engine.push}
     last = 0.0
 
@@ -217,7 +219,7 @@ def _serve_client(engine: Engine, connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """Entry point. An error ends the process; its traceback is in the worker's log."""
+    """Run the worker. An error ends the process; the traceback is in its log."""
     settings = EngineSettings(**json.loads(Path(sys.argv[1]).read_text()))
     die_with_parent(settings.parent_pid)
     ignore_signals()

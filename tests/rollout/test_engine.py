@@ -304,7 +304,7 @@ def test_an_engine_that_fails_to_take_weights_counts_as_lost(small_client, worke
     """Never half of them: it ends, and the run starts another."""
     bad = worker[1] / "small" / "bad.safetensors"
     bad.write_bytes(b"no weights")
-    with pytest.raises(EngineLost, match="stopped answering during 'push'"):
+    with pytest.raises(EngineLost, match="stopped responding during 'push'"):
         small_client.push([bad], 1)
 
 
@@ -320,6 +320,6 @@ def test_killing_the_worker_kills_the_whole_engine_and_is_reported(client, worke
     group = process_group(process.pid)
     process.kill()
     process.wait()
-    with pytest.raises(EngineLost, match="stopped answering"):
+    with pytest.raises(EngineLost, match="stopped responding"):
         client.score(prompts[0].token_ids)
     group.wait_until_dead(5)
