@@ -115,11 +115,11 @@ class RolloutClient:
     ) -> list[Rollout]:
         """Sample `num_samples` responses to each prompt, in the order prompt 0 sample 0, prompt 0 sample 1, …
 
-        `num_topk`: tokens per position in `Rollout.topk_ids`, most likely first under the distribution that
-        is sampled from (at most the engine's `max_logprobs`). With 0, `topk_ids` is None. With None, the engine
-        computes no log-probabilities either, and they are 0. `progress` gets the number of finished responses
-        about once a second. Raises `EngineLost` when the worker is gone or silent, and on every request after
-        that; `RunFailed` when the reply is from other weights than those pushed last.
+        `num_topk` (at most the engine's `max_logprobs`): tokens per position in `Rollout.topk_ids`, most
+        likely first under the distribution that is sampled from. With 0, `topk_ids` is None. With None, the
+        engine computes no log-probabilities either, and they are 0. `progress` gets the number of finished
+        responses about once a second. Raises `EngineLost` when the worker is gone or silent, and on every
+        request after that; `RunFailed` when the reply is from other weights than those pushed last.
         """
         num_rollouts = len(prompts) * num_samples
         token_ids = [prompt.token_ids for prompt in prompts for _ in range(num_samples)]

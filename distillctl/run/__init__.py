@@ -1,1 +1,1 @@
-"""A run on disk: its directory, events, metrics, samples and checkpoints."""
+"""A run's files on disk: its directory, events, metrics, samples and checkpoints."""

@@ -1,12 +1,11 @@
-"""Checkpoints on disk: committing one, finding the one to resume from, dropping old ones. No torch.
+"""Checkpoints on disk: committing one, finding the one to resume from, removing old ones. No torch.
 
-A checkpoint `step_N/{hf/, state/, manifest.json}` is complete or not there at all: it is written as
-`.tmp-step_N`, synced, hashed into a manifest, renamed, and then `latest.json` points to it. What a crash
-leaves under another name is swept at the next start; what a bad disk does to a complete one is found by its
-hashes.
+A checkpoint `step_N/{hf/, state/, manifest.json}` is either complete or absent. It is written as
+`.tmp-step_N`, synced, hashed into a manifest and renamed; then `latest.json` points to it. The next start
+removes what a crash left under another name. The hashes reveal damage that a bad disk does later.
 
-Of a checkpoint that goes only the files that its manifest lists are removed. What somebody else put there
-stays, under `step_N`.
+When a checkpoint is removed, only the files that its manifest lists are deleted. Files that somebody else put
+there stay, under `step_N`.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from distillctl.run import unfinished
 from distillctl.run.unfinished import TMP, clear, free_beside
 
 FORMAT = 1
-"""Of the manifest; another one is not read."""
+"""Version of the manifest's format; manifests of another version are refused."""
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step_([0-9]{6,18})")
 _OLD_TMP = re.compile(r"\.tmp-(?P<how>dropped|replaced)-(?P<home>step_[0-9]{6,18})")
-"""A checkpoint on its way out."""
+"""Name of a checkpoint that is being removed."""
 OWN_FOLDER = re.compile(f"{_STEP.pattern}|{unfinished.NAME.pattern}|{_OLD_TMP.pattern}")
-"""Every folder that is made beside the pointers."""
+"""Name of every folder that we make beside the pointers `latest.json` and `best.json`."""
 _HINT = "it is damaged: choose or restore another checkpoint"
 
 Sealed = dict[str, dict[str, Any]]
-"""`{"sha256", "size_bytes"}` by path inside the checkpoint."""
+"""SHA-256 and size of each file, `{"sha256", "size_bytes"}`, by its path within the checkpoint."""
 
 
 def step_of(name: str) -> int | None:
-    """The step that a name such as `step_000400` stands for; None of any other name."""
+    """The step in a name such as `step_000400`; None for any other name."""
     match = _STEP.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -53,22 +52,22 @@ def step_dir(step: int) -> str:
 
 
 def partial_dir(folder: Path, step: int) -> Path:
-    """Where a checkpoint is put together."""
+    """Folder in which a checkpoint is written before it is committed."""
     return folder / f"{TMP}{step_dir(step)}"
 
 
 def universal_dir(folder: Path) -> Path:
-    """Where a checkpoint is converted for another number of ranks."""
+    """Folder in which a checkpoint is converted for another number of ranks."""
     return folder / f"{TMP}universal"
 
 
 def rehearsal_dir(folder: Path) -> Path:
-    """Where a save is tried before the first step."""
+    """Folder in which saving is tested before the first step."""
     return folder / f"{TMP}rehearsal"
 
 
 def seal(partial: Path, share: int = 0, num_shares: int = 1) -> Sealed:
-    """Bring every `num_shares`-th file from `share` on to the disk and hash it."""
+    """Sync every `num_shares`-th file, starting with number `share`, to the disk and hash it."""
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     return {str(path.relative_to(partial)): _sync_and_hash(path) for path in files[share::num_shares]}
 
@@ -76,8 +75,8 @@ def seal(partial: Path, share: int = 0, num_shares: int = 1) -> Sealed:
 def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
     """Make a sealed directory the checkpoint of `step` and the latest one; returns its path.
 
-    A kill at any point leaves the earlier checkpoint or this one. One of the same step, which would have been
-    resumed from were it good, is replaced.
+    A kill at any point leaves the earlier checkpoint or this one. A checkpoint of the same step is replaced:
+    it must be damaged, or the run would have resumed from it.
     """
     folder = partial.parent
     final = folder / step_dir(step)
@@ -104,19 +103,21 @@ def commit(partial: Path, step: int, world_size: int, sealed: Sealed) -> Path:
 
 
 def rotate(folder: Path, step: int, keep: int, best: int | None = None) -> None:
-    """Drop all but the newest `keep` checkpoints up to `step` and that of step `best`; later ones, of no use
-    to this run, stay, and so does one whose manifest cannot be read."""
+    """Remove the checkpoints up to `step` except the newest `keep` of them and the one of step `best`.
+
+    Later checkpoints, which this run does not use, stay; so do those whose manifest cannot be read.
+    """
     known = [known for known in steps(folder) if known <= step]
     for old in set(known[:-keep]) - {best}:
         path = folder / step_dir(old)
         if _listed(path):
             dropped = folder / f"{TMP}dropped-{path.name}"
-            path.rename(dropped)  # never half a checkpoint under its own name
+            path.rename(dropped)  # so that its own name never holds half a checkpoint
             _finish_removal(dropped, path)
 
 
 def sweep(folder: Path) -> None:
-    """Finish what a crash in the middle of a save left behind. For whoever holds the run's lock."""
+    """Clean up what a crash in the middle of a save left behind. The caller must hold the run's lock."""
     atomic.sweep(folder)
     for path in folder.glob(f"{TMP}*"):
         if path.is_symlink() or not path.is_dir():
@@ -126,14 +127,16 @@ def sweep(folder: Path) -> None:
         elif match := _OLD_TMP.fullmatch(path.name):
             home = folder / match["home"]
             if match["how"] == "replaced" and not os.path.lexists(home):
-                path.rename(home)  # what was to replace it never came
+                path.rename(home)  # the crash came before its replacement
             else:
                 _finish_removal(path, home)
 
 
 def _finish_removal(old: Path, home: Path) -> None:
-    """Remove the files of a checkpoint that was moved from `home` to `old`; what else is there moves back, or
-    beside it where `home` is taken."""
+    """Delete the files of a checkpoint that was moved from `home` to `old`.
+
+    Other files in it move back to `home`, or beside it if `home` is taken.
+    """
     own = _listed(old)
     folders = {parent for name in own for parent in Path(name).parents} - {Path()}
     for inside, _, names in os.walk(old, topdown=False):
@@ -143,7 +146,7 @@ def _finish_removal(old: Path, home: Path) -> None:
         if Path(inside).relative_to(old) in folders:
             with suppress(OSError):  # it is not empty
                 os.rmdir(inside)
-    if own and is_regular(old / MANIFEST):  # the last file to go: a crash before this can be made up for
+    if own and is_regular(old / MANIFEST):  # deleted last, so that `sweep` can finish after a crash
         (old / MANIFEST).unlink()
     with suppress(OSError):
         os.rmdir(old)
@@ -152,7 +155,7 @@ def _finish_removal(old: Path, home: Path) -> None:
 
 
 def _listed(path: Path) -> set[str]:
-    """The files of a checkpoint by its manifest; empty when it cannot be read."""
+    """The files that a checkpoint's manifest lists; empty if the manifest cannot be read."""
     try:
         return set(read_manifest(path)["files"])
     except ConfigError:
@@ -160,13 +163,13 @@ def _listed(path: Path) -> set[str]:
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps that have a checkpoint, ascending."""
+    """Steps that have a checkpoint, in ascending order."""
     found = (_STEP.fullmatch(path.name) for path in folder.glob("step_*") if _is_checkpoint(path))
     return sorted(int(match[1]) for match in found if match)
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Not so when there is only what somebody else put into one that was dropped since."""
+    """Whether a folder is a checkpoint, not only what somebody else put into one that was removed later."""
     if not path.is_dir():
         return False
     names = {inside.name for inside in path.iterdir()}
@@ -174,9 +177,9 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint that `latest.json` names, or the newest where the pointer is lost; None without any.
+    """The checkpoint that `latest.json` names, or the newest if that pointer is lost; None without any.
 
-    Not verified: for readers, who would rather see a model than wait for its hashes.
+    Its hashes are not verified: this is for readers, who should not have to wait for that.
     """
     name = read_object(folder / "latest.json").get("path")
     if isinstance(name, str) and _STEP.fullmatch(name) and (folder / name).is_dir():
@@ -186,19 +189,19 @@ def latest(folder: Path) -> Path | None:
 
 
 def mark_best(folder: Path, step: int, acc: float) -> None:
-    """Make the checkpoint of `step`, with that validation accuracy, the best one."""
+    """Point `best.json` to the checkpoint of `step`, whose validation accuracy is `acc`."""
     write_json(folder / "best.json", {"step": step, "path": step_dir(step), "val/acc": acc})
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint that `best.json` names; None without one."""
+    """The checkpoint that `best.json` names; None if there is none."""
     name = read_object(folder / "best.json").get("path")
     known = isinstance(name, str) and _STEP.fullmatch(name) and (folder / name).is_dir()
     return folder / str(name) if known else None
 
 
 def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose every byte is as it was written, and what is wrong with newer ones."""
+    """The newest undamaged checkpoint, and what is wrong with each newer one. Verifies every hash."""
     problems: list[str] = []
     for step in reversed(steps(folder)):
         path = folder / step_dir(step)
@@ -210,7 +213,7 @@ def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def find_damage(path: Path) -> str:
-    """What makes a checkpoint unusable, or an empty string."""
+    """What makes a checkpoint unusable; an empty string if nothing does."""
     try:
         files = read_manifest(path)["files"]
         for name, entry in files.items():
@@ -229,7 +232,7 @@ def find_damage(path: Path) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of the checkpoint at `path`; raises ConfigError when it has none that can be used."""
+    """The manifest of the checkpoint at `path`; raises ConfigError if it is missing or cannot be used."""
     try:
         manifest = read_json(path / MANIFEST, hint=_HINT)
     except ConfigError as error:
@@ -238,20 +241,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{MANIFEST} has format {manifest.get('format')!r}, this version reads {FORMAT}", _HINT
         )
-    files, world_size = manifest.get("files"), manifest.get("world_size")
+    files = manifest.get("files")
+    world_size = manifest.get("world_size")
     if not isinstance(files, dict) or type(world_size) is not int or world_size < 1:
         raise ConfigError(f"{MANIFEST} cannot be used: files or world_size is missing or wrong", _HINT)
     for name, entry in files.items():
         known = isinstance(entry, dict) and type(entry.get("size_bytes")) is int
         if not known or not isinstance(entry.get("sha256"), str) or ".." in Path("/", name).parts[1:]:
-            raise ConfigError(f"{MANIFEST} cannot be used: its entry of {name!r} is wrong", _HINT)
+            raise ConfigError(f"{MANIFEST} cannot be used: its entry for {name!r} is wrong", _HINT)
         if Path(name).is_absolute() or "\0" in name:
-            raise ConfigError(f"{MANIFEST} cannot be used: {name!r} is no file of the checkpoint", _HINT)
+            raise ConfigError(f"{MANIFEST} cannot be used: {name!r} is not a file of the checkpoint", _HINT)
     return manifest
 
 
 def merge(shares: Iterable[Sealed]) -> Sealed:
-    """What `seal` returned for each share, in one."""
+    """Join what `seal` returned for each share."""
     return {name: entry for share in shares for name, entry in share.items()}
 
 

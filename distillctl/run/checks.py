@@ -1,4 +1,4 @@
-"""The result of a check that the preflight makes."""
+"""Results of the checks that the preflight makes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     name: str
     level: Literal["ok", "warn"]
     detail: str
     hint: str = ""
-    """How to change it; may be empty."""
+    """How to fix it; may be empty."""
 
 
 def lines(checks: Sequence[Check]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run on disk: the paths in its directory, its lock and its status.
+"""The directory of a run: its paths, its lock and its status.
 
 Layout:
 
@@ -22,13 +22,13 @@ from distillctl.files.atomic import read_object, write_json
 _STEP_DIR = re.compile(r"step_([0-9]{6,18})")
 _ATTEMPT = re.compile(r"attempt_([0-9]{1,9})")
 STATES = ("running", "done", "failed", "stopped")
-"""Of a run, in status.json."""
+"""States of a run in status.json."""
 STATUS = {"state": str, "step": int, "steps": int, "pid": int, "attempt": int, "exit_code": int}
-"""Keys of status.json."""
+"""Keys of status.json and the types of their values."""
 
 
 class RunDir:
-    """Paths of one run and its small state files."""
+    """Paths of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class RunDir:
 
     @classmethod
     def create(cls, root: Path) -> RunDir:
-        """Make `root/0001` or the next free number; two launchers never get the same."""
+        """Make `root/0001` or the next free number; two launchers never get the same number."""
         make_directory(root)
         try:
             taken = [int(p.name) for p in root.iterdir() if p.name.isascii() and p.name.isdigit()]
@@ -68,7 +68,7 @@ class RunDir:
         return self.path / "logs" / f"attempt_{attempt}"
 
     def begin_attempt(self) -> int:
-        """Make the log folder of the next attempt; returns its number."""
+        """Make the log folder of the next attempt and return the attempt's number."""
         attempt = self.attempt + 1
         self.logs(attempt).mkdir(parents=True)
         return attempt
@@ -79,18 +79,20 @@ class RunDir:
         return f"{self.path.resolve().parent.name}/{self.path.resolve().name}"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the run for this process; raises ConfigError with the holder's pid when it is taken."""
+        """Hold the run's lock for this process; raises ConfigError with the holder's pid if it is taken."""
         make_directory(self.path)
         return lock.hold(self.path / ".lock")
 
     def is_locked(self) -> bool:
-        """Whether a launcher holds the run now."""
+        """Whether a launcher holds the run's lock now."""
         return lock.is_held(self.path / ".lock")
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory of a run, or leave the one there. Raises ConfigError where a file is in the way,
-    EnvironmentUnfit where the system refuses."""
+    """Make a directory of a run unless it exists.
+
+    Raises ConfigError if a file is in the way, EnvironmentUnfit if the system refuses.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -105,7 +107,7 @@ def _unusable(path: Path, error: OSError) -> EnvironmentUnfit:
 
 
 def open_run(path: Path) -> RunDir:
-    """An existing run directory; raises ConfigError when `path` is not one."""
+    """The existing run directory at `path`; raises ConfigError if it is not one."""
     run = RunDir(path)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run", "distillctl inspect runs lists them")
@@ -123,13 +125,16 @@ def is_run(path: Path) -> bool:
 
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:
-    """Replace status.json: `state` (running, done, failed, stopped), `step`, `steps`, `pid` of the launcher,
-    `attempt`, and `exit_code` after the end."""
+    """Replace status.json.
+
+    Its keys are `state` (running, done, failed or stopped), `step`, `steps`, `pid` of the launcher,
+    `attempt` and, after the end, `exit_code`.
+    """
     write_json(path, status)
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What status.json holds, without what is of a wrong type; empty when there is none to be read."""
+    """The known keys of status.json whose values have the right type; empty if the file cannot be read."""
     found = read_object(path)
     known = {name: value for name, value in found.items() if type(value) is STATUS.get(name)}
     return {name: value for name, value in known.items() if not isinstance(value, int) or abs(value) < 2**63}

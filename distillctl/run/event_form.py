@@ -1,7 +1,7 @@
-"""What a line of events.jsonl has to be, so that whoever reads events need not ask again.
+"""The form that each line of events.jsonl must have. It is checked here, so readers need not check again.
 
-A file of another version has other kinds and keys, which pass; one that was damaged or made by somebody else
-may hold anything, which does not.
+Kinds and keys of other versions pass. A file that is damaged or made by somebody else may hold anything; its
+malformed lines do not pass.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic_core import from_json  # several times as fast as json, on files of 100 MB
+from pydantic_core import from_json  # several times as fast as json on files of 100 MB
 
 MAX_COUNT = 2**53
-"""Of steps and other counts: what JSON's numbers hold exactly."""
+"""Largest step or other count: JSON's numbers are exact up to it."""
 MAX_NUMBER = 1e100
-"""Of metrics and seconds; sums and products of smaller ones stay finite. Larger ones count as missing."""
+"""Largest metric or number of seconds. Larger metrics count as missing; sums and products of smaller ones
+stay finite."""
 MAX_TIME = 253_402_300_799.0
-"""The end of the year 9999, the last that a clock shows."""
+"""Latest time of an event, in seconds since the epoch: the end of the year 9999."""
 MAX_NAME = 200
-"""Characters of a metric's name."""
+"""Longest name of a metric, in characters."""
 MAX_NAMES = 1000
-"""Of metrics, in one event and in one file."""
+"""Most metrics in one event, and in one file."""
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:
-    """The event of one line, always with `step`; None for a torn line or one that is no event.
+    """Parse one line. The event always has `step`; None for a torn line and for anything but an event.
 
-    Metrics that are not finite, or beyond `MAX_NUMBER`, are None.
+    Metrics that are not finite or exceed `MAX_NUMBER` become None.
     """
     try:
         event = from_json(line)
-    except ValueError:  # JSON, UTF-8, nesting
+    except ValueError:  # not JSON, not UTF-8, or nested too deep
         return None
     if not isinstance(event, dict) or type(event.get("kind")) is not str:
         return None
@@ -79,7 +80,7 @@ _END: Form = {"state": _is_text, "exit_code": lambda value: type(value) is int a
 
 
 def _holds(event: Mapping[str, Any], form: Form, *, all_of_it: bool = False) -> bool:
-    """Whether every key of `form` that the event has (or has to have) is as it should be."""
+    """Whether each key of `form` that the event has passes its check; `all_of_it`: it must have every key."""
     return all(check(event[key]) if key in event else not all_of_it for key, check in form.items())
 
 
@@ -95,7 +96,7 @@ def _is_check(event: dict[str, Any]) -> bool:
 
 
 def _has_metrics(event: dict[str, Any]) -> bool:
-    """Whether `metrics` are numbers by name; what is not finite becomes None."""
+    """Whether `metrics` maps names to numbers; numbers that are not finite become None."""
     metrics = event.get("metrics")
     if type(metrics) is not dict or len(metrics) > MAX_NAMES:
         return False
@@ -121,7 +122,8 @@ def _is_eval(event: dict[str, Any]) -> bool:
 
 
 def _is_sample(event: dict[str, Any]) -> bool:
-    pieces, kl = event.get("pieces", []), event.get("kl", [])
+    pieces = event.get("pieces", [])
+    kl = event.get("kl", [])
     if not isinstance(pieces, list) or not isinstance(kl, list) or len(pieces) != len(kl):
         return False
     whole = all(map(_is_text, pieces)) and all(map(_or_none(_is_number), kl))

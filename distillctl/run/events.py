@@ -1,7 +1,7 @@
-"""events.jsonl: one JSON object per line, written by the launcher and by rank 0, read by everything else.
+"""events.jsonl: one JSON object per line. The launcher and rank 0 write it; everything else reads it.
 
-Each line is one `write` in append mode, so that lines of two writers never mix. Readers skip what they do
-not understand: unknown kinds and keys, lines torn by a crash or a full disk, lines that are no events.
+Each line is one `write` in append mode, so lines of two writers never mix. Readers ignore unknown kinds and
+keys. They skip lines that a crash or a full disk tore, and lines that are not events.
 """
 
 from __future__ import annotations
@@ -19,33 +19,37 @@ from distillctl.files.reading import open_regular
 from distillctl.run.event_form import MAX_NAMES, parse_event
 
 KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
-"""Everything `EventLog` writes; readers meet other kinds in files of other versions."""
+"""Every kind that `EventLog` writes; files of other versions may have other kinds."""
 
 
 FULL_BYTES = 2 << 20
-"""The newest part of a file, all of which is read also where older steps are thinned out."""
+"""Size of the newest part of a file, which is always read completely, even if older steps are thinned out."""
 THIN_BYTES = 4 << 20
-"""About so much of the older part is read then."""
+"""About how many bytes of the older part are read when it is thinned out."""
 _HEAD_BYTES = 100
-"""Of a line, with everything before its kind."""
+"""Length of the beginning of a line that surely includes the event's kind."""
 MAX_LINE_BYTES = 1 << 20
-"""Longer lines are no events: the longest, of samples, has 200 tokens."""
+"""Longer lines are not events: the longest events, those of samples, have 200 tokens."""
 MAX_OTHERS = 1_000_000
-"""Events other than steps of one file; readers keep them all."""
-FREE_VALUES, BYTES_PER_VALUE = 1_000_000, 8
-"""Readers keep a value of each metric for each step, also where a step has none of it. A file gets room for
-so many, and for one more for each so many of its bytes: a value that is there has about 20."""
+"""Most events of one file besides steps and evaluations; readers keep them all."""
+FREE_VALUES = 1_000_000
+"""Values that readers keep for any file: one for each metric and step, even where a step lacks the metric."""
+BYTES_PER_VALUE = 8
+"""Readers keep one more value for each so many bytes of the file; a value takes about 20 bytes there."""
 MAX_BYTES = 1 << 30
-"""Of a file that is read as a whole: about a million steps."""
+"""Largest file that is read as a whole: about a million steps."""
 
 
 class EventLog:
-    """Appends events of one attempt to a file."""
+    """Appends the events of one attempt to a file."""
 
     def __init__(self, path: Path, attempt: int) -> None:
-        """Creates `path` if need be; its folder has to be there. Raises EnvironmentUnfit when it cannot be
-        opened, as a link cannot."""
-        self._path, self._attempt = path, attempt
+        """Open `path`, which is made if it is missing; its folder must exist.
+
+        Raises EnvironmentUnfit if it cannot be opened, for example because it is a link.
+        """
+        self._path = path
+        self._attempt = attempt
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
@@ -55,8 +59,8 @@ class EventLog:
     def emit(self, kind: str, step: int, **fields: Any) -> None:
         """Append `{"t": seconds since the epoch, "attempt", "step", "kind", **fields}`.
 
-        NaN and infinities become null, which is all that JSON has for them. Raises EnvironmentUnfit when the
-        disk refuses, most often because it is full.
+        NaN and infinities become null, because JSON cannot hold them. Raises EnvironmentUnfit if the disk
+        refuses, most often because it is full.
         """
         assert kind in KINDS, kind
         head = {"t": round(time.time(), 3), "attempt": self._attempt, "step": step, "kind": kind}
@@ -65,26 +69,26 @@ class EventLog:
             line = "\n" + line
         data = line.encode()
         try:
-            while data:  # a second round only on a file system that is nearly full
+            while data:  # a file system that is nearly full may take only a part at first
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             raise EnvironmentUnfit(
                 f"{self._path} cannot be written: {error.strerror}",
-                "make room; the same command then goes on from the newest checkpoint",
+                "make room; the same command then continues from the newest checkpoint",
             ) from error
 
     def close(self) -> None:
-        """Close the file; for tests, since processes keep their log to the end."""
+        """Close the file. For tests; processes keep their log open until they end."""
         os.close(self._descriptor)
 
     def _is_torn(self) -> bool:
-        """Whether a writer died inside the last line, which then must not swallow ours."""
+        """Whether a writer died in the middle of the last line; ours must not be appended to that line."""
         size = os.fstat(self._descriptor).st_size
         return size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
 
 class EventParser:
-    """Makes events of the lines of one file and counts the lines that are none."""
+    """Parses the lines of one file into events, and counts the lines that are not events."""
 
     def __init__(self) -> None:
         self.num_skipped = 0
@@ -92,7 +96,7 @@ class EventParser:
         self._num_steps = self._num_others = self._num_bytes = 0
 
     def parse(self, line: bytes) -> dict[str, Any] | None:
-        """The event of a line; None for one that is torn, malformed, or beyond what a file may hold."""
+        """The event of a line; None if the line is torn or malformed, or if the file has too many events."""
         self._num_bytes += len(line)
         event = parse_event(line)
         if event is None or not self._has_room(event):
@@ -105,7 +109,8 @@ class EventParser:
             self._num_others += 1
             return self._num_others <= MAX_OTHERS
         new = event["metrics"].keys() - self._names
-        num_names, num_steps = len(self._names) + len(new), self._num_steps + 1
+        num_names = len(self._names) + len(new)
+        num_steps = self._num_steps + 1
         room = FREE_VALUES + self._num_bytes // BYTES_PER_VALUE
         if num_names > MAX_NAMES or num_names * num_steps > room:
             return False
@@ -115,22 +120,22 @@ class EventParser:
 
 
 class EventTail:
-    """Reads a growing events file, each event once, in memory that does not grow with it."""
+    """Reads a growing events file, each event once. Its memory does not grow with the file."""
 
     def __init__(self, path: Path) -> None:
-        """Starts at the beginning of `path`, which may not exist yet."""
+        """Start at the beginning of `path`, which need not exist yet."""
         self._path = path
         self._offset = 0
         self._parser = EventParser()
         self._is_inside = False
-        """Whether the offset lies inside a line that is too long."""
+        """Whether the offset lies within a line that is too long."""
 
     def read(self) -> list[dict[str, Any]]:
-        """Events of the lines completed since the last call. Raises ConfigError for what is no file."""
+        """Events of the lines completed since the last call. Raises ConfigError if `path` cannot be read."""
         return list(self.new_events())
 
     def new_events(self) -> Iterator[dict[str, Any]]:
-        """`read` one event at a time, for what may be a long past."""
+        """Like `read`, but one event at a time, for files that may be long."""
         file = _open(self._path)
         if file is None:
             return
@@ -151,12 +156,12 @@ class EventTail:
 def read_events(
     path: Path, *, thin: bool = False, parser: EventParser | None = None
 ) -> Iterator[dict[str, Any]]:
-    """All events of a file in its order, none when there is no file; lines that are none are skipped.
+    """All events of a file in order; none if there is no file. Lines that are not events are skipped.
 
-    With `thin` only one in so many of the older steps of a long file, so that it is read in a second: the
-    first ones of the file and after an event of another kind are always there, and so are the newest.
-    `parser` counts what is skipped. Raises ConfigError for a file of more than `MAX_BYTES`, and for what is
-    no file.
+    With `thin`, a long file is read in a second: of its older steps only every so many are read. The first
+    step of the file, the first step after an event of another kind, and the newest steps are always among
+    them. `parser` counts the skipped lines. Raises ConfigError for a file of more than `MAX_BYTES`, and for
+    one that cannot be read.
     """
     file = _open(path)
     if file is None:
@@ -182,17 +187,17 @@ def _open(path: Path) -> BinaryIO | None:
         return None
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}", "it is not as a run leaves it"
+            f"{path}: cannot be read: {error.strerror}", "check that it is the events.jsonl of a run"
         ) from None
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Complete lines; of one that is too long only its beginning, which is no event."""
+    """Complete lines. A line that is too long is cut to its beginning, which is not an event."""
     while line := file.readline(MAX_LINE_BYTES):
         rest = line
         while rest and not rest.endswith(b"\n"):
             rest = file.readline(MAX_LINE_BYTES)
-        if rest or parse_event(line):  # else it is still being written, or torn
+        if rest or parse_event(line):  # otherwise it is torn or still being written
             yield line
 
 

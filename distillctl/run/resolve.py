@@ -1,4 +1,4 @@
-"""Which model a `--checkpoint` or `--baseline` means."""
+"""Finding the model that a `--checkpoint` or `--baseline` names."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from distillctl.run.directory import RunDir, is_run, read_status
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The model a `--checkpoint` or `--baseline` means."""
+    """The model that a `--checkpoint` or `--baseline` names."""
 
     label: str
     """Short name for tables, such as `tiny/0007@400`."""
     model: str
-    """Model directory; or a hub id or `builtin:NAME`, which are for `models.locate.model_path` to find."""
+    """A model directory, or a hub id or `builtin:NAME`, which `models.locate` finds."""
     run: Path | None
-    """The run it belongs to, where its configuration is."""
+    """Directory of the run that it belongs to; None if it belongs to no run."""
 
 
 def resolve_checkpoint(spec: str) -> Checkpoint:
-    """The model that a run, `RUN@STEP`, `RUN@best`, a checkpoint or a model directory means.
+    """Find the model of a run, `RUN@STEP`, `RUN@best`, a checkpoint or a model directory.
 
-    Anything that is not on disk comes back as it is. Raises ConfigError for a step the run has no
-    checkpoint of, naming those it has, and for a directory that holds no model.
+    A `spec` that is not on disk is returned as it is. Raises ConfigError if the run has no checkpoint of that
+    step (the message lists those it has), and for a directory that holds no model.
     """
     path = Path(spec).expanduser()
     if not path.is_dir():
@@ -37,7 +37,7 @@ def resolve_checkpoint(spec: str) -> Checkpoint:
     if is_run(path):
         latest = checkpoints.latest(RunDir(path).checkpoints)
         if latest is None:
-            raise ConfigError(f"{path} has no checkpoint yet", f"it is {_state(RunDir(path))}")
+            raise ConfigError(f"{path} has no checkpoint yet", f"its state is: {_state(RunDir(path))}")
         return _from_directory(latest)
     if (path / "hf").is_dir():
         return _from_directory(path)
@@ -67,7 +67,7 @@ def _at_step(run: RunDir, step: str) -> Checkpoint:
 
 
 def _from_directory(path: Path) -> Checkpoint:
-    """A checkpoint directory, which belongs to a run unless it was copied out of one."""
+    """The model of a checkpoint directory. The checkpoint belongs to a run unless it was copied out of it."""
     path = path.resolve()
     step = checkpoints.step_of(path.name)
     run = path.parent.parent

@@ -18,32 +18,33 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TOKEN_TEXT = "token_text"
-"""Key in the schema metadata of a samples file: JSON, the text of every token id in it."""
+"""Key in the schema metadata of a samples file: a JSON object with the text of every token id in it."""
 Sample = dict[str, Any]
-"""One response, of JSON's types.
+"""One saved response, in JSON's types.
 
-`prompt_id`, `sample`, `prompt`, `ground_truth`, `correct`, `finish_reason`, `text`, `num_tokens`, `mean_kl`
-(nats, None where nothing was measured); and per token: `pieces` (its text), `kl`, `logprobs` (None where not
-measured), `student_top`, `teacher_top` (lists of [text, probability], likeliest first; empty where nobody
-looked).
+Its keys are `prompt_id`, `sample`, `prompt`, `ground_truth`, `correct`, `finish_reason`, `text`, `num_tokens`
+and `mean_kl` (nats; None if it was not measured). Per token it has `pieces` (its text), `kl` and `logprobs`
+(None where they were not measured), `student_top` and `teacher_top` (lists of [text, probability], most
+likely first; empty if they were not recorded).
 """
 
 _HINT = "it is damaged: choose another step"
 _EVERY_RESPONSE = ("prompt_id", "sample", "response_ids", "finish_reason", "text")
-"""Columns without nulls."""
+"""Columns that must not hold nulls."""
 _PER_TOKEN = ("kl", "response_logprobs", "student_top_ids", "student_top_logprobs", "teacher_top_ids",
               "teacher_top_logprobs")  # fmt: skip
-"""Columns with an entry for each token of the response, or null."""
+"""Columns that hold one entry per token of the response, or null."""
 
 
 def sample_schema() -> pa.Schema:
-    """Schema of `samples/step_N.parquet` and `eval/step_N.parquet`: a row per response.
+    """Schema of `samples/step_N.parquet` and `eval/step_N.parquet`: one row per response.
 
-    The columns of the most likely tokens are null where nobody looked.
+    The columns of the most likely tokens are null where these were not recorded.
     """
     import pyarrow as pa
 
-    ids, numbers = pa.list_(pa.int32()), pa.list_(pa.float32())
+    ids = pa.list_(pa.int32())
+    numbers = pa.list_(pa.float32())
     return pa.schema(
         [
             ("prompt_id", pa.string()),
@@ -73,7 +74,7 @@ def sample_steps(folder: Path) -> dict[int, Path]:
 
 
 def load_samples(path: Path, limit: int | None = None) -> list[Sample]:
-    """All responses of a file, or the first `limit`. Raises ConfigError for what is no samples file."""
+    """All responses of a file, or the first `limit`. Raises ConfigError unless it is a samples file."""
     table = _read(path)
     texts = _token_texts(path, table.schema.metadata or {})
     rows = table.slice(0, limit).to_pylist()
@@ -81,19 +82,22 @@ def load_samples(path: Path, limit: int | None = None) -> list[Sample]:
 
 
 def prompt_ids(path: Path) -> set[str]:
-    """Which prompts a file has responses to. Raises ConfigError like `load_samples`."""
+    """Ids of the prompts that a file has responses to. Raises ConfigError like `load_samples`."""
     return set(_read(path, "prompt_id")["prompt_id"].to_pylist())
 
 
 def verdicts(path: Path) -> dict[str, bool]:
-    """Whether each prompt whose answer was graded was answered correctly. Raises ConfigError likewise."""
+    """Whether the response to each graded prompt is correct, by prompt id. Raises ConfigError likewise."""
     rows = _read(path, "prompt_id", "correct").to_pylist()
     return {row["prompt_id"]: row["correct"] for row in rows if row["correct"] is not None}
 
 
 def _read(path: Path, *columns: str) -> Any:
-    """The table of a samples file, or some of its columns; of the types of `sample_schema`, which may lack
-    some columns, and no null where each response has a value."""
+    """The table of a samples file, or only its `columns`.
+
+    The columns have the types of `sample_schema`, and none of `_EVERY_RESPONSE` has a null. Other columns may
+    be missing.
+    """
     import pyarrow as pa
 
     schema = sample_schema()
@@ -111,26 +115,27 @@ def _read(path: Path, *columns: str) -> Any:
         table = file.read(columns=wanted, use_threads=False)
         for position, name in enumerate(wanted):
             if table.column_names.count(name) != 1:
-                raise _damaged(path, f"has several columns {name}")
-            found, kind = table[name], schema.field(name).type
+                raise _damaged(path, f"has several columns named {name}")
+            found = table[name]
+            kind = schema.field(name).type
             if not found.type.equals(kind):
                 try:
                     table = table.set_column(position, name, found.cast(kind))
                 except pa.ArrowException:
-                    raise _damaged(path, f"its column {name} is of type {found.type}") from None
+                    raise _damaged(path, f"its column {name} has the type {found.type}") from None
             if name in _EVERY_RESPONSE and found.null_count:
                 raise _damaged(path, f"a row has no {name}")
         return table
 
 
 def _token_texts(path: Path, metadata: dict[bytes, bytes]) -> dict[str, str]:
-    """Text by token id, from a file's metadata; a token without one is shown by its id."""
+    """Text of each token id, from a file's metadata; tokens without a text are shown by their id."""
     try:
         texts = from_json(metadata.get(TOKEN_TEXT.encode(), b"{}"))
     except ValueError:
         texts = None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise _damaged(path, f"its metadata {TOKEN_TEXT} is not the texts of its tokens")
+        raise _damaged(path, f"its metadata {TOKEN_TEXT} does not map token ids to texts")
     return texts
 
 
@@ -139,7 +144,7 @@ def _damaged(where: object, what: str) -> ConfigError:
 
 
 def validation_ends(run: RunDir) -> tuple[Path, Path] | None:
-    """Answers of the first and of the newest evaluation; None without two."""
+    """Samples files of the first and the newest evaluation; None unless there are two."""
     evals = list(sample_steps(run.eval_dir).values())
     return (evals[0], evals[-1]) if len(evals) > 1 else None
 
@@ -171,15 +176,16 @@ def _sample(row: dict[str, Any], texts: dict[str, str], where: str) -> Sample:
 
 
 def _finite(values: list[float | None] | None, count: int) -> list[float | None]:
-    """`values` with None for what is not finite, or `count` times None where there are none."""
+    """`values` with None in place of numbers that are not finite; `count` times None if `values` is None."""
     if values is None:
         return [None] * count
     return [value if value is not None and math.isfinite(value) else None for value in values]
 
 
 def _top(row: dict[str, Any], who: str, texts: dict[str, str], where: str) -> list[list[tuple[str, float]]]:
-    """Alternatives of each token with their probabilities."""
-    ids, logprobs = row.get(f"{who}_top_ids"), row.get(f"{who}_top_logprobs")
+    """The most likely tokens at each position with their probabilities; empty if they were not recorded."""
+    ids = row.get(f"{who}_top_ids")
+    logprobs = row.get(f"{who}_top_logprobs")
     if ids is None or logprobs is None:
         return []
     if any(len(i or []) != len(logp or []) for i, logp in zip(ids, logprobs, strict=True)):

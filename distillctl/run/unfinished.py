@@ -1,8 +1,7 @@
-"""Folders beside the checkpoints in which one is put together, tried or converted: their names and what is
-written there. No torch.
+"""Temporary folders beside the checkpoints: their names, and the names of the files in them. No torch.
 
-Somebody else may keep files there too. Only what has the name of a file that is written there is removed, and
-what is left never stands in the way.
+A checkpoint is written, tested or converted in such a folder. Somebody else may keep files there too. We
+remove only files with the names that we write, and move a folder aside if anything else is left in it.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from distillctl.terminal.progress import note
 
 TMP = ".tmp-"
 _RANDOM = "[a-z0-9_]{8}"
-"""As `tempfile.mkdtemp` ends a name."""
+"""The random end of a name that `tempfile.mkdtemp` makes."""
 _MODEL = (
     r"(?:(?:generation_)?config\.json|model(?:-[0-9]{5}-of-[0-9]{5})?\.safetensors"
     r"|model\.safetensors\.index\.json|tokenizer(?:_config)?\.json|special_tokens_map\.json"
     r"|added_tokens\.json|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja"
     r"|vocab\.(?:json|txt)|merges\.txt|(?:tokenizer|spiece|sentencepiece\.bpe)\.model)"
 )
-"""What transformers saves of a model and its tokenizer."""
+"""Files that transformers saves for a model and its tokenizer."""
 _STATE = (
     r"(?:(?:bf16_)?zero_pp_rank_[0-9]+_mp_rank_[0-9]{2}_optim_states\.pt"
     r"|(?:zero_pp_rank_[0-9]+_)?mp_rank_[0-9]{2}_model_states\.pt)"
 )
-"""What DeepSpeed saves (`DeepSpeedEngine._get_ckpt_name`, `_get_zero_ckpt_prefix`)."""
+"""Files that DeepSpeed saves (`DeepSpeedEngine._get_ckpt_name`, `_get_zero_ckpt_prefix`)."""
 _MOMENT = "(?:fp32|exp_avg|exp_avg_sq|step)"
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Names of the files and folders in a folder, from there; the folder's own name after `TMP`."""
+    """Name of a temporary folder (without `TMP`), and the relative paths of the files and folders in it."""
 
     name: str
     files: re.Pattern[str]
@@ -68,11 +67,11 @@ _FORMS = (
     ),
 )
 NAME = re.compile(re.escape(TMP) + "(?:" + "|".join(form.name for form in _FORMS) + ")")
-"""Of such a folder."""
+"""Name of a temporary folder."""
 
 
 def clear(folder: Path) -> None:
-    """Remove what is written in a folder called `NAME`, and the folder unless it holds anything else."""
+    """Remove our files from a folder whose name matches `NAME`, and the folder itself if nothing is left."""
     if folder.is_symlink() or not folder.is_dir():
         return
     form = next(form for form in _FORMS if re.fullmatch(form.name, folder.name.removeprefix(TMP)))
@@ -88,12 +87,12 @@ def clear(folder: Path) -> None:
 
 
 def make_way(folder: Path) -> None:
-    """See that nothing is called `folder`: what somebody else keeps in it moves aside, which is said."""
+    """Free the name `folder`. If somebody else keeps files in it, move it aside and say so on stderr."""
     clear(folder)
     if os.path.lexists(folder):
         kept = free_beside(folder)
         folder.rename(kept)
-        note(f"{folder} holds files that are not distillctl's: it is {kept.name} from now on")
+        note(f"{folder} holds files that are not distillctl's, so it was renamed to {kept.name}")
 
 
 def free_beside(path: Path) -> Path:

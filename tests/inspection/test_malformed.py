@@ -223,7 +223,7 @@ def with_column(name, values):
 
 
 SAMPLES = {
-    "another column's type": (with_column("response_ids", pa.array(["a", "b", "c"])), "is of type string"),
+    "another column's type": (with_column("response_ids", pa.array(["a", "b", "c"])), "has the type string"),
     "ids that are null": (with_column("response_ids", pa.array([[1], None, [2]])), "no response_ids"),
     "names that are null": (with_column("prompt_id", pa.array(["a", None, "b"])), "a row has no prompt_id"),
     "no text": (lambda table: table.drop_columns("text"), "has no column text"),

@@ -223,7 +223,7 @@ def test_what_somebody_keeps_where_a_checkpoint_is_put_together_moves_aside(tmp_
         assert files_in(tmp_path / f".tmp-step_000009.kept_{number}") == {"mine.txt"}
         said = capsys.readouterr().err
         assert said.endswith(
-            f"files that are not distillctl's: it is .tmp-step_000009.kept_{number} from now on\n"
+            f"files that are not distillctl's, so it was renamed to .tmp-step_000009.kept_{number}\n"
         )
 
 
