@@ -1,4 +1,4 @@
-"""What a terminal can show, and text for it."""
+"""The characters that a terminal can show, and text cut to fit it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A terminal's character set, and what Ctrl-C does there."""
+    """A terminal's character set, and whether it shows a run that another terminal started."""
 
     ascii_only: bool = False
     following: bool = False
-    """The run belongs to another terminal: Ctrl-C ends the view, not the run."""
+    """Whether the run belongs to another terminal: Ctrl-C then closes this screen but not the run."""
 
     def pick(self, unicode: str, ascii_: str) -> str:
-        """A sign that the terminal has."""
+        """`unicode`, or `ascii_` if the terminal shows only ASCII."""
         return ascii_ if self.ascii_only else unicode
 
     @property
     def dot(self) -> str:
-        """Stands between parts of a line."""
+        """Separator between the parts of a line."""
         return self.pick(" · ", " - ")
 
 
 def styled(content: str, style: str = "") -> Text:
-    """A line that begins with `content`; what is appended to it has its own style."""
+    """A line that begins with `content` in `style`; text that is appended to it has its own style."""
     from rich.text import Text
 
     return Text().append(content, style)
 
 
 def fitted(line: Text, columns: int, look: Look) -> Text:
-    """`line`, no wider than `columns`, of characters that the terminal has and none that it would obey."""
-    if not line.plain.isprintable():  # of the same length: colours lie at positions
+    """Cut `line` to `columns` and replace characters that the terminal cannot show or would obey."""
+    if not line.plain.isprintable():  # the length must stay the same, because colours refer to positions
         line.plain = "".join(char if char.isprintable() else " " for char in line.plain)
     if look.ascii_only:
         line.plain = line.plain.encode("ascii", "replace").decode()

@@ -1,6 +1,6 @@
-"""Handing the events of a growing file to displays, in a thread of its own.
+"""Passing the events of a growing file to displays, in a separate thread.
 
-A terminal that is stopped (Ctrl-S) or a pipe that nobody reads blocks the thread, not the run.
+A stopped terminal (Ctrl-S) or a pipe that nobody reads blocks only this thread, not the run.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from distillctl.run.events import EventTail
 
 POLL_S = 0.1
 LAST_WORD_S = 5.0
-"""Longest wait for displays that are blocked when the run has ended."""
+"""Longest wait for blocked displays after the run has ended."""
 
 
 class Display(Protocol):
-    """What events go to."""
+    """Shows or forwards the events of a run."""
 
     def recall(self, event: dict[str, Any]) -> None:
-        """Take in an event of an earlier attempt, which is not news."""
+        """Take in an event of an earlier attempt, without showing it as news."""
 
     def apply(self, event: dict[str, Any]) -> None:
         """Show one event."""
 
     def tick(self) -> None:
-        """Called often; for what time alone changes."""
+        """Update what changes with time alone; called often."""
 
     def close(self) -> None:
-        """The last call."""
+        """Finish; nothing is called after this."""
 
 
 class Follower:
-    """Shows what one attempt appends to events.jsonl while the context is open."""
+    """Shows the events that one attempt appends to events.jsonl while the context is open."""
 
     def __init__(self, path: Path, displays: Sequence[Display]) -> None:
-        """Events that are already in `path` belong to earlier attempts."""
+        """Recall the events that are already in `path`: they belong to earlier attempts."""
         self._displays = list(displays)
         self._tail = EventTail(path)
         for event in self._tail.new_events():
@@ -75,12 +75,16 @@ class Follower:
         self._each(show)
 
     def _each(self, act: Callable[[Display], None]) -> None:
-        """Every display does it; one that fails is left out from then on."""
+        """Call `act` for every display; a display that fails is dropped."""
         for display in list(self._displays):
             try:
                 act(display)
-            except Exception:  # this thread supervises the displays: a fault in one must not end a run
+            except Exception:  # this thread supervises the displays: a fault in one must not stop the run
                 self._displays.remove(display)
                 traceback.print_exc()
                 name = type(display).__name__
-                print(f"{name} failed; the run goes on: distillctl inspect run", file=sys.stderr, flush=True)
+                print(
+                    f"{name} failed; the run continues: see it with distillctl inspect run",
+                    file=sys.stderr,
+                    flush=True,
+                )

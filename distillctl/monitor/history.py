@@ -1,4 +1,4 @@
-"""The past of one metric in constant memory, for curves on a screen."""
+"""The history of one metric in constant memory, for the curves on a screen."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 from array import array
 
 CAPACITY = 4096
-"""Buckets kept of a metric; when they are full, neighbours are merged in pairs."""
+"""Most buckets per metric; when they are full, neighbours are merged in pairs."""
 EMA_DECAY = 0.9
-"""Weight of the past in the moving average at each bucket."""
+"""Weight of the earlier average at each bucket of the moving average."""
 EMA_BUCKETS = 64
-"""Buckets that the moving average looks back: what lies before weighs 0.9**64, a thousandth."""
+"""Buckets that the moving average covers; earlier ones would weigh 0.9**64, a thousandth."""
 
 
 class History:
-    """Means over equally many neighbouring steps; NaN where no step had a value."""
+    """Means over buckets of `width` neighbouring steps; NaN where no step had a value."""
 
     def __init__(self) -> None:
         self.width = 1
         """Steps per bucket."""
         self.last: float = math.nan
-        """Newest value, NaN when the newest step had none."""
+        """Newest value; NaN if the newest step had none."""
         self.num_missing = 0
         """Steps whose value was missing or not finite."""
         self._sums = array("d")
@@ -44,19 +44,19 @@ class History:
             self.num_missing += 1
 
     def truncate(self, step: int) -> None:
-        """Forget the buckets that begin after `step`: a later attempt makes those steps anew."""
+        """Forget the buckets that begin after `step`, because a later attempt repeats those steps."""
         keep = -(-max(step, 0) // self.width)
         del self._sums[keep:], self._counts[keep:]
 
     def means(self) -> list[float]:
-        """Mean of each bucket from the first step on."""
+        """Mean of each bucket, from the first step on."""
         return [
             total / count if count else math.nan
             for total, count in zip(self._sums, self._counts, strict=True)
         ]
 
     def ema(self) -> float:
-        """Exponential moving average of the bucket means, NaN without any."""
+        """Exponential moving average of the bucket means; NaN if there are none."""
         average = math.nan
         for value in self.means()[-EMA_BUCKETS:]:
             if math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The table of metrics on a run's screen: newest value, average, curve, range."""
+"""The table of metrics on a run's screen: newest value, moving average, curve, minimum and maximum."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 FULL_COLUMNS = 100
-"""Narrower terminals get no minimum and maximum."""
+"""Narrower terminals do not show the minimum and maximum."""
 NARROW_COLUMNS = 60
-"""Narrower terminals get no average and no header either."""
+"""Narrower terminals do not show the average and the header either."""
 KL_RISE = 3.0
-"""A reverse KL of so many times its moving average is marked."""
+"""The row of the reverse KL is marked when its value exceeds its moving average by this factor."""
 LARGE_MISMATCH_KL = 0.015
-"""Nats between engine and trainer from which a row is marked: rollouts are hardly on-policy any more."""
+"""Nats between rollout engine and trainer above which a row is marked: rollouts are then hardly on-policy."""
 _HEADER = ("metric", "now", "ema", "min", "max")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A metric on the screen."""
+    """One metric on the screen."""
 
     label: str
     metric: str
     form: Callable[[float], str]
     sparse: bool = False
-    """Not measured at every step: its curve has no gaps."""
+    """Whether it is measured only at some steps; its curve then leaves out the others."""
 
     def show(self, value: float) -> str:
-        """`value` as text, `-` where there is none."""
+        """`value` as text; `-` if it is not finite."""
         return self.form(value) if math.isfinite(value) else "-"
 
 
@@ -54,13 +54,13 @@ ROWS = (
 
 
 def newest(state: RunState) -> Text:
-    """KL, entropy and throughput on one line, for a terminal that is too low for a table."""
+    """KL, entropy and throughput on one line, for a terminal with too few rows for a table."""
     kl, entropy, speed = (row.show(_history(state, row).last) for row in ROWS[:3])
     return styled(f"kl {kl}  entropy {entropy}  {speed} tok/s")
 
 
 def metric_rows(state: RunState, columns: int, look: Look) -> list[Text]:
-    """One line for each metric that the run has, below a header unless the terminal is narrow."""
+    """One line for each metric that the run has; a header above them unless the terminal is narrow."""
     rows = [row for row in ROWS if row.metric in state.histories]
     cells = [_cells(state, row) for row in rows]
     widths = [max(len(line[i]) for line in (*cells, _HEADER)) for i in range(len(_HEADER))]
@@ -107,7 +107,7 @@ def _line(cells: tuple[str, ...], curve: str, widths: list[int], columns: int, s
 
 
 def _is_odd(row: Row, history: History) -> bool:
-    """Whether a row deserves a second look."""
+    """Whether a row is marked because its newest value is unusual."""
     if row.metric == "kl/reverse" and history.last > KL_RISE * history.ema():
         return True
     if row.metric == "rollout/mismatch_kl" and history.last > LARGE_MISMATCH_KL:

@@ -1,4 +1,4 @@
-"""Progress as plain lines: one greppable line per event, no escape codes, for pipes, logs and CI."""
+"""Progress as plain lines for pipes, logs and CI: one greppable line per event, without escape codes."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class PlainDisplay:
         self._state.apply(event)
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Print the event's line, if it has one."""
+        """Print the line of an event, if its kind has one."""
         self._state.apply(event)
         kind = event["kind"]
         if kind == "step" and not self._step_is_due(event["step"]):
             self._held_back = event
             return
         if kind in ("stop", "end") and self._held_back is not None:
-            self._show(self._held_back)  # the last step, after all
+            self._show(self._held_back)  # it was the last step, which is always shown
         if kind in _LINES:
             self._show(event)
 
     def tick(self) -> None:
-        """Print a heartbeat when nothing was printed for a while."""
+        """Print a heartbeat if nothing was printed for `HEARTBEAT_S`."""
         now = self._clock()
         if now - self._last_line >= HEARTBEAT_S:
             doing = self._state.phase or f"step {self._state.step + 1}"
@@ -51,7 +51,7 @@ class PlainDisplay:
             self._print(f"... {doing}, {since:.0f} s since the last event", now)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is open."""
 
     def _step_is_due(self, step: int) -> bool:
         due = self._clock() - self._last_step_line >= STEP_INTERVAL_S
@@ -59,13 +59,14 @@ class PlainDisplay:
 
     def _show(self, event: dict[str, Any]) -> None:
         if event["kind"] == "step":
-            self._last_step_line, self._held_back = self._clock(), None
+            self._last_step_line = self._clock()
+            self._held_back = None
         self._print(_LINES[event["kind"]](event, self._state), event.get("t", self._clock()))
 
     def _print(self, text: str, t: float) -> None:
         self._last_line = self._clock()
         clock = time.strftime("%H:%M:%S", time.localtime(t))
-        # A message may quote anything, also line breaks and escape codes.
+        # A message may quote anything, even line breaks and escape codes.
         self._out.write(f"{clock} {one_line(text)}\n")
         self._out.flush()
 

@@ -1,7 +1,8 @@
 """One frame of a run's screen: a pure function of its state, the size of the terminal and the time.
 
-A frame is a list of lines, none wider than the terminal and no more than it is high. What does not fit is
-left out by rank: devices, sample and phases first, then the lower rows of the table, the head last.
+A frame is a list of lines that fits the width and height of the terminal. Lines that do not fit are left out
+in the order of their rank: first devices, sample and phases, then the lower rows of the table, and the title
+last.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SMALL_ROWS = 10
-"""Lower terminals get two lines."""
+"""A terminal with fewer rows gets two lines."""
 _GIB = 2**30
 
 Line = tuple[int, "Text"]
-"""A line with its rank: higher ones are left out first."""
+"""A line with its rank; lines of higher rank are left out first."""
 
 
 def frame(state: RunState, columns: int, rows: int, now: float, look: Look) -> list[Text]:
-    """The lines of one frame. `now` is in seconds since the epoch; of a run that has ended it is ignored."""
+    """The lines of one frame. `now` is in seconds since the epoch; it is ignored once the run has ended."""
     now = state.last_t if state.end and state.last_t is not None else now
     if rows < SMALL_ROWS:
         first = newest(state) if state.metrics else _doing(state, now)
@@ -75,7 +76,7 @@ def _progress(state: RunState, columns: int, look: Look) -> Text:
 
 
 def _startup(state: RunState, now: float, look: Look) -> list[Line]:
-    """Phases before the first step with their seconds: the time that looks like a hang."""
+    """The phases before the first step with their seconds, because that time looks like a hang."""
     done = look.pick("✓", "ok")
     lines: list[Line] = [
         (4, styled(f"{done} {seconds:5.1f} s  {one_line(name)}", "dim"))
@@ -87,7 +88,7 @@ def _startup(state: RunState, now: float, look: Look) -> list[Line]:
 
 
 def _details(state: RunState, look: Look, columns: int) -> list[Line]:
-    """Phase split, memory, GPUs, the newest sample, the newest warning."""
+    """Time of each phase, memory, GPUs, the newest sample and the newest warning."""
     lines: list[Line] = []
     if state.phase_shares():
         lines.append((20, _phases(state, look, columns)))
@@ -114,8 +115,10 @@ def _phases(state: RunState, look: Look, columns: int) -> Text:
 
 
 def _usage(state: RunState, look: Look) -> Text | None:
-    """Memory of the processes, and of every GPU its utilisation and memory."""
-    metrics, parts, number = state.metrics, [], 0
+    """Memory of the processes, and utilisation and memory of every GPU."""
+    metrics = state.metrics
+    parts = []
+    number = 0
     for name in ("trainer", "engine"):
         if (size := metrics.get(f"memory/{name}_bytes")) is not None:
             parts.append(f"{name} {size / _GIB:.2f} GiB")
@@ -127,7 +130,8 @@ def _usage(state: RunState, look: Look) -> Text | None:
 
 
 def _sample(sample: dict[str, Any], look: Look, columns: int) -> Text:
-    mean, correct = sample.get("mean_kl"), sample.get("correct")
+    mean = sample.get("mean_kl")
+    correct = sample.get("correct")
     numbers = "" if mean is None else f"  kl {mean:.3f}  len {sample.get('num_tokens', '?')}"
     verdict = look.pick("  ✓", "  ok") if correct else look.pick("  ✗", "  wrong")
     verdict = "" if correct is None else verdict
@@ -142,13 +146,16 @@ def _footer(state: RunState, look: Look, columns: int) -> Text:
     saved = "no checkpoint yet"
     if state.checkpoint:
         saved = f"{'last checkpoint: step' if wide else 'ckpt'} {state.checkpoint['step']}"
+    is_stopping = False
     if state.end:
-        how, style = f"exit code {state.end['exit_code']}", "dim"
+        how = f"exit code {state.end['exit_code']}"
     elif look.following:
-        how, style = "Ctrl-C: leave this view", "dim"
+        how = "Ctrl-C: leave this view"
     elif state.stop:
-        how, style = "stopping, with a checkpoint; again: quit at once", "yellow"
+        how = "stopping, with a checkpoint; again: quit at once"
+        is_stopping = True
+    elif wide:
+        how = "Ctrl-C: save a checkpoint and stop, twice: quit at once"
     else:
-        how, style = "Ctrl-C: save a checkpoint and stop, twice: quit at once", "dim"
-        how = how if wide else "^C saves & stops, twice quits"
-    return styled(f"{saved}{look.dot}{how}", style)
+        how = "^C saves & stops, twice quits"
+    return styled(f"{saved}{look.dot}{how}", "yellow" if is_stopping else "dim")

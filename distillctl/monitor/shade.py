@@ -1,4 +1,4 @@
-"""Tokens shaded by their reverse KL: the steps of the scale, their colours, and the text of tokens."""
+"""Shading tokens by their reverse KL: the steps of the scale, their colours, and the shaded text."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 STEPS = (0.05, 0.2, 0.5, 1.0, 2.0)
-"""Nats from which a token gets each shade; below the first it has none."""
+"""Lower bounds of the shades in nats; a token below the first has no shade."""
 STYLES = ("", "black on color(230)", "black on color(223)", "black on color(216)", "black on color(209)",
           "white on color(160)")  # fmt: skip
-"""One more than steps: of the 256 colours, readable on dark and light terminals."""
+"""Style of each shade, from none to the highest: 256-colour codes readable on dark and light terminals."""
 MARKED = 4
-"""Shade from which a token is marked where there is no colour."""
+"""Lowest shade that is marked where there is no colour."""
 
 
 def shade(kl: float | None) -> int:
-    """Index into `STYLES` of a token's reverse KL; 0 where it was not measured."""
+    """Index into `STYLES` for a token's reverse KL in nats; 0 if it was not measured."""
     return 0 if kl is None or math.isnan(kl) else bisect_right(STEPS, kl)
 
 
 def shaded(
     pieces: Sequence[str], kl: Sequence[float | None], *, newline: str = "⏎", marked: bool = False
 ) -> Text:
-    """The tokens of a response; line breaks as `newline`, other control characters as spaces.
+    """The tokens of a response, shaded. Line breaks show as `newline`, other control characters as spaces.
 
-    With `marked` the tokens of the highest shades stand in «».
+    With `marked`, tokens of the highest shades are put in «».
     """
     from rich.text import Text
 
@@ -45,7 +45,7 @@ def shaded(
 
 
 def legend(*, color: bool) -> Text:
-    """What the shades mean, in nats."""
+    """A line that explains the shades in nats."""
     from rich.text import Text
 
     if not color:

@@ -1,4 +1,4 @@
-"""The state of a run, folded from its events in constant memory: what every display reads."""
+"""The state of a run, computed from its events in constant memory. Every display reads it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import Any
 from distillctl.monitor.history import History
 
 ETA_WINDOW = 20
-"""Newest steps whose mean duration the remaining time is computed from."""
+"""Number of newest steps whose mean duration gives the remaining time."""
 PHASES = ("rollout", "teacher", "update", "sync")
-"""Parts of a step, with their seconds in `timing_s/<phase>`."""
+"""Parts of a step; `timing_s/<phase>` has their seconds."""
 NUM_WARNINGS = 20
-"""Newest warnings that are kept."""
+"""Number of newest warnings that are kept."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RunState:
-    """Feed events in order with `apply`; unknown kinds and keys are ignored."""
+    """The state of a run. Pass events to `apply` in order; it ignores unknown kinds and keys."""
 
     with_histories: bool = True
-    """Off, for readers that need no curves, a long run is folded in a fraction of the time."""
+    """Whether to keep histories. Readers that draw no curves leave them out: a long run then takes a fraction
+    of the time."""
     start: dict[str, Any] = field(default_factory=dict)
     phase: str | None = None
     phase_t: float | None = None
-    """When the phase began, seconds since the epoch."""
+    """When the phase began, in seconds since the epoch."""
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds of each start-up phase of the newest attempt."""
     step: int = 0
     """Newest finished step."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """Those of the newest step."""
+    """Metrics of the newest step."""
     histories: dict[str, History] = field(default_factory=dict)
-    """By metric; a step that a later attempt repeats replaces the earlier one."""
+    """History of each metric; a step that a later attempt repeats replaces the earlier one."""
     phase_totals_s: dict[str, float] = field(default_factory=dict)
     """Seconds of each of `PHASES` over all steps seen, repeated ones included."""
     durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=ETA_WINDOW))
-    """Of the newest steps but the attempt's first, which warms things up."""
+    """Durations of the newest steps; the attempt's first step is left out because it includes warm-up."""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The newest `eval` event."""
     checkpoint: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +71,8 @@ class RunState:
             case "start":
                 self._start(event, step)
             case "phase" if event["state"] == "begin":
-                self.phase, self.phase_t = event["name"], event.get("t")
+                self.phase = event["name"]
+                self.phase_t = event.get("t")
             case "phase":
                 self.phase = self.phase_t = None
                 self.phases[event["name"]] = event["seconds"]
@@ -81,7 +83,7 @@ class RunState:
             case "eval":
                 self.evaluation = event
                 for name, value in event["metrics"].items():
-                    self._add(name, step + 1, value)  # there is one before the first step
+                    self._add(name, step + 1, value)  # one evaluation comes before the first step, at step 0
             case "checkpoint":
                 self.checkpoint = event
             case "sample":
@@ -94,30 +96,36 @@ class RunState:
                 self.end = event
 
     def begin_attempt(self, event: dict[str, Any]) -> None:
-        """Forget what was of the attempt before."""
-        self.attempt, self.begin_t = event.get("attempt", 0), event.get("t")
-        self.phases, self.stop, self.end = {}, {}, {}
+        """Forget what belongs to the previous attempt only."""
+        self.attempt = event.get("attempt", 0)
+        self.begin_t = event.get("t")
+        self.phases = {}
+        self.stop = {}
+        self.end = {}
         self.durations_s.clear()
 
     def eta_s(self) -> float | None:
-        """Seconds to the end by the mean of the newest steps; None before there are any."""
+        """Estimated seconds to the end, from the mean duration of the newest steps; None before any."""
         if not self.durations_s:
             return None
         return sum(self.durations_s) / len(self.durations_s) * (self.num_steps - self.step)
 
     def phase_shares(self) -> dict[str, float]:
-        """Share of each phase in the phases' time over all steps; empty before the first."""
+        """Each phase's share of the time of all phases over all steps; empty before the first step."""
         whole = sum(self.phase_totals_s.values())
         return {phase: self.phase_totals_s.get(phase, 0.0) / whole for phase in PHASES} if whole else {}
 
     def _start(self, event: dict[str, Any], step: int) -> None:
-        self.start, self.step, self.first_step = event, step, step + 1
+        self.start = event
+        self.step = step
+        self.first_step = step + 1
         self.phase = self.phase_t = None
         for history in self.histories.values():
             history.truncate(step)
 
     def _step(self, step: int, metrics: dict[str, float | None]) -> None:
-        self.step, self.metrics = step, metrics
+        self.step = step
+        self.metrics = metrics
         if self.with_histories:
             for name, value in metrics.items():
                 self._add(name, step, value)

@@ -1,4 +1,4 @@
-"""The live screen: frames of a run's state on a terminal, inline, at most four a second."""
+"""The live screen: draws a run's state inline on a terminal, at most four times a second."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ if TYPE_CHECKING:
 FRAME_S = 0.25
 """Shortest time between two frames."""
 IDLE_S = 1.0
-"""Longest time between two frames: clocks go on while nothing happens."""
+"""Longest time between two frames: the elapsed time changes even when nothing else does."""
 
 
 class TuiDisplay:
-    """Draws on `out`, a terminal. `close` leaves the last frame and the cursor in place."""
+    """Draws on the terminal `out`. `close` leaves the last frame on the screen and restores the cursor."""
 
     def __init__(
         self, out: TextIO, *, following: bool = False, clock: Callable[[], float] = time.time
     ) -> None:
         from rich.live import Live
 
-        self._look, self._clock = Look(not has_unicode(out), following), clock
-        self._state, self._drawn_t, self._dirty = RunState(), 0.0, True
+        self._look = Look(not has_unicode(out), following)
+        self._clock = clock
+        self._state = RunState()
+        self._drawn_t = 0.0
+        self._dirty = True
         self._console = console(out)
-        # stdout carries the result and may be a pipe; what is printed to stderr stands above the frame.
+        # stdout carries the result and may be a pipe. Text printed to stderr appears above the frame.
         self._live = Live(
             console=self._console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
         )
@@ -42,28 +45,29 @@ class TuiDisplay:
         self._state.apply(event)
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Take in an event; it is drawn by the next `tick`."""
+        """Take in an event; the next `tick` draws it."""
         self._state.apply(event)
         self._dirty = True
 
     def tick(self) -> None:
-        """Draw when something is new, or a second after the last frame."""
+        """Draw if something is new and the last frame is old enough, or a second after the last frame."""
         wait_s = FRAME_S if self._dirty else IDLE_S
         if self._clock() - self._drawn_t >= wait_s:
             self._draw()
 
     def close(self) -> None:
-        """Draw the last frame and give the terminal back."""
+        """Draw the last frame and restore the terminal."""
         self._draw()
         self._live.stop()
 
     def _draw(self) -> None:
         self._live.update(self._frame(), refresh=True)
-        self._drawn_t, self._dirty = self._clock(), False
+        self._drawn_t = self._clock()
+        self._dirty = False
 
     def _frame(self) -> Group:
         from rich.console import Group
 
         columns, rows = self._console.size
-        # A line less than there is room for: the one below the frame, where the cursor and `^C` stand.
+        # One line less than the terminal has: the cursor and `^C` are in the line below the frame.
         return Group(*frame(self._state, columns, max(rows - 1, 1), self._clock(), self._look))

@@ -140,7 +140,7 @@ def test_a_fault_in_a_display_ends_neither_the_run_nor_the_other_displays(tmp_pa
     log.close()
     told = capsys.readouterr().err
     assert told.count("Broken failed") == 1
-    assert "Broken failed; the run goes on" in told
+    assert "Broken failed; the run continues" in told
     assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["first", "second"]
 
 
