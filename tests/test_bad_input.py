@@ -116,7 +116,7 @@ def test_bad_overrides(refused, monkeypatch, case):
 def test_eval_refuses_a_temperature_that_would_not_be_sampled_at(refused, temperature):
     options = ["--checkpoint", "builtin:tiny-student", "--data", "good.jsonl", "--temperature", temperature]
     message, fix = refused("eval", *options)
-    assert message == f"--temperature {temperature} would not be what vLLM samples at"
+    assert message == f"--temperature {temperature} is not a temperature that vLLM samples at"
     assert "or at least 0.01" in fix
 
 

@@ -279,7 +279,7 @@ def test_a_baseline_without_a_template_is_refused_before_the_first_model_is_eval
 
 def test_no_prompt_that_a_model_takes(refused, folder):
     (folder / "data.jsonl").write_text(json.dumps({"prompt": "word " * 2000}) + "\n")
-    assert "none of 1 prompts has no more than the 496 tokens" in refused(*EVAL)[0]
+    assert "all 1 prompts are longer than the 496 tokens" in refused(*EVAL)[0]
 
 
 @pytest.mark.parametrize("name", ["num_experts", "num_local_experts", "n_routed_experts"])

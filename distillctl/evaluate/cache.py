@@ -1,8 +1,9 @@
-"""Kept answers: an evaluation that was interrupted goes on, one that is done is read.
+"""Kept responses: an interrupted evaluation continues, and a finished one is read from disk.
 
-A folder for each model, list of prompts and setting, named by the hash of its key: `part_N.parquet` for each
-batch of prompts, and `index.json`, which lists the parts with their hashes. What does not agree with the
-index, or with what is asked, is not trusted: it is removed, and asked again.
+Each combination of model, prompts and settings has a folder, named by the hash of its key. The folder holds
+`part_N.parquet` for each batch of prompts, and `index.json`, which lists the parts with their hashes.
+Responses that do not agree with the index or with the prompts are not trusted: they are removed and generated
+again.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-"""Of the index; answers under another one are asked again."""
+"""Version of the index; responses under another version are generated again."""
 MAX_BYTES = 1 << 30
-"""Of all kept answers; the least recently used ones are dropped above it."""
+"""Largest size of all kept responses together; above it the least recently used ones are dropped."""
 _INDEX = "index.json"
 _FOLDER = re.compile(r"[0-9a-f]{32}")
 _PART = re.compile(r"part_[0-9]{6,}\.parquet")
 _OWN = re.compile(f"{_PART.pattern}|{re.escape(_INDEX)}|{PARTIAL.pattern}")
-"""Files that are removed with a folder; nothing else is."""
+"""Names of the files that we write; only these are removed with a folder."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One answer as it is kept: `row` of the data (from 0), `sample` from 0."""
+    """One response as it is kept. `row` is the row of the data, and `sample` the sample, both from 0."""
 
     row: int
     sample: int
     prompt_ids: list[int]
     response_ids: list[int]
     text: str
-    """Special tokens left out."""
+    """The decoded text, without special tokens."""
     finish_reason: str
 
 
 class Entry:
-    """The answers of one model to one list of prompts under one setting. For whoever holds its lock."""
+    """The responses of one model to one list of prompts with one setting. The caller must hold its lock."""
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -63,26 +64,26 @@ class Entry:
         self._facts: dict[str, Any] = {}
 
     def load(self, prompts: Mapping[int, Sequence[int]], num_samples: int) -> tuple[list[Response], float]:
-        """The kept answers in their order, and the seconds they took to generate.
+        """The kept responses in order, and the seconds that it took to generate them.
 
-        `prompts`: token ids by row, of what is asked. Answers that are damaged, or to anything else, are
-        removed, which is said on stderr; then there are none.
+        `prompts`: token ids of each prompt by row. If any response is damaged or belongs to another prompt,
+        this removes all of them, says so on stderr and returns none.
         """
         try:
             self._read_index()
             found = [response for name in self._parts for response in self._read_part(name)]
             _require_asked(found, prompts, num_samples)
         except _Damaged as damage:
-            note(f"the answers kept in {self.folder} are not used: {damage}; they are asked again")
+            note(f"the responses kept in {self.folder} are not used: {damage}; they are generated again")
             self._clear()
             return [], 0.0
         for path in _own_files(self.folder):
-            if _PART.fullmatch(path.name) and path.name not in self._parts:  # written just before a kill
+            if _PART.fullmatch(path.name) and path.name not in self._parts:  # a kill came before the index
                 path.unlink()
         return found, sum(float(part["seconds"]) for part in self._parts.values())
 
     def append(self, responses: Sequence[Response], seconds: float) -> None:
-        """Keep a part; whole or not there."""
+        """Keep a part. A kill leaves the whole part or nothing of it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -95,11 +96,11 @@ class Entry:
         self._write_index()
 
     def fact(self, name: str) -> Any:
-        """What was noted of the answers under `name`; None where nothing was."""
+        """The value that `note` stored under `name`; None if there is none."""
         return self._facts.get(name)
 
     def note(self, name: str, value: Any) -> None:
-        """Remember something that was computed from the answers."""
+        """Store a value that was computed from the responses."""
         self._facts[name] = value
         self._write_index()
 
@@ -111,8 +112,9 @@ class Entry:
         if not isinstance(content, dict) or tree.get("sha256") != _digest(content):
             raise _Damaged(f"{_INDEX} is missing or changed")
         if content.get("format") != FORMAT or content.get("key") != json.loads(json.dumps(self._key)):
-            raise _Damaged(f"{_INDEX} belongs to other answers")
-        self._parts, self._facts = content["parts"], content["facts"]
+            raise _Damaged(f"{_INDEX} belongs to other responses")
+        self._parts = content["parts"]
+        self._facts = content["facts"]
 
     def _write_index(self) -> None:
         content = {"format": FORMAT, "key": self._key, "parts": self._parts, "facts": self._facts}
@@ -130,28 +132,30 @@ class Entry:
             raise _Damaged(f"{name} cannot be read: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != self._parts[name]["sha256"]:
             raise _Damaged(f"{name} has changed since it was written")
-        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas first
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas
         return [Response(**row) for row in table.to_pylist()]
 
     def _clear(self) -> None:
-        self._parts, self._facts = {}, {}
+        self._parts = {}
+        self._facts = {}
         _remove_files(self.folder)
 
 
 class Cache:
-    """All kept answers below `root`; without one nothing is kept.
+    """All kept responses below `root`; if it is None, nothing is kept.
 
-    `memory`: the user's own folder, which alone is trusted with the hashes of model files.
+    `memory`: the user's own cache folder, the only one that is trusted to hold the hashes of model files.
     """
 
     def __init__(self, root: Path | None, memory: Path | None) -> None:
-        self.root, self.memory = root, memory
+        self.root = root
+        self.memory = memory
 
     @contextmanager
     def entry(self, key: Mapping[str, Any]) -> Iterator[Entry | None]:
-        """The answers of `key`, for this process alone: waits while another one has them.
+        """The kept responses of `key`, locked for this process; waits while another process holds them.
 
-        None where nothing is kept, or can be: the latter is said once.
+        Yields None if nothing is kept. If the folder cannot be used, it says so once and also yields None.
         """
         found = None
         with ExitStack() as stack:
@@ -166,13 +170,13 @@ class Cache:
             yield found
 
     def give_up(self, error: OSError) -> None:
-        """Keep nothing from now on, because the folder does not take it."""
+        """Stop keeping responses, because writing to the folder failed with `error`."""
         where = error.filename or self.root
-        note(f"answers are not kept: {where}: {error.strerror or error}; --cache-dir names another folder")
+        note(f"responses are not kept: {where}: {error.strerror or error}; --cache-dir names another folder")
         self.root = None
 
     def trim(self) -> None:
-        """Drop the least recently used answers above MAX_BYTES in all, but none that a process uses."""
+        """Drop the least recently used responses beyond `MAX_BYTES`, except those that a process is using."""
         if self.root is None:
             return
         folders = [path.parent for path in self.root.glob("*/.lock") if _FOLDER.fullmatch(path.parent.name)]
@@ -190,10 +194,10 @@ class Cache:
 
 
 def open_cache(folder: Path | None, *, keep: bool = True) -> Cache:
-    """The answers kept in `folder`, by default those in the user's cache directory; none unless `keep`.
+    """Open the cache in `folder`, by default in the user's cache directory. Without `keep`, nothing is kept.
 
-    The directory is XDG_CACHE_HOME (XDG Base Directory Specification 0.8: an absolute path, else ignored), or
-    `~/.cache`. Raises ConfigError for a folder that is none.
+    The user's cache directory is XDG_CACHE_HOME, or `~/.cache`; the XDG Base Directory Specification 0.8
+    ignores a relative XDG_CACHE_HOME. Raises ConfigError if `folder` is not a directory.
     """
     if not keep:
         return Cache(None, None)
@@ -202,27 +206,27 @@ def open_cache(folder: Path | None, *, keep: bool = True) -> Cache:
     user = Path(home) / "distillctl" / "eval" if os.path.isabs(home) else None
     if folder is None:
         if user is None:
-            note("answers are not kept: this user has no home; --cache-dir names a folder")
+            note("responses are not kept: this user has no home directory; --cache-dir names a folder")
         return Cache(user, user)
     folder = Path(os.path.expanduser(folder)).absolute()
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise ConfigError(
-            f"--cache-dir {folder}: is not a directory", "name a directory; it is made if need be"
+            f"--cache-dir {folder}: is not a directory", "name a directory; a missing one is made"
         )
     return Cache(folder, user)
 
 
 class _Damaged(Exception):
-    """Kept answers that cannot be trusted, and why."""
+    """The kept responses cannot be trusted; the message says why."""
 
 
 def _require_asked(found: Sequence[Response], prompts: Mapping[int, Sequence[int]], num_samples: int) -> None:
-    """Every answer is to one of the prompts, and the only one of its number."""
+    """Raise unless each response belongs to one of the prompts and no row and sample occurs twice."""
     if len({(one.row, one.sample) for one in found}) < len(found):
-        raise _Damaged("an answer is there twice")
+        raise _Damaged("they hold a response twice")
     for one in found:
         if one.prompt_ids != prompts.get(one.row) or not 0 <= one.sample < num_samples:
-            raise _Damaged("there are answers to other prompts")
+            raise _Damaged("they hold responses to other prompts")
 
 
 def _digest(value: Mapping[str, Any]) -> str:
@@ -244,8 +248,10 @@ def _size(folder: Path) -> int:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder was made here: its index has the key that the folder is named after. Without one, as a
-    kill leaves it, it has a lock with a pid, and nothing that is not ours."""
+    """Whether a folder was made here: its index holds the key that the folder is named after.
+
+    A kill may leave a folder without an index. It must then hold a lock file with a pid, and only our files.
+    """
     if folder.is_symlink():
         return False
     tree = read_private_json(folder / _INDEX)
@@ -261,7 +267,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _drop(folder: Path) -> None:
-    """Remove the answers in a folder, unless they are in use; raises OSError where anything stays."""
+    """Remove a folder of responses unless it is in use; raises OSError if anything is left in it."""
     descriptor = try_hold(folder)
     if descriptor is None:
         return
@@ -279,7 +285,7 @@ def _remove_files(folder: Path) -> None:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """The files in a folder that have the name of one that is written here."""
+    """The files in a folder whose names are those that we write."""
     return [path for path in folder.iterdir() if _OWN.fullmatch(path.name) and is_regular(path)]
 
 

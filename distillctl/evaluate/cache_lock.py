@@ -1,4 +1,4 @@
-"""One evaluation at a time for a folder of kept answers: an flock, which the kernel drops with its holder."""
+"""One evaluation at a time per folder of kept responses: an flock, which the kernel drops with its holder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from distillctl.terminal.progress import note, task
 
 _POLL_S = 0.1
 _SAY_AFTER_S = 0.5
-"""A wait that is shorter is not worth a line: somebody only reads."""
+"""Shorter waits print nothing: the other process only reads."""
 
 
 @contextmanager
 def hold(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Make `folder` private to this user, and hold the lock in it; waits, saying so, while it is taken.
+    """Make `folder`, private to this user, and hold the lock in it. Waits while it is taken, and says so.
 
-    Raises OSError where the folder cannot be made, written or locked, PermissionError where it is not this
-    user's alone.
+    Raises OSError if the folder cannot be made, written or locked, and PermissionError if others may write
+    into it.
     """
     descriptor = _take(folder, name)
     try:
@@ -34,7 +34,7 @@ def hold(folder: Path, name: str = ".lock") -> Iterator[None]:
 
 
 def try_hold(folder: Path, name: str = ".lock") -> int | None:
-    """The open lock of a folder that is there, for `os.close`; None where it is taken or there is none."""
+    """Lock an existing folder. Returns the descriptor, for `os.close`; None if it is taken or has no lock."""
     try:
         descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -46,17 +46,17 @@ def try_hold(folder: Path, name: str = ".lock") -> int | None:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and its parents; those that are new are private to this user."""
+    """Make a folder and its missing parents, private to this user."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
 
 
 def require_private(folder: Path) -> None:
-    """Raise PermissionError unless `folder` is this user's directory, into which nobody else writes."""
+    """Raise PermissionError unless `folder` belongs to this user and nobody else may write into it."""
     found = folder.lstat()
     if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(0, "is not a folder into which only this user writes", str(folder))
+        raise PermissionError(0, "is not a folder that only this user can write to", str(folder))
 
 
 def _take(folder: Path, name: str) -> int:
@@ -77,13 +77,13 @@ def _take(folder: Path, name: str) -> int:
             os.close(descriptor)
             if not said and time.monotonic() - begun > _SAY_AFTER_S:
                 said = True
-                note(f"waiting for process {holder or 'unknown'}, which is getting the same answers")
+                note(f"waiting for process {holder or 'unknown'}, which is generating the same responses")
             advance(0)
             time.sleep(_POLL_S)
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Lock an open file, unless it is taken or `path` is another file by now: its folder was dropped."""
+    """Lock an open file. False if it is taken, or if its folder was dropped and `path` is another file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

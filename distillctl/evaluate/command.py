@@ -23,10 +23,10 @@ from distillctl.evaluate.requirements import Requirement
 from distillctl.evaluate.rescore import load_scorer, rescore
 from distillctl.evaluate.responses import Task, responses
 from distillctl.evaluate.table import render_report
-from distillctl.evaluate.teacher import KlTeacher, answer_kls, kl_teacher
+from distillctl.evaluate.teacher import KlTeacher, kl_teacher, response_kls
 from distillctl.files.json_values import finite
 from distillctl.grading.custom import RewardFunction
-from distillctl.grading.summary import Answer, grade_texts
+from distillctl.grading.summary import GradedResponse, grade_texts
 from distillctl.host.gpus import visible_gpus
 from distillctl.host.packages import require_gpu_build, require_packages
 from distillctl.models.loadable import Suspect, require_loadable
@@ -37,7 +37,7 @@ from distillctl.terminal.progress import note
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSettings:
-    """What the command line asks for; None means: as the run had it."""
+    """The options of the command line; None means the setting of the run."""
 
     data: Sequence[str] = ()
     limit: int | None = None
@@ -48,22 +48,22 @@ class EvalSettings:
     score: str | None = None
     require: Sequence[str] = ()
     junit: str | None = None
-    """A file, or a folder for `junit.xml`."""
+    """A file, or a folder that gets `junit.xml`."""
     out: Path | None = None
     cache_dir: Path | None = None
-    """Where answers are kept; None is the user's cache directory."""
+    """Folder for kept responses; None means the user's cache directory."""
     keep: bool = True
-    """False neither reads kept answers nor keeps any."""
+    """Whether to read and write kept responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """Everything that can be refused has been looked at."""
+    """What an evaluation needs, after every check that can refuse it."""
 
     data: EvalData
     questions: list[Questions]
     teachers: list[KlTeacher] | None
-    """`--teacher` beside each model."""
+    """The teacher of `--teacher` for each model."""
     work: Task
     wanted: list[Requirement]
     outputs: Outputs
@@ -74,7 +74,7 @@ class _Prepared:
 def run(models: Sequence[str], settings: EvalSettings) -> tuple[dict[str, Any], str]:
     """Evaluate `models` (the checkpoint first, then its baselines) on the same prompts.
 
-    Returns the report and its table. Raises CheckFailed, with both, when a requirement is not met.
+    Returns the report and its table. Raises CheckFailed, which holds both, if a requirement is not met.
     """
     prepared = _prepare(models, settings)
     results = [_evaluate(prepared, number) for number in range(len(prepared.questions))]
@@ -89,7 +89,7 @@ def run(models: Sequence[str], settings: EvalSettings) -> tuple[dict[str, Any], 
 
 
 def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
-    """Everything that can be refused, before hours are spent."""
+    """Run every check that can refuse the evaluation, before it takes hours."""
     _require_sense(settings)
     wanted = [requirements.parse(expression) for expression in settings.require]
     gpus = visible_gpus()
@@ -127,7 +127,7 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
 
 
 def _require_loadable(targets: Sequence[Target], teacher: Path | None) -> None:
-    """Refuse models whose files lack tensors; says on stderr what of them is not used."""
+    """Raise for models whose files lack tensors; note unused tensors on stderr."""
     suspects = [Suspect(target.path, target.option, engine=True) for target in targets]
     if teacher is not None:
         suspects.append(Suspect(teacher, "--teacher", engine=False))
@@ -137,33 +137,40 @@ def _require_loadable(targets: Sequence[Target], teacher: Path | None) -> None:
 
 def _require_sense(settings: EvalSettings) -> None:
     if settings.num_samples > 1 and settings.temperature == 0.0:
-        message = f"--n {settings.num_samples} at temperature 0 gives the same answer every time"
+        message = f"--n {settings.num_samples} at temperature 0 gives the same response every time"
         raise ConfigError(message, "add e.g. --temperature 0.7")
     if settings.temperature and not MIN_TEMPERATURE <= settings.temperature < math.inf:
         raise ConfigError(
-            f"--temperature {settings.temperature:g} would not be what vLLM samples at",
-            f"give 0, which is greedy, or at least {MIN_TEMPERATURE}, which vLLM takes lower ones for",
+            f"--temperature {settings.temperature:g} is not a temperature that vLLM samples at",
+            f"give 0, which is greedy, or at least {MIN_TEMPERATURE}: vLLM raises lower ones to that",
         )
     if settings.cache_dir is not None and not settings.keep:
         raise ConfigError("--no-cache and --cache-dir exclude each other", "give one of them")
 
 
 def _evaluate(prepared: _Prepared, number: int) -> Result:
-    """The answers of one model, graded."""
-    asked, work, cache = prepared.questions[number], prepared.work, prepared.cache
+    """Get the responses of one model and grade them."""
+    asked = prepared.questions[number]
+    work = prepared.work
+    cache = prepared.cache
     found, seconds = responses(asked, work, cache)
-    answers = _answers(found, prepared.data)
+    graded = _graded(found, prepared.data)
     if prepared.scorer is not None:
-        answers = rescore(answers, prepared.scorer)
+        graded = rescore(graded, prepared.scorer)
     kls = None
     if prepared.teachers is not None:
-        kls = answer_kls(asked, prepared.teachers[number], answers, work, cache)
-    label, num_dropped = asked.target.label, asked.num_dropped
-    return Result(label=label, answers=answers, seconds=seconds, num_dropped=num_dropped, kls=kls)
+        kls = response_kls(asked, prepared.teachers[number], graded, work, cache)
+    return Result(
+        label=asked.target.label,
+        responses=graded,
+        seconds=seconds,
+        num_dropped=asked.num_dropped,
+        kls=kls,
+    )
 
 
-def _answers(found: Sequence[Response], data: EvalData) -> list[Answer]:
-    """Responses, which are in the order of the rows, as graded answers."""
+def _graded(found: Sequence[Response], data: EvalData) -> list[GradedResponse]:
+    """Grade responses, which are in the order of the rows."""
     prompts: dict[int, Prompt] = {}
     for response in found:
         row = data.rows[response.row]
@@ -187,14 +194,14 @@ def _answers(found: Sequence[Response], data: EvalData) -> list[Answer]:
 
 
 def _reported(result: Result, data: EvalData) -> dict[str, Any]:
-    """The numbers of one model, over all files and of each."""
+    """The numbers of one model, over all files and for each file."""
     ids: dict[str, set[str]] = {name: set() for name in data.files}
     for name, prompt_id in zip(data.file_of_row, data.prompt_ids, strict=True):
         ids[name].add(prompt_id)
     files = {}
     for name, of_file in ids.items():
         values = result.values(of_file)
-        del values["tokens_per_s"]  # batches have prompts of several files
+        del values["tokens_per_s"]  # a file has no speed of its own, because batches mix prompts of files
         files[name] = {**values, "num_dropped": len(of_file - result.prompt_ids)}
     values = result.values(result.prompt_ids)
     return {"model": result.label, **values, "num_dropped": result.num_dropped, "files": files}
@@ -206,10 +213,11 @@ def _verdict(
     values = required_values(results, report["gap_closed"])
     outcomes = requirements.check(prepared.wanted, values)
     report["requirements"] = [asdict(outcome) for outcome in outcomes]
-    plain, text = finite(report), render_report(report)
+    plain = finite(report)
+    text = render_report(report)
     prepared.outputs.write_junit(f"distillctl eval {results[0].label}", outcomes, values)
     files = dict(zip(prepared.data.prompt_ids, prepared.data.file_of_row, strict=True))
-    prepared.outputs.write_results(plain, [(result.label, result.answers) for result in results], files)
+    prepared.outputs.write_results(plain, [(result.label, result.responses) for result in results], files)
     failed = [outcome for outcome in outcomes if not outcome.met]
     if failed:
         told = "; ".join(f"{outcome.expression} is not met: {outcome.reason}" for outcome in failed)

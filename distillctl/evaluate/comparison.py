@@ -1,4 +1,4 @@
-"""A model against its baselines on the same prompts: differences, tests, and the gap that is closed."""
+"""Comparing a model with its baselines on the same prompts: differences, tests, and the gap it closes."""
 
 from __future__ import annotations
 
@@ -6,46 +6,63 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillctl.grading.significance import mcnemar_exact, paired_interval, sign_flip_test
-from distillctl.grading.summary import Answer, by_prompt, num_right
+from distillctl.grading.summary import GradedResponse, by_prompt, num_right
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Of a model's accuracy from a baseline's, over the prompts that both answered."""
+    """Difference of a model's accuracy from a baseline's, over the prompts that both responded to."""
 
     baseline: str
     num_prompts: int
     difference: float
     low: float
-    """95 % interval over prompts (`significance.paired_interval`)."""
+    """Lower end of the 95 % interval over prompts (`significance.paired_interval`); `high` is the upper."""
     high: float
     p_value: float
-    """McNemar's exact test for one answer to each prompt, else a sign-flip test over prompts."""
+    """By McNemar's exact test for one response per prompt, otherwise by a sign-flip test over prompts."""
     num_gained: int
     """Prompts on which the model is right more often than the baseline."""
     num_lost: int
 
 
-def difference(name: str, model: Sequence[Answer], baseline: Sequence[Answer]) -> Difference | None:
-    """The paired difference; None without a common graded prompt."""
-    ours, theirs = _shares(model), _shares(baseline)
+def difference(
+    name: str, model: Sequence[GradedResponse], baseline: Sequence[GradedResponse]
+) -> Difference | None:
+    """The paired difference; None if no graded prompt is common to both."""
+    ours = _shares(model)
+    theirs = _shares(baseline)
     common = [prompt for prompt in ours if prompt in theirs]
     if not common:
         return None
     pairs = [ours[prompt] - theirs[prompt] for prompt in common]
-    gained, lost = sum(pair > 0 for pair in pairs), sum(pair < 0 for pair in pairs)
+    gained = sum(pair > 0 for pair in pairs)
+    lost = sum(pair < 0 for pair in pairs)
     single = all(abs(pair) in (0.0, 1.0) for pair in pairs)
     p_value = mcnemar_exact(lost, gained) if single else sign_flip_test(pairs)
     low, high = paired_interval(pairs)
-    return Difference(name, len(common), sum(pairs) / len(pairs), low, high, p_value, gained, lost)
+    return Difference(
+        baseline=name,
+        num_prompts=len(common),
+        difference=sum(pairs) / len(pairs),
+        low=low,
+        high=high,
+        p_value=p_value,
+        num_gained=gained,
+        num_lost=lost,
+    )
 
 
 def gap_closed(before: float, after: float, teacher: float) -> float | None:
-    """Share of the way from the student before to the teacher; None where the teacher is not better."""
+    """Share of the gap between the earlier student and the teacher that the model closes.
+
+    The arguments are the accuracies of the student before training, the model, and the teacher. None if the
+    teacher is not better than the student before training.
+    """
     return (after - before) / (teacher - before) if teacher > before else None
 
 
-def _shares(answers: Sequence[Answer]) -> dict[str, float]:
-    """Share of right answers by prompt id."""
-    groups = [group for group in by_prompt(answers) if group[0].grade is not None]
+def _shares(responses: Sequence[GradedResponse]) -> dict[str, float]:
+    """Share of right responses by prompt id."""
+    groups = [group for group in by_prompt(responses) if group[0].grade is not None]
     return {group[0].rollout.prompt.prompt_id: num_right(group) / len(group) for group in groups}

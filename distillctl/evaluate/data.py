@@ -1,4 +1,4 @@
-"""What an evaluation asks: the files of the command line, or those of the run with the run's own limits."""
+"""The prompts of an evaluation: files from the command line, or those of the run with the run's limits."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from distillctl.run.directory import RunDir
 from distillctl.terminal.progress import note
 
 HELD_BACK = "test"
-"""Name of the file, without its suffix, that stands for a folder that `prep` wrote."""
+"""Name, without suffix, of the file that is read if a folder written by `prep` is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalData:
-    """The rows of all files together, and the limits that come with them."""
+    """The rows of all files together, and the limits of the run."""
 
     files: list[str]
-    """The files as they were given."""
+    """The files as the user wrote them."""
     source: str
-    """What names them: `--data`, or the run's key."""
+    """What names the files: `--data`, or a key of the run's configuration."""
     paths: list[Path]
-    """Where they are."""
+    """The files that are read."""
     rows: list[PromptRow]
     file_of_row: list[str]
     prompt_ids: list[str]
-    """Of each row, each once."""
+    """A unique id for each row."""
     max_prompt_length: int | None = None
-    """Tokens; a longer prompt was left out by the run's own evaluations. None: no such limit."""
+    """Limit in tokens: the run's own evaluations leave out longer prompts. None means no limit."""
     max_response_length: int | None = None
-    """The run's; None where the checkpoint belongs to no run."""
+    """The run's limit in tokens; None if the checkpoint belongs to no run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class _File:
 def eval_data(run: Path | None, given: Sequence[str], limit: int | None, *, limits: bool = True) -> EvalData:
     """Read the files `given`, or else all of the run's `data.val_files` with the limits of its evaluations.
 
-    `limit`: first rows only, of all files together. `limits`: False where the run's response limit is not
-    wanted. Raises ConfigError for files that are not there or hold no prompts, and without any file.
+    `limit`: number of rows to read, counted over all files together. `limits`: whether to apply the run's
+    limit on responses. Raises ConfigError if a file is missing or holds no prompts, and if no file is named.
     """
     config = load_config(RunDir(run).config_path) if run is not None and (limits or not given) else None
     response = config.data.max_response_length if config else None
@@ -67,8 +67,8 @@ def eval_data(run: Path | None, given: Sequence[str], limit: int | None, *, limi
             "e.g. --data data/gsm8k/test.parquet",
         )
     files = _files_of_run(run, config)
-    source, first = f"data.val_files of {run}", limit or config.eval.limit
-    return _read(files, source, first, config.data.max_prompt_length, response)
+    source = f"data.val_files of {run}"
+    return _read(files, source, limit or config.eval.limit, config.data.max_prompt_length, response)
 
 
 def _read(
@@ -89,18 +89,18 @@ def _read(
 
 
 def _named(given: str) -> list[_File]:
-    """The files that one `--data` means: a file, a folder's held-back split, or all that a pattern finds."""
+    """The files of one `--data`: a file, the held-back split of a folder, or every match of a pattern."""
     path = os.path.expanduser(given)
     if os.path.lexists(path) or not glob.has_magic(given):
         return [_File(given, _held_back(Path(path)))]
     found = sorted(glob.glob(path, recursive=True))
     if not found:
-        raise ConfigError(f"--data: no file is named like {given}", "check the pattern, or name the files")
+        raise ConfigError(f"--data: no file matches {given}", "check the pattern, or name the files")
     return [_File(name, _held_back(Path(name))) for name in found]
 
 
 def _held_back(path: Path) -> Path:
-    """The file itself, or the held-back split in a folder."""
+    """The file itself, or the held-back split if `path` is a folder."""
     if not os.path.isdir(path):
         return path
     for suffix in (".parquet", ".jsonl", ".json"):
@@ -114,7 +114,7 @@ def _held_back(path: Path) -> Path:
 
 
 def _each_once(files: Sequence[_File]) -> list[_File]:
-    """`files` without those that are there under another name already: their prompts would count twice."""
+    """`files` without repetitions, even under another name, because their prompts would count twice."""
     kept: dict[object, _File] = {}
     for file in files:
         first = kept.setdefault(identity(file.path), file)
@@ -125,14 +125,16 @@ def _each_once(files: Sequence[_File]) -> list[_File]:
 
 
 def _files_of_run(run: Path, config: Config) -> list[_File]:
-    """The run's validation files, as often as it counted them. Relative ones are looked for in the current
-    folder and then in those above the run; where several are found, the one with the hash that the run noted
-    is it."""
+    """The run's validation files. A file that the run names twice counts twice, as it did in the run.
+
+    A relative path is looked up in the current folder and then in the folders above the run. If several files
+    are found, the one whose hash the run recorded is used.
+    """
     noted = read_object(RunDir(run).provenance_path).get("data_sha256")
     hashes = noted if isinstance(noted, dict) else {}
     files = [_File(name, _find(run, name, hashes.get(name))) for name in config.data.val_files]
     if len({identity(file.path) for file in files}) < len(files):
-        note(f"data.val_files of {run} names a file twice: its prompts count as often, as in the run")
+        note(f"data.val_files of {run} names a file twice: its prompts count twice, as they did in the run")
     return files
 
 
@@ -150,7 +152,7 @@ def _find(run: Path, name: str, noted: object) -> Path:
         return files[0]
     same = [file for file in files if os.path.isfile(file) and _sha256(file) == noted]
     if not same:
-        note(f"{files[0]} has changed since the run read it: its accuracies are of other prompts")
+        note(f"{files[0]} has changed since the run read it: the run's accuracies are on other prompts")
     return (same or files)[0]
 
 

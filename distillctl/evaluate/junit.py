@@ -1,4 +1,4 @@
-"""Requirements of an evaluation as JUnit XML, which CI systems show."""
+"""The requirements of an evaluation as JUnit XML, which CI systems display."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillctl.files.outputs import written
 def write_junit(
     path: Path, name: str, outcomes: Sequence[Outcome], values: Mapping[str, float | None]
 ) -> None:
-    """One test case for each requirement, with `values` as properties of the suite."""
+    """Write one test case per requirement, with `values` as properties of the suite."""
     failures = [outcome for outcome in outcomes if not outcome.met]
     counts = {"tests": str(len(outcomes)), "failures": str(len(failures)), "errors": "0"}
     root = ElementTree.Element("testsuites", counts)

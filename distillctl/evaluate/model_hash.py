@@ -1,4 +1,4 @@
-"""What a model directory answers with, as one hash of its bytes. Hashes of unchanged files are remembered."""
+"""One hash of all files that decide a model's responses. The hashes of unchanged files are remembered."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from distillctl.evaluate.cache_lock import hold, make_private
 from distillctl.evaluate.private_file import read_private_json, write_private
 
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
-"""Weights, configuration, tokenizer: what decides what a model answers."""
+"""Files that decide a model's responses: weights, configuration and tokenizer."""
 _FILE = "hashes.json"
 _MAX_REMEMBERED = 4096
 _SETTLED_NS = 2_000_000_000
-"""A file that changed so recently may change again within the resolution of its time stamps."""
+"""The hash of a file that changed more recently is not remembered: the file may change again within the
+resolution of its time stamps."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Remembered = dict[str, list[object]]
-"""By path: what `_state` found, and the hash."""
+"""For each path, what `_state` returned, and then the hash."""
 
 
 def model_hash(folder: Path, memory: Path | None) -> str:
-    """SHA-256 over the names and bytes of all files of a model directory that decide what it answers.
+    """SHA-256 over the names and bytes of all files of a model directory that decide its responses.
 
-    `memory`: the user's own cache folder, where the hashes of files are remembered by path, device, inode,
-    size and times; None remembers nothing.
+    `memory`: the user's own cache folder, which remembers the hashes of files by path, device, inode, size
+    and times. With None nothing is remembered.
     """
     known = {} if memory is None else read_private_json(memory / _FILE)
     new: Remembered = {}

@@ -1,4 +1,4 @@
-"""What one model's numbers are beside another's: always over the prompts that both answered."""
+"""Setting one model's numbers beside another's, always over the prompts that both responded to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from distillctl.evaluate.comparison import difference, gap_closed
 from distillctl.evaluate.requirements import BASELINE, NAMES
-from distillctl.evaluate.teacher import AnswerKl, mean_kl
-from distillctl.grading.summary import Answer, summarise
+from distillctl.evaluate.teacher import ResponseKl, mean_kl
+from distillctl.grading.summary import GradedResponse, summarise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,25 +17,25 @@ class Result:
     """One evaluated model."""
 
     label: str
-    answers: list[Answer]
+    responses: list[GradedResponse]
     seconds: float
-    """That the answers took."""
+    """Seconds that it took to generate the responses."""
     num_dropped: int
-    """Rows that were too long for it."""
-    kls: list[AnswerKl] | None = None
-    """Of each answer from the teacher; None without one."""
+    """Rows that were too long for the model."""
+    kls: list[ResponseKl] | None = None
+    """KL of each response from the teacher; None without a teacher."""
 
     @property
     def prompt_ids(self) -> set[str]:
-        """Of all prompts that it answered."""
-        return {answer.rollout.prompt.prompt_id for answer in self.answers}
+        """Ids of all prompts that the model responded to."""
+        return {response.rollout.prompt.prompt_id for response in self.responses}
 
     def values(self, prompt_ids: Collection[str]) -> dict[str, Any]:
-        """The numbers of its answers to some of the prompts; its speed is that of all of them."""
-        chosen = [i for i, a in enumerate(self.answers) if a.rollout.prompt.prompt_id in prompt_ids]
-        values = asdict(summarise([self.answers[i] for i in chosen], self.seconds))
-        if len(chosen) < len(self.answers):
-            values["tokens_per_s"] = summarise(self.answers, self.seconds).tokens_per_s
+        """The model's numbers over the given prompts; its speed is always over all of its prompts."""
+        chosen = [i for i, a in enumerate(self.responses) if a.rollout.prompt.prompt_id in prompt_ids]
+        values = asdict(summarise([self.responses[i] for i in chosen], self.seconds))
+        if len(chosen) < len(self.responses):
+            values["tokens_per_s"] = summarise(self.responses, self.seconds).tokens_per_s
         if self.kls is not None:
             kls = [self.kls[i] for i in chosen]
             values |= {"kl": mean_kl(kls), "kl_num_cut": sum(kl.is_cut for kl in kls)}
@@ -43,10 +43,13 @@ class Result:
 
 
 def compared(results: Sequence[Result]) -> dict[str, Any]:
-    """Differences from each baseline, the gap from the first one to the second, the teacher, and how many
-    prompts only one of two models answered."""
+    """The comparisons of the first model with the others, which are its baselines.
+
+    They are the difference from each baseline, the closed share of the gap between the first baseline and the
+    second (the teacher), and how many prompts only one of two models responded to.
+    """
     first, *others = results
-    found = [difference(other.label, first.answers, other.answers) for other in others]
+    found = [difference(other.label, first.responses, other.responses) for other in others]
     return {
         "differences": [asdict(one) for one in found if one is not None],
         "gap_closed": _gap(results),
@@ -64,13 +67,14 @@ def compared(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def required_values(results: Sequence[Result], gap: float | None) -> dict[str, float | None]:
-    """What requirements are about: the values of the first model, and its differences from the second."""
+    """The values that requirements may name: those of the first model and its differences from the second."""
     first, *others = results
     own = first.values(first.prompt_ids)
     values: dict[str, float | None] = {name: own.get(name) for name in NAMES} | {"gap_closed": gap}
     if others:
         common = first.prompt_ids & others[0].prompt_ids
-        ours, theirs = first.values(common), others[0].values(common)
+        ours = first.values(common)
+        theirs = others[0].values(common)
         for name in NAMES:
             pair = ours.get(name), theirs.get(name)
             values[name + BASELINE] = None if pair[0] is None or pair[1] is None else pair[0] - pair[1]
@@ -78,7 +82,7 @@ def required_values(results: Sequence[Result], gap: float | None) -> dict[str, f
 
 
 def _gap(results: Sequence[Result]) -> float | None:
-    """None without two baselines, or where no prompt was answered by all three."""
+    """The closed share of the gap; None without two baselines, or if the three models share no prompt."""
     if len(results) < 3:
         return None
     common = set.intersection(*(result.prompt_ids for result in results[:3]))

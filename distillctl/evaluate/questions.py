@@ -1,4 +1,4 @@
-"""What each model is asked: the rows rendered with its own chat template, and which of them fit into it."""
+"""The prompts of each model: the rows rendered with its own chat template, without those too long for it."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ class Target:
     label: str
     path: Path
     option: str = "--checkpoint"
-    """What names it."""
+    """The option that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What one model is asked."""
+    """The prompts of one model, and the settings of its responses."""
 
     target: Target
     tokenizer: Any
     prompts: list[Prompt]
-    """Those that are short enough; `row_of` says which row each one is."""
+    """The prompts that are short enough; `row_of` gives the row of each."""
     num_dropped: int
-    """Rows that are too long."""
+    """Number of rows that are too long."""
     max_tokens: int
-    """Of a response."""
+    """Most tokens of a response."""
     stop_token_ids: list[int]
 
 
 def row_of(prompt: Prompt) -> int:
-    """The row of the data, from 0 over all files, that a prompt of `Questions` is."""
+    """The row of a prompt of `Questions`, counted from 0 over all files."""
     return int(prompt.prompt_id.removeprefix(f"{_ROW}/"))
 
 
 def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | None) -> list[Questions]:
-    """Render the data for each model, and leave out what is too long for it.
+    """Render the data for each model, and leave out the prompts that are too long for it.
 
-    What the run's own limit leaves out of the first model's prompts no model is asked. Raises ConfigError for
-    a model without tokenizer or chat template, or with room for none of the prompts.
+    No model gets a row whose prompt, rendered for the first model, exceeds the run's own limit. Raises
+    ConfigError if a model lacks a tokenizer or a chat template, or if all prompts are too long for it.
     """
     rendered = [_render(target, data.rows, data.source) for target in targets]
     asked = [True] * len(data.rows)
@@ -66,7 +66,7 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
         asked = [len(prompt.token_ids) <= data.max_prompt_length for prompt in rendered[0][1]]
         if not any(asked):
             raise ConfigError(
-                f"none of {len(asked)} prompts has at most data.max_prompt_length={data.max_prompt_length} "
+                f"all {len(asked)} prompts are longer than data.max_prompt_length={data.max_prompt_length} "
                 f"tokens, the limit of the run of {targets[0].label}",
                 "give other data: --data FILE",
             )
@@ -95,8 +95,8 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
 
 
 def _render(target: Target, rows: Sequence[PromptRow], source: str) -> tuple[Any, list[Prompt]]:
-    """The model's tokenizer, and a prompt for each row of what `source` names."""
-    model_shape(target.path)  # these two raise for files that transformers fails on in its own way
+    """The model's tokenizer, and a prompt for each row; `source` names the rows in messages."""
+    model_shape(target.path)  # these two raise ConfigError for files that transformers fails on
     tokenizer_vocab(target.path)
     described = tokenizer_config(target.path)
     template = chat_template(target.path, described)
@@ -114,7 +114,8 @@ def _render(target: Target, rows: Sequence[PromptRow], source: str) -> tuple[Any
     empty = next((prompt for prompt in prompts if not prompt.token_ids), None)
     if empty is not None:
         hint = "correct chat_template.jinja, or choose another model"
-        raise ConfigError(f"{empty.prompt_id}: the chat template of {target.path} makes nothing of it", hint)
+        message = f"{empty.prompt_id}: the chat template of {target.path} renders an empty prompt"
+        raise ConfigError(message, hint)
     return tokenizer, [replace(prompt, prompt_id=f"{_ROW}/{i}") for i, prompt in enumerate(prompts)]
 
 
@@ -128,13 +129,13 @@ def _tokenizer(path: Path) -> Any:
     except (StrictDataclassError, *failures) as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(
-            f"{path}: transformers does not load its tokenizer: {told}",
+            f"{path}: transformers cannot load the tokenizer: {told}",
             "download it again, or write it with save_pretrained",
         ) from None
 
 
 def _default_max_tokens(targets: Sequence[Target], kept: Sequence[Sequence[Prompt]]) -> int:
-    """DEFAULT_MAX_TOKENS, or what a short context leaves beside the longest prompt that has room in it."""
+    """DEFAULT_MAX_TOKENS, or less if a short context leaves less room after the longest prompt that fits."""
     room = DEFAULT_MAX_TOKENS
     for target, prompts in zip(targets, kept, strict=True):
         positions = _positions(target)
@@ -149,8 +150,10 @@ def _default_max_tokens(targets: Sequence[Target], kept: Sequence[Sequence[Promp
 
 
 def _positions(target: Target) -> int:
-    """Tokens that a model takes, prompt and response together; where its position embeddings change with the
-    length, before they do."""
+    """Most tokens of prompt and response together that a model can take.
+
+    If its position embeddings change with the length, this is the length up to which they stay the same.
+    """
     shape = model_shape(target.path)
     return (
         shape.max_positions
@@ -162,9 +165,9 @@ def _positions(target: Target) -> int:
 def _fitting(
     target: Target, prompts: Sequence[Prompt], max_tokens: int, limit: str, source: str
 ) -> list[Prompt]:
-    """The prompts that leave room for a response; raises ConfigError where none does.
+    """The prompts that leave room for a response; raises ConfigError if none does.
 
-    `limit`, `source`: what sets `max_tokens`, and what names the prompts.
+    For messages, `limit` says what sets `max_tokens`, and `source` names the prompts.
     """
     positions = _positions(target)
     space = positions - max_tokens
@@ -184,8 +187,8 @@ def _fitting(
     )  # fmt: skip
     if space < 1:
         raise ConfigError(f"{limit} leaves {target.label} no room for a prompt{why}", hint)
-    message = f"{source}: none of {len(prompts)} prompts has no more than the {space} tokens"
     raise ConfigError(
-        f"{message} that {target.label} takes before a response{why}",
+        f"{source}: all {len(prompts)} prompts are longer than the {space} tokens that {target.label} takes "
+        f"before a response{why}",
         hint,
     )

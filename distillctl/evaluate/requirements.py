@@ -13,8 +13,8 @@ from distillctl.errors import ConfigError
 
 NAMES = ("acc", "acc_low", "acc_high", "verl_strict", "verl_flexible", "format_rate", "truncation_rate",
          "response_length", "tokens_per_s", "pass_at_k", "maj_at_k", "kl", "gap_closed")  # fmt: skip
-"""What can be required; all but `gap_closed` also as `NAME-baseline`, the difference from the first
-baseline."""
+"""Values that a requirement may name. All except `gap_closed` also exist as `NAME-baseline`, the difference
+from the first baseline."""
 BASELINE = "-baseline"
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _EXPRESSION = re.compile(r"\s*([\w@-]+?)\s*(>=|<=|>|<)\s*(\S+)\s*")
@@ -44,25 +44,27 @@ def parse(expression: str) -> Requirement:
     match = _EXPRESSION.fullmatch(expression)
     if match is None:
         raise ConfigError(
-            f"--require {expression!r} is no condition", "e.g. 'acc>=0.40' or 'acc-baseline>=0.05'"
+            f"--require {expression!r} is not a condition", "e.g. 'acc>=0.40' or 'acc-baseline>=0.05'"
         )
     name, sign, number = match.groups()
     base = name.removesuffix(BASELINE)
     if base not in NAMES or name == f"gap_closed{BASELINE}":
         near = difflib.get_close_matches(base, NAMES, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"--require {expression!r}: no value {name!r}", f"{hint}known: {', '.join(NAMES)}")
+        known = f"{hint}known: {', '.join(NAMES)}"
+        raise ConfigError(f"--require {expression!r}: there is no value {name!r}", known)
     try:
         bound = float(number)
     except ValueError:
         bound = math.nan
     if not math.isfinite(bound):
-        raise ConfigError(f"--require {expression!r}: {number!r} is no number", "shares are between 0 and 1")
+        hint = "shares are between 0 and 1"
+        raise ConfigError(f"--require {expression!r}: {number!r} is not a number", hint)
     return Requirement(expression.strip(), name, sign, bound)
 
 
 def check(requirements: Sequence[Requirement], values: Mapping[str, float | None]) -> list[Outcome]:
-    """Outcomes in order; a value that was not measured meets nothing."""
+    """The outcomes in order. A requirement on a value that was not measured is not met."""
     return [_outcome(requirement, values.get(requirement.name)) for requirement in requirements]
 
 
@@ -76,9 +78,9 @@ def _outcome(requirement: Requirement, value: float | None) -> Outcome:
 
 
 def _why(name: str) -> str:
-    """What would have measured it."""
+    """What it takes to measure a value."""
     if name == "gap_closed":
-        return ": it needs two --baseline models, the student before and a teacher that is better"
+        return ": it needs two --baseline models, the student before training and a teacher that is better"
     if name.startswith("kl"):
         return ": it needs --teacher"
     return ": it needs --baseline" if name.endswith(BASELINE) else ": the data has no ground truth"

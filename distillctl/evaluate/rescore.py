@@ -9,16 +9,16 @@ from distillctl.errors import ConfigError
 from distillctl.files.python_file import split_name
 from distillctl.grading.custom import RewardFunction, load_reward, reward
 from distillctl.grading.scorers import Grade
-from distillctl.grading.summary import Answer
+from distillctl.grading.summary import GradedResponse
 
 RIGHT = 0.5
-"""Score from which an answer is right."""
+"""Lowest score of a right response."""
 
 
 def load_scorer(spec: str) -> RewardFunction:
-    """The function of `FILE.py:NAME`, or `compute_score` of `FILE.py`; called as verl calls its scorers.
+    """Load the function of `FILE.py:NAME`, or `compute_score` of `FILE.py`. We call it as verl calls scorers.
 
-    The file is run. Raises ConfigError for one that cannot be used.
+    The file is executed. Raises ConfigError if it cannot be used.
     """
     path, name = split_name(spec)
     try:
@@ -28,18 +28,18 @@ def load_scorer(spec: str) -> RewardFunction:
         raise ConfigError(message, error.hint) from None
 
 
-def rescore(answers: Sequence[Answer], scorer: RewardFunction) -> list[Answer]:
-    """`answers` with the scorer's verdict, of those too that have no ground truth; verl's verdicts stay.
+def rescore(responses: Sequence[GradedResponse], scorer: RewardFunction) -> list[GradedResponse]:
+    """`responses` with the scorer's verdict as the normalised grade, even if they have no ground truth.
 
-    Raises RunFailed when it returns no finite number.
+    The verdicts of verl's scorers stay. Raises RunFailed if the scorer does not return a finite number.
     """
     blank = Grade(False, False, False, False, None)
     return [
         replace(
-            answer,
+            response,
             grade=replace(
-                answer.grade or blank, normalised=reward(answer.rollout, answer.text, scorer) >= RIGHT
+                response.grade or blank, normalised=reward(response.rollout, response.text, scorer) >= RIGHT
             ),
         )
-        for answer in answers
+        for response in responses
     ]

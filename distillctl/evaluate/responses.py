@@ -1,4 +1,4 @@
-"""Getting a model's answers to all prompts: from the cache, or from a rollout engine batch by batch."""
+"""Getting a model's responses to all prompts: from the cache, or batch by batch from a rollout engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillctl.data_types import Prompt
+from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import EnvironmentUnfit
 from distillctl.evaluate.cache import Cache, Entry, Response
 from distillctl.evaluate.model_hash import model_hash
@@ -28,14 +28,14 @@ from distillctl.terminal.progress import task
 
 MAX_NUM_SEQS = 256
 FIRST_BATCH = 4 * MAX_NUM_SEQS
-"""Sequences of the first batch, whose speed the size of the next ones is computed from."""
+"""Sequences in the first batch; its speed gives the size of the next ones."""
 BATCH_S = 120.0
-"""Seconds that a later batch is to take: what an interruption can cost."""
+"""Seconds that a later batch should take; an interruption loses no more than that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How every model is asked."""
+    """The settings that all models share."""
 
     num_samples: int
     temperature: float
@@ -43,14 +43,14 @@ class Task:
 
     @property
     def dtype(self) -> str:
-        """Of the weights in the engine."""
+        """Dtype of the weights in the rollout engine."""
         return "bfloat16" if self.device == "cuda" else "float32"
 
 
 def responses(asked: Questions, work: Task, cache: Cache) -> tuple[list[Response], float]:
-    """All responses of a model, by row and sample, and the seconds they took.
+    """All responses of a model, ordered by row and sample, and the seconds that it took to generate them.
 
-    Raises EnvironmentUnfit when the engine does not start, EngineLost when it dies.
+    Raises EnvironmentUnfit if the engine does not start, and EngineLost if it dies.
     """
     with cache.entry(cache_key(asked, work, cache)) as entry:
         found, seconds = kept(asked, work, cache, entry)
@@ -58,13 +58,14 @@ def responses(asked: Questions, work: Task, cache: Cache) -> tuple[list[Response
         missing = [prompt for prompt in asked.prompts if row_of(prompt) not in answered]
         if missing:
             new, more = _generate(asked, work, missing, _Keeper(cache, entry))
-            found, seconds = found + new, seconds + more
-            cache.trim()  # of the others: this one is locked
+            found = found + new
+            seconds = seconds + more
+            cache.trim()  # drops others only, because this entry is locked
     return sorted(found, key=lambda response: (response.row, response.sample)), seconds
 
 
 def cache_key(asked: Questions, work: Task, cache: Cache) -> dict[str, Any]:
-    """Everything that decides what is answered; empty where nothing is kept."""
+    """Everything that decides the responses; empty if nothing is kept."""
     if cache.root is None:
         return {}
     prompts = [[row_of(prompt), *prompt.token_ids] for prompt in asked.prompts]
@@ -91,7 +92,7 @@ def _version(package: str) -> str | None:
 
 
 def kept(asked: Questions, work: Task, cache: Cache, entry: Entry | None) -> tuple[list[Response], float]:
-    """What is kept of the answers; nothing where the files cannot be read."""
+    """The kept responses and the seconds they took; none if the files cannot be read."""
     if entry is None:
         return [], 0.0
     prompts = {row_of(prompt): prompt.token_ids for prompt in asked.prompts}
@@ -104,7 +105,7 @@ def kept(asked: Questions, work: Task, cache: Cache, entry: Entry | None) -> tup
 
 @dataclass(slots=True)
 class _Keeper:
-    """Keeps each batch of answers, for as long as the disk takes them."""
+    """Keeps each batch of responses until a write fails."""
 
     cache: Cache
     entry: Entry | None
@@ -121,7 +122,7 @@ class _Keeper:
 def _generate(
     asked: Questions, work: Task, missing: list[Prompt], keeper: _Keeper
 ) -> tuple[list[Response], float]:
-    """Answers to the prompts that are `missing`, kept batch by batch, and the seconds they took."""
+    """Generate responses to the `missing` prompts and keep them batch by batch; also returns the seconds."""
     longest = max(len(prompt.token_ids) for prompt in asked.prompts)
     sampling = Sampling(work.temperature, 1.0, asked.max_tokens, asked.stop_token_ids)
     found: list[Response] = []
@@ -129,29 +130,39 @@ def _generate(
     with running_engine(asked.target, longest + asked.max_tokens, work.device) as client:
         total = len(asked.prompts) * work.num_samples
         done = total - len(missing) * work.num_samples
-        with task(f"{asked.target.label}: answering", total) as advance:
+        with task(f"{asked.target.label}: generating", total) as advance:
             for batch, report in _batches(missing, work.num_samples, done, advance):
                 start = time.perf_counter()
                 rollouts = client.generate(batch, work.num_samples, sampling, 0, 0, None, report)
                 seconds = time.perf_counter() - start
                 texts = decode(rollouts, asked.tokenizer)
-                answers = [
-                    Response(row_of(r.prompt), r.sample, r.prompt.token_ids, r.response_ids.tolist(), text,
-                             r.finish_reason)
-                    for r, text in zip(rollouts, texts, strict=True)
-                ]  # fmt: skip
-                keeper.keep(answers, seconds)
-                found, total_s = found + answers, total_s + seconds
+                new = [_response(rollout, text) for rollout, text in zip(rollouts, texts, strict=True)]
+                keeper.keep(new, seconds)
+                found = found + new
+                total_s += seconds
     return found, total_s
+
+
+def _response(rollout: Rollout, text: str) -> Response:
+    return Response(
+        row=row_of(rollout.prompt),
+        sample=rollout.sample,
+        prompt_ids=rollout.prompt.token_ids,
+        response_ids=rollout.response_ids.tolist(),
+        text=text,
+        finish_reason=rollout.finish_reason,
+    )
 
 
 def _batches(
     prompts: list[Prompt], num_samples: int, done: int, advance: Callable[[int], None]
 ) -> Iterator[tuple[list[Prompt], Callable[[int], None]]]:
-    """Batches of prompts, each with the function to tell its progress to."""
-    size, start = max(FIRST_BATCH // num_samples, 1), 0
+    """Batches of prompts, each with a function that takes the number of its finished responses."""
+    size = max(FIRST_BATCH // num_samples, 1)
+    start = 0
     while start < len(prompts):
-        begun, base = time.perf_counter(), done + start * num_samples
+        begun = time.perf_counter()
+        base = done + start * num_samples
         batch = prompts[start : start + size]
         advance(base)
         yield batch, lambda finished, base=base: advance(base + finished)  # type: ignore[misc]  # bound now
@@ -161,7 +172,7 @@ def _batches(
 
 @contextmanager
 def running_engine(target: Target, max_model_len: int, device: str) -> Iterator[RolloutClient]:
-    """A rollout engine of its own for a model, killed at the end. Raises EnvironmentUnfit if it dies."""
+    """Start a rollout engine for one model; it is killed at the end. Raises EnvironmentUnfit if it dies."""
     on_gpu = device == "cuda"
     require_shared_memory(0)
     with scratch_directory() as scratch:

@@ -17,8 +17,10 @@ _COLUMNS = {
 
 
 def render_report(report: dict[str, Any]) -> str:
-    """One row per model with the 95 % interval behind the accuracy, below it one per file where there are
-    several; then differences and requirements."""
+    """Render the report: one row per model, then differences and requirements.
+
+    The 95 % interval follows the accuracy. If there are several files, each has a row below its model.
+    """
     results = report["results"]
     several = results[0]["num_samples"] > 1
     header = ["model", "prompts", "acc", "95 % interval", *list(_COLUMNS.values())[1:], "length", "tokens/s"]
@@ -47,7 +49,8 @@ def render_report(report: dict[str, Any]) -> str:
 
 
 def _row(name: str, values: dict[str, Any], *, several: bool) -> list[str]:
-    low, high = 100 * values["acc_low"], 100 * values["acc_high"]
+    low = 100 * values["acc_low"]
+    high = 100 * values["acc_high"]
     interval = "-" if math.isnan(low) else f"{low:.1f} - {high:.1f}"
     shares = [_percent(values[name]) for name in _COLUMNS]
     cells = [inline(name), str(values["num_prompts"]), shares[0], interval, *shares[1:],
@@ -58,8 +61,9 @@ def _row(name: str, values: dict[str, Any], *, several: bool) -> list[str]:
 
 
 def _left_out(result: dict[str, Any]) -> list[str]:
-    """What was not asked, or not measured, of one model."""
-    lines, name = [], inline(result["model"])
+    """Lines that say which prompts and tokens of one model were left out."""
+    lines = []
+    name = inline(result["model"])
     if result["num_dropped"]:
         total = result["num_dropped"] + result["num_prompts"]
         lines.append(f"{name}: {result['num_dropped']} of {total} prompts are too long and were left out")
@@ -81,7 +85,7 @@ def _difference(found: dict[str, Any]) -> str:
 def _unpaired(name: str, found: dict[str, Any]) -> str:
     return (
         f"{found['num_model_only']} prompts only {name} answered, {found['num_baseline_only']} only "
-        f"{found['baseline']}: what compares the two is over the {found['num_both']} that both answered"
+        f"{found['baseline']}: the two are compared over the {found['num_both']} that both answered"
     )
 
 

@@ -1,4 +1,4 @@
-"""`eval --teacher`: the KL of each answer from a teacher, computed once and kept with the answers."""
+"""`eval --teacher`: the KL of each response from a teacher, computed once and kept with the responses."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.model_hash import model_hash
 from distillctl.evaluate.questions import Questions
 from distillctl.evaluate.responses import Task, cache_key, kept
-from distillctl.grading.summary import Answer
+from distillctl.grading.summary import GradedResponse
 from distillctl.models.architecture import model_shape
 from distillctl.models.compatibility import shared_vocab, tokenizer_vocab
 
 
 @dataclass(frozen=True, slots=True)
 class KlTeacher:
-    """A teacher, and what it shares with one model."""
+    """A teacher, and the token ids that it shares with one model."""
 
     path: Path
     num_rows: int
-    """Of its embeddings: it can read no token id from there on."""
+    """Rows of the teacher's embedding table; it cannot read token ids from there on."""
     vocab_size: int
-    """Token ids that it shares with the model."""
+    """Number of token ids, from 0, that it shares with the model."""
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerKl:
-    """KL(model || teacher) of one answer."""
+class ResponseKl:
+    """KL(model || teacher) of one response."""
 
     kl: float
     """Nats, summed over `num_tokens`."""
     num_tokens: int
     is_cut: bool
-    """Whether tokens were left out, from the first one that the teacher does not share."""
+    """Whether the tokens from the first one that the teacher does not share were left out."""
 
 
 def kl_teacher(student: Path, teacher: Path) -> KlTeacher:
-    """What a model shares with the teacher; raises ConfigError where their tokenizers differ."""
+    """Find what a model shares with the teacher; raises ConfigError if their tokenizers differ."""
     rows = model_shape(teacher).vocab_size
     sizes = model_shape(student).vocab_size, rows
     shared, _ = shared_vocab(tokenizer_vocab(student), tokenizer_vocab(teacher), sizes, "--teacher")
     return KlTeacher(teacher, rows, shared)
 
 
-def answer_kls(
-    asked: Questions, teacher: KlTeacher, answers: Sequence[Answer], work: Task, cache: Cache
-) -> list[AnswerKl]:
-    """The KL of each answer from the teacher, up to its first token that the teacher does not share.
+def response_kls(
+    asked: Questions, teacher: KlTeacher, responses: Sequence[GradedResponse], work: Task, cache: Cache
+) -> list[ResponseKl]:
+    """The KL of each response from the teacher, up to its first token that the teacher does not share.
 
-    An answer to a prompt that holds a token which the teacher cannot read has no tokens to measure.
+    If the teacher cannot read a token of the prompt, no token of the response is measured.
     """
-    rollouts = [_readable(answer.rollout, teacher) for answer in answers]
+    rollouts = [_readable(response.rollout, teacher) for response in responses]
     lengths = [len(rollout.response_ids) for rollout in rollouts]
     sums = _sums(asked, teacher, rollouts, work, cache)
     return [
-        AnswerKl(kl, length, length < len(answer.rollout.response_ids))
-        for kl, length, answer in zip(sums, lengths, answers, strict=True)
+        ResponseKl(kl, length, length < len(response.rollout.response_ids))
+        for kl, length, response in zip(sums, lengths, responses, strict=True)
     ]
 
 
-def mean_kl(found: Sequence[AnswerKl]) -> float | None:
-    """Nats per token over all answers; None where no token was measured."""
+def mean_kl(found: Sequence[ResponseKl]) -> float | None:
+    """Mean KL in nats per token over all responses; None if no token was measured."""
     num_tokens = sum(one.num_tokens for one in found)
     return sum(one.kl for one in found) / num_tokens if num_tokens else None
 
@@ -83,7 +83,7 @@ def _readable(rollout: Rollout, teacher: KlTeacher) -> Rollout:
 def _sums(
     asked: Questions, teacher: KlTeacher, rollouts: Sequence[Rollout], work: Task, cache: Cache
 ) -> list[float]:
-    """KL of each rollout, summed over its tokens; remembered with the answers."""
+    """KL of each rollout, summed over its tokens; the cache keeps it with the responses."""
     with cache.entry(cache_key(asked, work, cache)) as entry:
         kept(asked, work, cache, entry)
         name = "" if entry is None else _fact(teacher, rollouts, cache)

@@ -1,4 +1,4 @@
-"""KL of a model from a teacher on the model's own answers: exact, per token.
+"""Exact KL of a model from a teacher on the model's own responses, per token.
 
 Dimensions: N response tokens of a batch.
 """
@@ -25,17 +25,17 @@ BATCH_TOKENS = 8192
 def response_kl(
     student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_size: int, device: str
 ) -> list[float]:
-    """KL(student || teacher) in nats of each of `rollouts`, which the student wrote, summed over its tokens.
+    """KL(student || teacher) in nats of each of the student's `rollouts`, summed over its tokens.
 
-    Over the first `vocab_size` ids, which both share, at temperature 1.
+    The distributions cover the first `vocab_size` ids, which both models share, at temperature 1.
     """
     if device == "cuda":
-        use_visible()  # its first GPU is the one that wrote the answers. Not yet run on a GPU
+        use_visible()  # its first GPU is the one that generated the responses. Not yet run on a GPU
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     place = torch.device(device)
     models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]
     sums = [0.0] * len(rollouts)
-    # Where the longest sequence of a row decides about its neighbours, each has a row of its own.
+    # Where the length of a row changes its position embeddings, each sequence gets a row of its own.
     if any(model_shape(path).switch_length for path in (student, teacher)):
         shares = [[member] for member in range(len(rollouts))]
     else:

@@ -16,8 +16,8 @@ from distillctl.grading.significance import clustered_interval, pass_at_k, wilso
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One graded answer. `grade` is None when the data has no ground truth."""
+class GradedResponse:
+    """A response with its text and its grade, which is None if the data has no ground truth."""
 
     rollout: Rollout
     text: str
@@ -26,52 +26,53 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Shares over all graded answers. `acc` is the normalised accuracy."""
+    """Result of an evaluation. Shares are over all graded responses; `acc` is the normalised accuracy."""
 
     num_prompts: int
     num_graded: int
     num_samples: int
-    """Answers to each prompt."""
+    """Responses to each prompt."""
     acc: float
     acc_low: float
-    """Lower end of the 95 % interval of `acc`, `acc_high` the upper: Wilson's for one answer to each prompt,
-    else `significance.clustered_interval`."""
+    """Lower end of the 95 % interval of `acc`; `acc_high` is the upper end. For one response per prompt it is
+    Wilson's interval, otherwise `significance.clustered_interval`."""
     acc_high: float
     verl_strict: float
     verl_flexible: float
     format_rate: float
-    """Share with an answer in the `#### N` format, by verl's strict pattern."""
+    """Share of responses with a final answer in the form `#### N`, by verl's strict pattern."""
     truncation_rate: float
-    """Share of all answers cut at the token limit."""
+    """Share of all responses that were cut at the token limit."""
     response_length: float
-    """Mean, tokens."""
+    """Mean length of the responses in tokens."""
     tokens_per_s: float
     """Generated tokens per second of the rollout engine."""
     pass_at_k: float
-    """Share of prompts of which one of `num_samples` answers is right, unbiased; `acc` for one answer."""
+    """Unbiased estimate of the share of prompts with at least one right response among `num_samples`; equals
+    `acc` for one response."""
     maj_at_k: float
-    """Share of prompts whose most frequent final answer is right; `acc` for one answer."""
+    """Share of prompts whose most frequent final answer is right; equals `acc` for one response."""
 
 
 def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:
-    """Texts without special tokens."""
+    """The texts of responses, without special tokens."""
     texts: list[str] = tokenizer.batch_decode(
         [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
     )
     return texts
 
 
-def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[Answer]:
+def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[GradedResponse]:
     """Decode and grade each rollout."""
     return grade_texts(rollouts, decode(rollouts, tokenizer))
 
 
-def grade_texts(rollouts: Sequence[Rollout], texts: Sequence[str]) -> list[Answer]:
+def grade_texts(rollouts: Sequence[Rollout], texts: Sequence[str]) -> list[GradedResponse]:
     """Grade the text of each rollout against its prompt's ground truth, by the prompt's answer type."""
     latex = [i for i, rollout in enumerate(rollouts) if rollout.prompt.answer_type == "latex"]
     verdicts = dict(zip(latex, _grade_latex([(rollouts[i], texts[i]) for i in latex]), strict=True))
     return [
-        Answer(rollout, text, verdicts[i] if i in verdicts else _grade(rollout.prompt, text))
+        GradedResponse(rollout, text, verdicts[i] if i in verdicts else _grade(rollout.prompt, text))
         for i, (rollout, text) in enumerate(zip(rollouts, texts, strict=True))
     ]
 
@@ -81,13 +82,13 @@ def _grade(prompt: Prompt, text: str) -> Grade | None:
     return None if truth is None else grade_typed(text, truth, prompt.answer_type)
 
 
-def _grade_latex(answers: Sequence[tuple[Rollout, str]]) -> list[Grade | None]:
-    """Grades by math-verify, all at once: it runs in processes of its own."""
-    truths = [rollout.prompt.ground_truth for rollout, _ in answers]
-    pairs = [(text, truth) for (_, text), truth in zip(answers, truths, strict=True) if truth is not None]
+def _grade_latex(responses: Sequence[tuple[Rollout, str]]) -> list[Grade | None]:
+    """Grades by math-verify, for all responses at once because math-verify runs in separate processes."""
+    truths = [rollout.prompt.ground_truth for rollout, _ in responses]
+    pairs = [(text, truth) for (_, text), truth in zip(responses, truths, strict=True) if truth is not None]
     verdicts = iter(compare_latex(pairs) if pairs else [])
     grades: list[Grade | None] = []
-    for (_, text), truth in zip(answers, truths, strict=True):
+    for (_, text), truth in zip(responses, truths, strict=True):
         if truth is None:
             grades.append(None)
             continue
@@ -97,15 +98,15 @@ def _grade_latex(answers: Sequence[tuple[Rollout, str]]) -> list[Grade | None]:
     return grades
 
 
-def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:
-    """Counts over `answers`, which took `seconds` to generate. Each prompt has equally many.
+def summarise(responses: Sequence[GradedResponse], seconds: float) -> Evaluation:
+    """Summarise `responses`, which took `seconds` to generate. Each prompt must have the same number of them.
 
-    What nothing was counted for is NaN: a share without graded answers, a length without any.
+    A share is NaN if no response was graded, and a length is NaN if there are no responses.
     """
-    grades = [answer.grade for answer in answers if answer.grade is not None]
-    lengths = [len(answer.rollout.response_ids) for answer in answers]
-    cut = sum(answer.rollout.finish_reason == "length" for answer in answers)
-    groups = by_prompt(answers)
+    grades = [response.grade for response in responses if response.grade is not None]
+    lengths = [len(response.rollout.response_ids) for response in responses]
+    cut = sum(response.rollout.finish_reason == "length" for response in responses)
+    groups = by_prompt(responses)
     num_samples = max((len(group) for group in groups), default=0)
 
     def share(name: str) -> float:
@@ -123,34 +124,36 @@ def summarise(answers: Sequence[Answer], seconds: float) -> Evaluation:
         verl_strict=share("strict"),
         verl_flexible=share("flexible"),
         format_rate=share("has_format"),
-        truncation_rate=cut / len(answers) if answers else math.nan,
-        response_length=sum(lengths) / len(answers) if answers else math.nan,
+        truncation_rate=cut / len(responses) if responses else math.nan,
+        response_length=sum(lengths) / len(responses) if responses else math.nan,
         tokens_per_s=sum(lengths) / seconds if seconds else math.nan,
         pass_at_k=_mean([pass_at_k(len(group), num_right(group), num_samples) for group in graded]),
         maj_at_k=_mean([float(majority_is_right(group)) for group in graded]),
     )
 
 
-def by_prompt(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """The answers to each prompt, in the order of the first of each."""
-    groups: dict[int, list[Answer]] = {}
-    for answer in answers:
-        groups.setdefault(answer.rollout.group, []).append(answer)
+def by_prompt(responses: Sequence[GradedResponse]) -> list[list[GradedResponse]]:
+    """The responses grouped by prompt, in the order in which the prompts first occur."""
+    groups: dict[int, list[GradedResponse]] = {}
+    for response in responses:
+        groups.setdefault(response.rollout.group, []).append(response)
     return list(groups.values())
 
 
-def num_right(group: Sequence[Answer]) -> int:
-    """How many of the answers are right."""
-    return sum(answer.grade is not None and answer.grade.normalised for answer in group)
+def num_right(group: Sequence[GradedResponse]) -> int:
+    """How many of the responses are right."""
+    return sum(response.grade is not None and response.grade.normalised for response in group)
 
 
-def majority_is_right(group: Sequence[Answer]) -> bool:
-    """Whether the most frequent final answer is right; of equally frequent ones the earliest counts. Right
-    answers are one candidate however they are written, and so are wrong ones of the same value; an answer
-    without a final one has no vote."""
+def majority_is_right(group: Sequence[GradedResponse]) -> bool:
+    """Whether the most frequent final answer is right; of equally frequent ones the earliest counts.
+
+    All right final answers are one candidate, however they are written; so are wrong ones of the same value.
+    A response without a final answer has no vote.
+    """
     votes: dict[tuple[str, Fraction | str], int] = {}
-    for answer in group:
-        grade = answer.grade
+    for response in group:
+        grade = response.grade
         if grade is not None and (grade.normalised or grade.extracted is not None):
             wrong = ("wrong", same_answer_key(str(grade.extracted)))
             key = ("right", "") if grade.normalised else wrong
@@ -158,7 +161,7 @@ def majority_is_right(group: Sequence[Answer]) -> bool:
     return bool(votes) and max(votes, key=lambda key: votes[key])[0] == "right"
 
 
-def _interval(groups: Sequence[Sequence[Answer]], num_samples: int) -> tuple[float, float]:
+def _interval(groups: Sequence[Sequence[GradedResponse]], num_samples: int) -> tuple[float, float]:
     graded = [group for group in groups if group[0].grade is not None]
     if not graded:
         return math.nan, math.nan

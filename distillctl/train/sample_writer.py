@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distillctl.files.atomic import replacing
-from distillctl.grading.summary import Answer
+from distillctl.grading.summary import GradedResponse
 from distillctl.run.sample_files import TOKEN_TEXT, sample_schema
 from distillctl.train.token_details import TokenDetails
 
@@ -21,7 +21,7 @@ EVENT_TOKENS = 200
 
 def write_samples(
     path: Path,
-    answers: Sequence[Answer],
+    answers: Sequence[GradedResponse],
     kl: Sequence[np.ndarray | None],
     details: Sequence[TokenDetails | None],
     tokenizer: Any,
@@ -46,7 +46,7 @@ def write_samples(
         pq.write_table(pa.Table.from_pylist(rows, schema=sample_schema().with_metadata(metadata)), file)
 
 
-def sample_event(answer: Answer, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+def sample_event(answer: GradedResponse, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:
     """What the event of a samples file shows of one of its rows."""
     ids = answer.rollout.response_ids[:EVENT_TOKENS].tolist()
     texts = token_text(sorted(set(ids)), tokenizer)
@@ -71,7 +71,7 @@ def token_text(ids: Iterable[int], tokenizer: Any) -> dict[int, str]:
     return {i: text[before:] for i, text in zip(ids, texts, strict=True)}
 
 
-def _row(answer: Answer, kl: np.ndarray | None) -> dict[str, Any]:
+def _row(answer: GradedResponse, kl: np.ndarray | None) -> dict[str, Any]:
     rollout = answer.rollout
     return {
         "prompt_id": rollout.prompt.prompt_id,

@@ -12,7 +12,7 @@ import numpy as np
 
 from distillctl.data_types import Rollout
 from distillctl.files.atomic import write_json
-from distillctl.grading.summary import Answer, grade_rollouts, summarise
+from distillctl.grading.summary import GradedResponse, grade_rollouts, summarise
 from distillctl.rollout.client import RolloutClient
 from distillctl.run.checkpoints import step_dir
 from distillctl.train.batch import micro_batches
@@ -49,7 +49,7 @@ class Validation:
         write_json(path, {"step": step, **asdict(result), "kl": mean_kl})
         return {"metrics": {"val/acc": result.acc, "val/kl": mean_kl}, "num": result.num_graded}
 
-    def _sample(self, client: RolloutClient) -> tuple[list[Answer], float]:
+    def _sample(self, client: RolloutClient) -> tuple[list[GradedResponse], float]:
         """One graded response to each prompt, and the seconds that sampling them took."""
         trainer = self.trainer
         greedy = replace(trainer.sampling, temperature=0.0, top_p=1.0)
@@ -58,7 +58,7 @@ class Validation:
         seconds = time.perf_counter() - start
         return grade_rollouts(rollouts, trainer.tokenizer), seconds
 
-    def _details(self, found: list[Answer] | None) -> list[TokenDetails | None]:
+    def _details(self, found: list[GradedResponse] | None) -> list[TokenDetails | None]:
         """Details of the first responses; None of a response that leaves the shared vocabulary."""
         prompts = self.trainer.val_prompts[:NUM_DETAILED]
         rollouts = None if found is None else [answer.rollout for answer in found[: len(prompts)]]

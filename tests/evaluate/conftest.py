@@ -53,9 +53,18 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture(scope="session")
 def made_up():
-    """An answer to each of some prompts."""
+    """A function that makes up one response to each of some prompts."""
 
-    def answers(prompts):
-        return [Response(row_of(p), 0, p.token_ids, [5, 6 + row_of(p), 2], "x", "stop") for p in prompts]
+    def response(prompt):
+        row = row_of(prompt)
+        ids = [5, 6 + row, 2]
+        return Response(
+            row=row,
+            sample=0,
+            prompt_ids=prompt.token_ids,
+            response_ids=ids,
+            text="x",
+            finish_reason="stop",
+        )
 
-    return answers
+    return lambda prompts: [response(prompt) for prompt in prompts]

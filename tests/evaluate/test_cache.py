@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,18 +118,16 @@ def test_answers_to_other_prompts_are_not_used(asked, cache, engine, made_up, ca
     """A key is only a hash: what is in the folder is compared with what is asked."""
     wrong = made_up(asked.prompts[1:])
     with cache.entry(cache_key(asked, WORK, cache)) as entry:
-        entry.append(
-            [type(w)(row_of(asked.prompts[0]), 0, w.prompt_ids, [5], "", "stop") for w in wrong[:1]], 1
-        )
+        entry.append([replace(wrong[0], row=row_of(asked.prompts[0]))], 1)
     assert responses(asked, WORK, cache)[0] == made_up(asked.prompts)
-    assert "answers to other prompts" in capsys.readouterr().err
+    assert "responses to other prompts" in capsys.readouterr().err
 
 
 def test_a_folder_of_somebody_else_is_not_used(asked, cache, kept, engine, capsys):
     kept.chmod(0o777)
     responses(asked, WORK, cache)
     assert engine == [12, 12]
-    assert "only this user writes" in capsys.readouterr().err
+    assert "only this user can write" in capsys.readouterr().err
 
 
 def test_facts_stay_with_the_answers(asked, cache, kept):

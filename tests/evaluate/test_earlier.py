@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distillctl.evaluate.earlier import is_answers, is_junit, is_report
+from distillctl.evaluate.earlier import is_junit, is_report, is_responses
 
 JUNIT_0_1 = """<?xml version='1.0' encoding='utf-8'?>
 <testsuites tests="1" failures="0" errors="0">
@@ -46,11 +46,11 @@ def test_a_report_is_known_by_its_keys(tmp_path):
 def test_answers_are_known_by_their_columns(tmp_path):
     path = tmp_path / "answers.parquet"
     write_parquet(path, COLUMNS_0_1)
-    assert is_answers(path)
+    assert is_responses(path)
     write_parquet(path, ["prompt", "response"])
-    assert not is_answers(path)
+    assert not is_responses(path)
     path.write_text("precious")
-    assert not is_answers(path)
+    assert not is_responses(path)
 
 
 @pytest.mark.parametrize(

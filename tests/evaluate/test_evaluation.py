@@ -7,7 +7,13 @@ import pytest
 
 from distillctl.data_types import Prompt, Rollout
 from distillctl.grading.scorers import grade
-from distillctl.grading.summary import Answer, by_prompt, majority_is_right, summarise, wilson_interval
+from distillctl.grading.summary import (
+    GradedResponse,
+    by_prompt,
+    majority_is_right,
+    summarise,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +41,7 @@ def answer(text, truth, finish_reason="stop", length=3, prompt="test/0"):
         finish_reason=finish_reason,
         weight_version=0,
     )
-    return Answer(rollout, text, None if truth is None else grade(text, truth))
+    return GradedResponse(rollout, text, None if truth is None else grade(text, truth))
 
 
 def test_shares_are_over_graded_answers_and_lengths_over_all():

@@ -69,8 +69,8 @@ def test_what_cannot_be_written_is_refused(tmp_path, junit, out, words):
         ("res", None, "res", "--junit", "--cache-dir"),
         ("res", None, "res/kept", "--junit", "--cache-dir"),
         (None, "res", "res/eval.json", "--out", "--cache-dir"),
-        ("user/distillctl/eval", None, None, "--junit", "what is kept in"),
-        ("user", None, "kept", "--junit", "what is kept in"),
+        ("user/distillctl/eval", None, None, "--junit", "the cache folder"),
+        ("user", None, "kept", "--junit", "the cache folder"),
     ],
 )
 def test_no_output_lies_on_or_below_the_file_of_another(tmp_path, monkeypatch, junit, out, kept, file, other):

@@ -10,10 +10,10 @@ from distillctl.evaluate.command import _reported
 from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.pairing import Result, compared, required_values
 from distillctl.evaluate.table import render_report
-from distillctl.evaluate.teacher import AnswerKl, KlTeacher, answer_kls, mean_kl
+from distillctl.evaluate.teacher import KlTeacher, ResponseKl, mean_kl, response_kls
 from distillctl.files.atomic import write_json
 from distillctl.grading.scorers import Grade
-from distillctl.grading.summary import Answer
+from distillctl.grading.summary import GradedResponse
 
 
 def result(label, verdicts, kls=None, num_dropped=0):
@@ -30,15 +30,17 @@ def result(label, verdicts, kls=None, num_dropped=0):
             finish_reason="stop",
             weight_version=0,
         )
-        made.append(Answer(rollout, "", None if right is None else Grade(False, False, right, True, "7")))
-    return Result(label=label, answers=made, seconds=2.0, num_dropped=num_dropped, kls=kls)
+        made.append(
+            GradedResponse(rollout, "", None if right is None else Grade(False, False, right, True, "7"))
+        )
+    return Result(label=label, responses=made, seconds=2.0, num_dropped=num_dropped, kls=kls)
 
 
 def test_differences_are_over_the_prompts_that_both_answered():
     """Over its own prompts the model has 2/4, its baseline 1/2; of the two that both answered 2/2 and 1/2."""
-    kls = [AnswerKl(kl, 2, False) for kl in (1.0, 2.0, 30.0, 40.0)]
+    kls = [ResponseKl(kl, 2, False) for kl in (1.0, 2.0, 30.0, 40.0)]
     model = result("model", {0: True, 1: True, 2: False, 3: False}, kls)
-    base = result("base", {0: True, 1: False}, [AnswerKl(3.0, 2, False), AnswerKl(5.0, 2, False)])
+    base = result("base", {0: True, 1: False}, [ResponseKl(3.0, 2, False), ResponseKl(5.0, 2, False)])
     values = required_values([model, base], None)
     assert (values["acc"], values["acc-baseline"]) == (0.5, 0.5)
     assert values["kl"] == pytest.approx(73 / 8)
@@ -81,7 +83,9 @@ def reported(one):
 
 
 def test_each_file_has_its_own_numbers():
-    report = reported(result("m", {0: True, 2: False}, [AnswerKl(1.0, 2, False), AnswerKl(3.0, 2, True)], 1))
+    report = reported(
+        result("m", {0: True, 2: False}, [ResponseKl(1.0, 2, False), ResponseKl(3.0, 2, True)], 1)
+    )
     files = report["files"]
     assert list(files) == ["a.parquet", "b.parquet", "c.parquet"]
     assert [file["num_prompts"] for file in files.values()] == [1, 1, 0]
@@ -93,8 +97,8 @@ def test_each_file_has_its_own_numbers():
 
 
 def test_the_table_has_a_row_for_each_file_and_says_what_was_left_out():
-    one = result("m", {0: True, 2: False}, [AnswerKl(1.0, 2, False), AnswerKl(3.0, 2, True)], 1)
-    other = result("b", {0: True, 1: True, 2: False}, [AnswerKl(1.0, 2, False)] * 3)
+    one = result("m", {0: True, 2: False}, [ResponseKl(1.0, 2, False), ResponseKl(3.0, 2, True)], 1)
+    other = result("b", {0: True, 1: True, 2: False}, [ResponseKl(1.0, 2, False)] * 3)
     rows = [reported(one), reported(other)]
     lines = render_report({"results": rows, "requirements": [], **compared([one, other])}).splitlines()
     assert [line.split()[:4] for line in lines[2:6]] == [
@@ -108,7 +112,7 @@ def test_the_table_has_a_row_for_each_file_and_says_what_was_left_out():
         "m: 1 responses count in kl only up to a token the teacher lacks",
     ]
     assert lines[-1] == (
-        "0 prompts only m answered, 1 only b: what compares the two is over the 2 that both answered"
+        "0 prompts only m answered, 1 only b: the two are compared over the 2 that both answered"
     )
 
 
@@ -137,7 +141,7 @@ def rollouts_with(prompts_and_responses):
         )
         for n, (prompt, ids) in enumerate(prompts_and_responses)
     ]
-    return [Answer(rollout, "", None) for rollout in rollouts]
+    return [GradedResponse(rollout, "", None) for rollout in rollouts]
 
 
 def test_responses_count_up_to_the_first_token_that_the_teacher_lacks(asked, student, cache):
@@ -149,8 +153,8 @@ def test_responses_count_up_to_the_first_token_that_the_teacher_lacks(asked, stu
         [([5, 6], [7, 8, 9]), ([5, 6], [7, 301, 9]), ([5], [8]), ([5], [301]), ([464], [7])]
     )
     teacher = KlTeacher(student.path.with_name("tiny-teacher"), 460, 300)
-    expected = answer_kls(asked, teacher, whole, Task(1, 0.0, "cpu"), cache)
-    found = answer_kls(asked, teacher, longer, Task(1, 0.0, "cpu"), cache)
+    expected = response_kls(asked, teacher, whole, Task(1, 0.0, "cpu"), cache)
+    found = response_kls(asked, teacher, longer, Task(1, 0.0, "cpu"), cache)
     assert [one.num_tokens for one in found] == [3, 1, 1, 0, 0]
     assert [one.is_cut for one in found] == [False, True, False, True, True]
     assert [one.kl for one in found] == pytest.approx([*(one.kl for one in expected), 0.0, 0.0], rel=1e-5)
@@ -165,8 +169,8 @@ def test_a_kl_is_computed_once(asked, student, cache, monkeypatch):
 
     answers = rollouts_with([([5, 6], [7, 8, 9])])
     teacher = KlTeacher(student.path.with_name("tiny-teacher"), 465, 465)
-    first = answer_kls(asked, teacher, answers, Task(1, 0.0, "cpu"), cache)
+    first = response_kls(asked, teacher, answers, Task(1, 0.0, "cpu"), cache)
     monkeypatch.setattr(teacher_kl, "response_kl", lambda *_: [0.125])
-    assert answer_kls(asked, teacher, answers, Task(1, 0.0, "cpu"), cache) == first
+    assert response_kls(asked, teacher, answers, Task(1, 0.0, "cpu"), cache) == first
     others = rollouts_with([([5, 6], [7, 8, 10])])
-    assert answer_kls(asked, teacher, others, Task(1, 0.0, "cpu"), cache)[0].kl == 0.125
+    assert response_kls(asked, teacher, others, Task(1, 0.0, "cpu"), cache)[0].kl == 0.125

@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(asked, work, tmp_path, 
     (tmp_path / "file").write_text("in the way")
     assert answers(asked, work, Cache(tmp_path / "file" / "x", None)) == reference
     said = capsys.readouterr().err
-    assert said.count("answers are not kept") == 1
+    assert said.count("responses are not kept") == 1
     assert "Not a directory" in said
 
 
@@ -129,7 +129,7 @@ def test_a_disk_that_is_full_costs_no_answer(asked, work, tmp_path, reference, m
 
     monkeypatch.setattr("distillctl.evaluate.cache.write_private", full)
     assert answers(asked, work, Cache(tmp_path / "other", None)) == reference
-    assert capsys.readouterr().err.count("answers are not kept: part: No space left on device") == 1
+    assert capsys.readouterr().err.count("responses are not kept: part: No space left on device") == 1
 
 
 def test_what_decides_the_answers_decides_where_they_are_kept(asked, student, eval_data, cache, tmp_path):

@@ -18,7 +18,7 @@ from distillctl.evaluate.rescore import load_scorer, rescore
 from distillctl.evaluate.results import write_results
 from distillctl.evaluate.table import render_report
 from distillctl.grading.scorers import Grade
-from distillctl.grading.summary import Answer, majority_is_right, summarise
+from distillctl.grading.summary import GradedResponse, majority_is_right, summarise
 
 
 def answers(verdicts, truth="7"):
@@ -37,7 +37,7 @@ def answers(verdicts, truth="7"):
                 weight_version=0,
             )
             grade = None if right is None else Grade(False, False, right, True, "7" if right else "8")
-            made.append(Answer(rollout, f"#### {'7' if right else '8'}", grade))
+            made.append(GradedResponse(rollout, f"#### {'7' if right else '8'}", grade))
     return made
 
 
@@ -253,9 +253,9 @@ def test_a_scorer_that_is_not_there_is_named_by_its_option(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--n", 2], "--n 2 at temperature 0 gives the same answer"),
-        (["--temperature", "inf"], "--temperature inf would not be what vLLM samples at"),
-        (["--temperature", "0.001"], "--temperature 0.001 would not be what vLLM samples at"),
+        (["--n", 2], "--n 2 at temperature 0 gives the same response"),
+        (["--temperature", "inf"], "--temperature inf is not a temperature that vLLM samples at"),
+        (["--temperature", "0.001"], "--temperature 0.001 is not a temperature that vLLM samples at"),
         (["--no-cache", "--cache-dir", "c"], "--no-cache and --cache-dir exclude each other"),
     ],
 )
