@@ -1,4 +1,4 @@
-"""Finding the final answer of a response, as a person does: the phrase that states it, its value or letter.
+"""Finding the final answer in a response as a person would: the phrase that states it, its value or letter.
 
-In: decoded text. Out: phrases, exact fractions, letters. Pure functions without I/O.
+In: decoded text. Out: phrases, exact fractions, letters. All functions are pure and do no I/O.
 """

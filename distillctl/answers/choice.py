@@ -1,8 +1,8 @@
 r"""The letter that a text chooses, as a person reads it: `(B)`, `**B) Paris**`, `option b is correct`.
 
-`A and B` chooses none, and `not A but C` is C. A letter that the words around it deny, as in `B is wrong` or
-`all but B`, is not chosen. A statement that a text only supposes (`if x > 0, the answer is B`) counts where
-there is no other. What follows a correction (`wait, it should be A`) counts first.
+`A and B` chooses no letter, and `not A but C` chooses C. A letter that the words around it deny, as in
+`B is wrong` or `all but B`, is not chosen. A statement that the text only supposes (`if x > 0, the answer is
+B`) counts only if there is no other. Text after a correction (`wait, it should be A`) counts first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SAYS = re.compile(
     rf"|(?<![A-Za-z])(?:answer|cevap|उत्तर)\s+(?={OPEN}[A-Z]\b))",
     re.IGNORECASE,
 )
-"""`The answer is`, before a letter."""
+"""Words such as `The answer is` before a letter."""
 _LEAD = rf"[\s,:]+(?:that\s+)?(?:it'?s\s+|it is\s+)?(?:the\s+)?(?:{NOUN}\s*(?:is\s+)?)?"
 _CHOOSES = re.compile(
     r"(?:\b(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed)?|go(?:ing)? (?:with|for)|went with"
@@ -58,7 +58,7 @@ _CHOOSES = re.compile(
     rf"|⇒|∴){_LEAD}(?={OPEN}[A-Za-z](?![\w']))",
     re.IGNORECASE | re.MULTILINE,
 )
-"""`I choose`, before a letter."""
+"""Words such as `I choose` before a letter."""
 _NAMED = re.compile(
     rf"(?P<label>^[^\S\n]*(?:[-*>•]\s*)?)?\b{OPTION}\s+{LETTER}"
     rf"(?!\s+(?:is|was|and|or|can)\b|\s*,\s*{OPEN}[A-Za-z](?!\w))",
@@ -67,9 +67,9 @@ _NAMED = re.compile(
 _OPTION = re.compile(
     rf"{OPEN}(?P<letter>[A-Za-z]){NO_SPECIES}[)\]}}>\"'.:]+(?=\s|$)(?:(?![.!?;]\s|\b[A-Z][)\]:])[^\n])*"
 )
-"""A letter that brackets, a point or a colon mark, and at most one sentence without another such letter."""
+"""A letter marked by brackets, a point or a colon, then at most one sentence without another such letter."""
 _ANSWER = re.compile(r"(?:Q:[^\n]{1,500}\s)?A:\s+")
-"""What begins an answer to a question, if not the option `A`."""
+"""The beginning of an answer to a question, unless it is the option `A`."""
 _NEXT = re.compile(r"(?<!\w)[A-Z][)\]:](?=\s)")
 """The label of an option."""
 _CORRECTED = re.compile(
@@ -81,19 +81,24 @@ _CORRECTED = re.compile(
     r"|(?<=[.…?!,—-])\sno(?=[,—-]|\s[—-])|更正|不对)[\s,:;.!…—-]*(?:no\b[\s,—-]*)?",
     re.IGNORECASE,
 )
-"""`Wait, actually`, before what the text says instead; after a `weak` one such as `however` it may do so."""
+"""Words such as `Wait, actually`, after which the text states another letter. After `weak` ones such as
+`however` it may or may not."""
 _MAX_CORRECTIONS = 5
-"""Corrections whose rest is read, from the last."""
+"""Number of corrections, from the last, after which the text is read."""
 
 
 def chosen_letter(text: str) -> str | None:
-    """The letter that a response or a ground truth chooses, upper case; None where it chooses none, or more.
+    """The letter that a response or ground truth chooses, in upper case; None if it chooses none or several.
 
-    It is that of the marked answer (`final_answer.marked_phrase`), else of a response that is one option such
-    as `B) Paris`, else of the last statement such as `the answer is B`, `I choose B`, `B is correct`, else
-    that of a first line which is an option, else of a statement such as `B is true` or `if x, the answer is
-    B`, else of the last word such as `option`, else what `layout.shown` finds. What follows a text's last
-    correction is read before all of these.
+    These places are tried in order:
+    1. what follows the last corrections;
+    2. the marked answer (`final_answer.marked_phrase`);
+    3. the whole text, if it is one option such as `B) Paris`;
+    4. the last statement such as `the answer is B`, `I choose B` or `B is correct`;
+    5. the first line, if it is an option;
+    6. a statement such as `B is true` or `if x, the answer is B`;
+    7. the last letter after a word such as `option`;
+    8. the letter that `layout.shown` finds.
     """
     rest = after_thinking(text)
     if rest is None:
@@ -117,8 +122,10 @@ def chosen_letter(text: str) -> str | None:
 
 
 def _option(words: str) -> str | None:
-    """The letter of a text that is one option and no more, as `B) Paris`; that of the statement which is its
-    text, as in `A: The answer is B`."""
+    """The letter of a text that is a single option such as `B) Paris`.
+
+    If the option's text is itself a statement, as in `A: The answer is B`, that statement counts.
+    """
     text = strip(words)
     answer = _ANSWER.match(text)
     if answer and not _NEXT.search(text, answer.end() + 1):
@@ -131,12 +138,12 @@ def _option(words: str) -> str | None:
         return None
     try:
         return _said(words, firm_only=True) or match["letter"].upper()
-    except Several:  # the text of `D) Both A and B are correct`
+    except Several:  # as the text of `D) Both A and B are correct` does
         return match["letter"].upper()
 
 
 def _first(words: str) -> str | None:
-    """The letter of a first line that is an option, or a letter and a reason."""
+    """The letter of the first line, if that line is an option, or a letter and a reason."""
     line = _line(words, 0).rstrip()
     is_prose = _ANSWER.match(line) and _OPTION.fullmatch(line) is None
     if is_prose or line.startswith(("Q:", "I")):
@@ -145,7 +152,7 @@ def _first(words: str) -> str | None:
 
 
 def _corrections(words: str) -> Iterator[str | None]:
-    """The letter that the words after each correction state, the last first."""
+    """The letter that the words after each correction state, beginning with the last correction."""
     for match in reversed(list(_CORRECTED.finditer(words))[-_MAX_CORRECTIONS:]):
         rest = words[match.end() :]
         begun = None if match["weak"] else _begun(_line(rest, 0))
@@ -153,7 +160,7 @@ def _corrections(words: str) -> Iterator[str | None]:
 
 
 def _begun(line: str) -> str | None:
-    """The letter that a line says and no more than a reason after it."""
+    """The letter of a line that says only a letter, perhaps with a reason after it."""
     try:
         found = find_letter(line, 0, cased=True)
     except Several:
@@ -167,8 +174,11 @@ def _marked(words: str) -> str | None:
 
 
 def _said(words: str, *, firm_only: bool = False, least: int = 0) -> str | None:
-    """The letter of the last statement that names one, of those with the strength `least` or more; one that
-    is only supposed counts where no other does, and never with `firm_only`. Raises Several."""
+    """The letter of the last statement that names one and has at least the strength `least`.
+
+    A statement that the text only supposes counts if no other does, and never with `firm_only`. Raises
+    Several.
+    """
     supposed: set[str] = set()
     place_of_several = -1
     for found in (_answers, _choices_and_verdicts):
@@ -191,8 +201,10 @@ def _said(words: str, *, firm_only: bool = False, least: int = 0) -> str | None:
 
 
 def _last(firm: list[Statement]) -> Statement:
-    """The last of the statements that say most; one of several letters where these only call several options
-    correct."""
+    """The last of the strongest statements.
+
+    If these only call several options correct, the result is a statement without a letter.
+    """
     firm = [statement for statement in firm if statement.strength > 0] or firm
     chosen = [i for i, statement in enumerate(firm) if statement.strength > 1]
     if len({statement.letter for statement in firm[chosen[-1] + 1 if chosen else 0 :]}) == 1:
@@ -216,7 +228,7 @@ def _choices_and_verdicts(words: str) -> Iterator[Statement]:
 
 
 def _statement(words: str, match: re.Match[str], *, cased: bool) -> Iterator[Statement]:
-    """The statement that begins with `match`, where a letter follows it."""
+    """The statement that begins with `match`, if a letter follows."""
     phrase = _line(words, match.end())
     said = match.start() + len(match[0].rstrip())
     supposed = "would be" in match[0].lower() or supposed_before(words, said)
@@ -231,7 +243,7 @@ def _statement(words: str, match: re.Match[str], *, cased: bool) -> Iterator[Sta
 
 
 def _named(words: str) -> str | None:
-    """The last letter after a word such as `option`, but for the labels of a list."""
+    """The last letter after a word such as `option`, without the labels of a list."""
     named = [match for match in _NAMED.finditer(words) if not denies(words, match)]
     if len({match["letter"].upper() for match in named if match["label"] is not None}) > 1:
         named = [match for match in named if match["label"] is None]
@@ -239,5 +251,5 @@ def _named(words: str) -> str | None:
 
 
 def _line(words: str, start: int) -> str:
-    """The rest of a line, or the next one where nothing is left of it."""
+    """The rest of the line at `start`, or the next line if nothing is left of it."""
     return words[start : start + MAX_PHRASE].lstrip().split("\n", 1)[0]

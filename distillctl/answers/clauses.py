@@ -1,4 +1,4 @@
-"""Where sentences and clauses of a plain text begin and end, and what stands beside them in brackets."""
+"""The beginnings and ends of sentences and clauses in a plain text, and remarks in brackets beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONDITIONS = frozenset({
     "if", "when", "because", "as", "given", "while", "once", "by", "to", "of", "having", "including",
     "though", "although", "starting", "out", "assuming", "considering",
 })  # fmt: skip
-"""With `CIRCUMSTANCE` the words that a clause before the main one begins with."""
+"""Together with `CIRCUMSTANCE`, words that begin a clause before the main clause."""
 SO = frozenset({"so", "therefore", "thus", "hence", "meaning", "making", "giving", "leaving", "bringing"})
 TOTAL = frozenset({"total", "altogether", "all", "sum", "overall", "together"})
 _MAKING = frozenset({"meaning", "making", "giving", "leaving", "bringing"})
@@ -31,7 +31,7 @@ _END = frozenset({".", "?", ";"})
 
 
 def word(token: Token) -> str:
-    """The lower case of a token."""
+    """The text of a token in lower case."""
     return token.text.lower()
 
 
@@ -47,7 +47,7 @@ def ends_sentence(found: Sequence[Token], i: int) -> bool:
 
 
 def main_clause(found: Sequence[Token]) -> int:
-    """Where the clause begins that says what comes out: after `so`, after `In 2 days,` or `If he pays 3,`."""
+    """Where the clause with the result begins: after `so`, after `In 2 days,` or after `If he pays 3,`."""
     num_after = 0  # numbers from token i on
     low = len(found)
     for i in reversed(range(len(found))):
@@ -65,7 +65,7 @@ def main_clause(found: Sequence[Token]) -> int:
 
 
 def _draws_conclusion(found: Sequence[Token], i: int) -> bool:
-    """Whether token `i` is a word of `SO` that begins a clause: neither `so many` nor `giving away`."""
+    """Whether token `i` is a word of `SO` that begins a clause, unlike in `so many` and `giving away`."""
     text = word(found[i])
     if text in _MAKING:
         return i > 0 and found[i - 1].kind == "comma"
@@ -88,8 +88,10 @@ def _after_comma(found: Sequence[Token], low: int) -> int:
 
 
 def reason(found: Sequence[Token]) -> int:
-    """Where a reason begins that follows a number: `3, since 12-9=3`, `3 because 3 > 2`; else the end. What a
-    reason without a comma computes counts."""
+    """Where a reason after a number begins, as in `3, since 12-9=3` or `3 because 3 > 2`; else the end.
+
+    A reason without a comma counts as part of the statement if it computes something.
+    """
     last_equals = max((i for i, token in enumerate(found) if token.kind == "equals"), default=-1)
     num_before = 0
     equation = False
@@ -106,8 +108,7 @@ def reason(found: Sequence[Token]) -> int:
 
 
 def without_brackets(found: list[Token]) -> list[Token]:
-    """Tokens without what stands in round brackets beside the text, as in `12 (7 + 5)`; all of them where no
-    number stands outside."""
+    """Tokens without remarks in round brackets, as in `12 (7 + 5)`; all tokens if no number is outside."""
     kept: list[Token] = []
     i = 0
     closes = _closings(found)
@@ -122,7 +123,7 @@ def without_brackets(found: list[Token]) -> list[Token]:
 
 
 def _closings(found: Sequence[Token]) -> dict[int, int]:
-    """The closing round bracket of each opening one that stands in no other."""
+    """The closing bracket of each outermost opening round bracket, by token index."""
     closes: dict[int, int] = {}
     opened: list[int] = []
     for i, token in enumerate(found):

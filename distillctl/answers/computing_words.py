@@ -1,6 +1,6 @@
-"""Words that compute, as the operators they stand for: `3 times 4`, `half of 42`, `minus 5`, `7 squared`.
+"""Replacing words that compute by operators, as in `3 times 4`, `half of 42`, `minus 5` and `7 squared`.
 
-Only next to a number: `3 times a week` and `5 plus tip` state 3 and 5.
+Such words count only next to a number: `3 times a week` and `5 plus tip` state 3 and 5.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BETWEEN: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("to", "the", "power", "of"): (("power", "^"),),
     ("over",): (("over", "/"),),
 }
-"""Words between two values, as kinds of tokens and their texts."""
+"""Words between two values, and the kinds and texts of the tokens that replace them."""
 _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("square", "root", "of"): (("root", "√"),),
     ("cube", "root", "of"): (("command", "\\cbrt"),),
@@ -39,13 +39,13 @@ _BEFORE: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("minus",): (("sign", "-"),),
     ("negative",): (("sign", "-"),),
 }
-"""Words before one value; a command makes an expression without a value of it."""
+"""Words before one value. A command turns it into an expression that has no value."""
 _ROUNDS = frozenset({"round", "rounds", "rounded", "rounding"})
-"""Words that stand for an equals sign where `to` and a value follow: `71.6, which rounds up to 72`."""
+"""Words that mean an equals sign if `to` and a value follow: `71.6, which rounds up to 72`."""
 _DIGITS = frozenset({"decimal", "decimals", "significant", "places", "digits", "d"})
 _POWERS = {"squared": "2", "cubed": "3"}
 _FOLLOW = frozenset({"is", "equals", "and", "or", "plus", "minus", "times", "which", "because", "since"})
-"""Words after `squared` that are no unit, as the one in `42 squared feet` is."""
+"""Words after `squared` that are not units; `feet` in `42 squared feet` is one."""
 _STATES = frozenset(
     {"is", "are", "was", "be", "equals", "equal", "to", "of", "at", "answer", "get", "gives", "about"}
 )
@@ -54,7 +54,7 @@ _FIRST = frozenset(words[0] for words in (*_BETWEEN, *_BEFORE)) | _ROUNDS | {*_P
 
 
 def tokens(text: str) -> list[Token]:
-    """All pieces of a plain text, with operators in place of words that compute."""
+    """All tokens of a plain text, with operators in place of words that compute."""
     found = expressions.tokens(text)
     kept: list[Token] = []
     i = 0
@@ -66,7 +66,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def _operators(found: Sequence[Token], i: int, before: Sequence[Token]) -> tuple[list[Token], int]:
-    """The operators that the words from token `i` stand for, and how many words these are."""
+    """The operators that replace the words from token `i`, and the number of these words."""
     word = found[i].text.lower()
     if word in _POWERS:
         return _power(found, i, before), 1
@@ -106,14 +106,15 @@ def _power(found: Sequence[Token], i: int, before: Sequence[Token]) -> list[Toke
     is_unit = follows is not None and follows.kind == "word" and follows.text.lower() not in _FOLLOW
     if not before or before[-1].kind not in _VALUES or is_unit:
         return []
-    start, end = found[i].start, found[i].end
+    start = found[i].start
+    end = found[i].end
     return [Token("power", "^", start, start), Token("number", _POWERS[found[i].text.lower()], start, end)]
 
 
 def _made(
     found: Sequence[Token], i: int, num_words: int, operators: Sequence[tuple[str, str]]
 ) -> list[Token]:
-    """Operators in place of `num_words` words from token `i`; none where no value follows."""
+    """Operators in place of `num_words` words from token `i`; none if no value follows."""
     at = i + num_words
     if found[i].text.lower() == "over" and at + 1 < len(found) and found[at + 1].kind == "word":
         return []  # 42 over 7 days

@@ -1,4 +1,4 @@
-"""What the words around a letter say of it: that it is right or wrong, or no more than a supposition."""
+"""What the words around a letter say about it: that it is right, wrong, or only supposed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IS_RIGHT = (
     r"|(?:(?:选项|[项項]|的?说法)[\s:]{0,2})?是?\s{0,2}(?:正[确確解]|[对對](?:的|(?=[\s,.;、]|$))"
     r"|最佳|最合适|符合)|が正|[이가] (?:정답|맞))"
 )
-"""A verb and the word that calls its subject the answer."""
+"""A verb and a word that calls its subject the answer."""
 IS_WRONG = (
     r"(?:\?\s*(?:no(?!\s+doubt)|wrong|not)\b"
     r"|\b(?:is|are|was|were|can|could|must|would|should|does|did|do|has|have|seems|looks|appears)\b"
@@ -41,7 +41,7 @@ IS_WRONG = (
     r"|(?<!\w)(?:no es|não é|non è|n'est pas)(?!\w)|(?<!\w)не(?:верн|правильн)"
     r"|(?:(?:选项|[项項]|的?说法)[\s:]{0,2})?[是均都]?\s{0,2}(?:错|錯|不[正对對符]))"
 )
-"""The same for words that deny the subject."""
+"""A verb and a word that denies its subject."""
 CROSSES = "✗✘❌✖"
 _AFTER = re.compile(
     rf"{CLOSE}\s*(?:{IS_WRONG}|[:(—-]?\s*[{CROSSES}]"
@@ -64,13 +64,13 @@ _ASKS = re.compile(
     r"(?:^|[.!?\n]\s*)(?:is|was|are|could|would|should|can)\s+(?:the|it|that)\b[^.!?\n]*$", re.IGNORECASE
 )
 _MAX_DENIAL = 60
-"""Characters before a letter in which words may deny it."""
+"""Number of characters before a letter in which words may deny it."""
 _TURN = re.compile(
     r"[.!?;]\s|\n|\b(?:but|however|yet|so|therefore|thus|hence|while|whereas|the (?:real|actual|truth))\b"
     r"|但|所以|因此",
     re.IGNORECASE,
 )
-"""Where a thought of what might be ends."""
+"""Where a supposition ends."""
 _SUPPOSES = re.compile(
     r"\b(?:if|unless|otherwise|were|common|fooled|easy to|(?:in)?to think(?:ing)?|suppose"
     r"|supposing|assuming|had|would have|mistak\w+|misconception|tempt\w+"
@@ -92,7 +92,7 @@ _ONLY_IF = re.compile(
     re.IGNORECASE,
 )
 _MAX_SENTENCE = 200
-"""Characters before a statement that are searched for a condition of it."""
+"""Number of characters before a statement that are searched for a condition."""
 
 
 def denies(text: str, match: re.Match[str]) -> bool:
@@ -101,7 +101,7 @@ def denies(text: str, match: re.Match[str]) -> bool:
 
 
 def denied_before(text: str, start: int) -> bool:
-    """Whether the words before `start` deny it, as in `I don't think that`, or ask for it: `is the`."""
+    """Whether the words before `start` deny what follows (`I don't think that`) or ask for it (`is the`)."""
     before = _NO_DOUBT.sub("", text[max(0, start - _MAX_DENIAL) : start])
     return bool(_BEFORE.search(before) or _ASKS.search(before))
 
@@ -112,11 +112,11 @@ def denied_after(text: str, end: int) -> bool:
 
 
 def supposed_before(text: str, start: int) -> bool:
-    """Whether the words before `start` only suppose what follows: `if x > 0`, `one might think`."""
+    """Whether the words before `start` only suppose what follows, as in `if x > 0` or `one might think`."""
     sentence = _TURN.split(text[max(0, start - _MAX_SENTENCE) : start])[-1]
     return bool(_SUPPOSES.search(sentence))
 
 
 def supposed_after(text: str, end: int) -> bool:
-    """Whether a condition follows at `end`: `only when x > 0`."""
+    """Whether a condition such as `only when x > 0` follows at `end`."""
     return bool(_ONLY_IF.match(text, end))

@@ -1,6 +1,6 @@
-"""What the parts of a response do: name its answer, deny it, take it back, check or explain it.
+"""The parts of a response by what they do with its answer: state, correct, check or explain it.
 
-In: text. Out: parts of it. The words are those of the languages that chat models answer in.
+In: text. Out: parts of it. The patterns cover the languages that chat models respond in.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_CORRECTIONS = 20
-"""Corrections that are looked at, from the last."""
+"""Most corrections that are tried, from the last."""
 NAMES = (
     r"(?<!sub-)(?<!partial )(?<!intermediate )(?<![^\W_])(?:answer|ans(?=[.:\s])\.?|antwort|respuesta"
     r"|réponse|reponse|resposta|risposta|ответ|відповідь|odpowied[zź]|antwoord|svar(?:et)?|cevap|jawaban(?:nya)?"
     r"|đáp án|उत्तर|जवाब|الجواب|الإجابة)|答案|正解|答え|정답|답|(?<![回解问問应應])答"
 )
-"""What a response calls its answer, as a pattern."""
+"""Pattern for the words that a response calls its answer by."""
 IS = (
     r"(?:\s*(?:is|are|was|would be|will be|should be|must be|equals|=|:|→|⇒|->|es|est|ist|lautet|é|è|jest"
     r"|adalah|là|है|هو|为|是)(?!\w)[^\S\n]*:?|\s*:|\s*[—-]\s|\s*(?:应该|应)?[为是為]|\s*[은는は]\s*)"
 )
-"""What stands between such a name and the answer, as a pattern."""
+"""Pattern for the words and signs between such a name and the answer."""
 
 _BREAK = r"(?:\A|[.!?;:,)(…—。✓✗\uff01\uff1f\uff0c\uff1b\uff1a]|\n|(?<=\s)-(?=\s))[\s\"'*_>#]{0,12}"
-"""What stands before a part that corrects or checks."""
+"""Pattern for what comes directly before a correction or a check."""
 _RETRACTS = (
     r"(?:(?:wait|no|hmm+|oh|sorry|hold on|actually)\W{1,3})?(?:no,? wait|oops|whoops|scratch that"
     r"|correction\b[^\S\n]*[:.,*]|edit[^\S\n]*[:*]+\s*(?=[$€£]?-?\d[\d.,]*\W*(?:\n|\Z))"
@@ -35,14 +35,14 @@ _RETRACTS = (
     r"|korrektur\b|moment mal|corrección\b|correção\b|correzione\b|исправление\b|поправка\b"
     r"|不对|不對|更正|訂正|정정)"
 )
-"""Words that take back what was said, as a pattern."""
+"""Pattern for words that take back an earlier statement."""
 _DOUBTS = (
     r"(?:wait|actually|hold on|hmm+|sorry|on second thought|in fact|rather|edit(?=[^\S\n]*[:*])|i meant?"
     r"|warte|eigentlich|espera|en realidad|attendez?|en fait"
     r"|подождите|на самом деле|等等|等一下|其实|待って|잠깐)"
     r"(?![^\W\d_])"
 )
-"""Words that may take it back, as a pattern."""
+"""Pattern for words that may take it back."""
 _CORRECTION = re.compile(
     rf"{_BREAK}(?:(?P<retracts>{_RETRACTS})|{_DOUBTS}(?:\W{{1,3}}(?P<retracts_too>{_RETRACTS}))?)",
     re.IGNORECASE,
@@ -53,11 +53,11 @@ _RESTATES = re.compile(
     r" (?:is|should be|was))[\s:*]{1,4}|(?:es|c'est|это|应该是|是)\s*)(?=[\s*_$€£(\\]{0,4}-?[\d.]|\\frac)",
     re.IGNORECASE,
 )
-"""The words before a number that is stated in place of another."""
+"""Words before a number that replaces an earlier one."""
 _AT_ONCE = re.compile(r"[\s,.:;!*…—-]{0,6}(?:no[\s,:.]{1,3})?")
 _STATEMENT_END = re.compile(r"[.,](?!\d)|[!?;()\n]|\s[—-]\s")
 _MAX_STATEMENT = 80
-"""Characters of a statement in place of another."""
+"""Longest statement, in characters, that replaces an earlier one."""
 
 _CHECK_HEADS = (
     r"(?:(?:quick|sanity|double|final)[ -])?(?:check(?:ing)?(?: (?:our|the|my|your|this|it|work|answer|result"
@@ -76,7 +76,7 @@ _CHECKED = (
     r"|above|quickly|is|are|correct(?:ly|ness)?|right|to (?:be|make) sure"
     r"|that [^.:,!?\n]{1,30} is (?:correct|right)|(?:by|with) [^.:,!?\n]{1,40})){0,6}[*_]{0,2}[.:!,]"
 )
-"""What a sentence checks that begins a check: the answer or the work, not `the total`."""
+"""What a sentence must check to begin a check: the answer or the work, not `the total`."""
 _HELP = r"(?:questions?|help|clarifications?|assistance|explanations?|details?|doubts?|concerns?)\b"
 _CHECK = (
     rf"(?:(?:let(?:'s| us| me)|we can|to) (?:now )?(?:double[ -]?)?(?:check|verify|confirm){_CHECKED}"
@@ -86,7 +86,7 @@ _CHECK = (
     rf"|if you (?:have|need|want|would like) (?:(?:any|some|more|other|further|additional) ){{1,2}}{_HELP}"
     r"|if you(?: would|'d) like (?:me to|to (?:see|know|learn))\b)"
 )
-"""How a check or a closing word begins, as a pattern."""
+"""Pattern for the beginning of a check or of closing words."""
 _EXPLANATION = re.compile(
     rf"{_BREAK}(?P<head>{_EXPLANATION_HEADS}{_HEAD_ENDS}|here'?s (?:why|how)\b)", re.IGNORECASE
 )
@@ -95,7 +95,7 @@ _RESUMES = (
     r"(?<=[.!?\n✓✔。])[\s*_#>]{0,8}(?:so|thus|therefore|hence|in total|total|altogether|finally|in conclusion"
     r"|conclusion|step \d|answer|final|next|now|then)(?![^\W\d_])"
 )
-"""How the solution goes on after one, as a pattern."""
+"""Pattern for the words with which the solution continues after a check."""
 _ASIDE = re.compile(rf"{_BREAK}{_CHECK}.*?(?={_RESUMES}|\Z)", re.IGNORECASE | re.DOTALL)
 _UNKNOWN = re.compile(
     r"\b(?:answer (?:is|remains) (?:unknown|unclear)"
@@ -113,16 +113,16 @@ class Part:
 
     text: str
     whole: bool
-    """Whether a number in it may be the answer that is not marked as such."""
+    """Whether a number in it may be the answer without being marked as such."""
     restates: bool
-    """Whether it may state a number in place of another one."""
+    """Whether it may replace an earlier number."""
 
 
 def parts(text: str) -> Iterator[Part]:
-    """Where to look for the answer, best first: what follows each correction, from the last, then all.
+    """The parts to search for the answer, best first: the text after each correction from the last, then all.
 
-    After `that's wrong` or `Correction:` a clear number counts; after `wait` or `actually` only a marked or
-    restated one does: most of these begin a check.
+    After `that's wrong` or `Correction:` any clear number counts. After `wait` or `actually` only a marked or
+    restated number counts, because these words usually begin a check.
     """
     for match in reversed(list(_CORRECTION.finditer(text))[-MAX_CORRECTIONS:]):
         at_once = _AT_ONCE.match(text, match.end())
@@ -133,10 +133,10 @@ def parts(text: str) -> Iterator[Part]:
 
 
 def restatements(text: str, *, retracts: bool) -> Iterator[tuple[str, str]]:
-    """What a plain text that follows a correction states in place of another number, and what follows that.
+    """The statements after a correction that replace an earlier number, each with the text that follows it.
 
-    It stands at once behind words such as `it's` or `should be`. After words that retract these may stand
-    anywhere, or a number alone at once.
+    Such a statement follows words such as `it's` or `should be`, which come first in `text`. After words that
+    retract, they may come anywhere, or the text may begin with the number itself.
     """
     at_once = _AT_ONCE.match(text)
     start = at_once.end() if at_once else 0
@@ -151,18 +151,20 @@ def restatements(text: str, *, retracts: bool) -> Iterator[tuple[str, str]]:
 
 
 def without_asides(text: str) -> str:
-    """A text without notes that conclude nothing, and its checks and closing words up to where it draws a
-    conclusion."""
+    """`text` without notes that conclude nothing, and without checks and closing words.
+
+    A check ends where the text draws a conclusion.
+    """
     return _ASIDE.sub("\n", _NOTE.sub(lambda note: note[0] if _CONCLUDES.search(note[0]) else "", text))
 
 
 def before_explanation(text: str) -> str:
-    """What stands before the first explanation in a text; empty where there is none."""
+    """The part of `text` before its first explanation; empty if there is no explanation."""
     match = _EXPLANATION.search(text)
     return text[: match.start("head")] if match else ""
 
 
 def gives_up(text: str) -> bool:
-    """Whether a text says that there is no answer, and concludes nothing after that."""
+    """Whether `text` says that the answer is unknown, and concludes nothing after that."""
     match = _UNKNOWN.search(text)
     return match is not None and not _CONCLUDES.search(text, match.end())

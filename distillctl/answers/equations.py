@@ -1,4 +1,4 @@
-"""Equations, and computations that go on behind a number's unit: `5 boxes * 3`, `2 h 5 min = 125 min`."""
+"""Equations, and computations that continue after a number's unit: `5 boxes * 3`, `2 h 5 min = 125 min`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ _MAX_UNIT_WORDS = 3
 
 
 def right_side(found: Sequence[Token]) -> Run | None:
-    """The run after the last equals sign that has a number behind it on its line; of `75 min = 1 h 15 min`
-    the side that is one number."""
-    end = len(found)  # of what no later equals sign has behind it
+    """The run after the last equals sign that has a number behind it on its line.
+
+    In `75 min = 1 h 15 min` it is the side that is a single number.
+    """
+    end = len(found)  # where the right side of the equals sign in question ends
     for i in reversed(range(len(found))):
         if found[i].kind == "line":
             end = i
@@ -40,18 +42,18 @@ def right_side(found: Sequence[Token]) -> Run | None:
 
 
 def _first(found: Sequence[Token]) -> Run | None:
-    """The run of the first number that is not denied, as in `not 5 but 6`."""
+    """The run of the first number that is not denied: 6 in `not 5 but 6`."""
     runs = number_runs(found, 0, len(found), prose=False)
     return next((run for run in runs if not is_denied(found, run)), None)
 
 
 def _ends(found: Sequence[Token], run: Run, end: int) -> bool:
-    """Whether nothing but a unit stands between a run and `end`."""
+    """Whether at most a unit comes between a run and `end`."""
     return end - run.high <= 1 and all(token.kind == "word" for token in found[run.high : end])
 
 
 def _is_compound(found: Sequence[Token], run: Run) -> bool:
-    """Whether a run and its unit go on with another number and unit, as in `1 hour 15 minutes`."""
+    """Whether another number and unit follow a run and its unit, as in `1 hour 15 minutes`."""
     i = run.high
     if i < len(found) and found[i].kind in ("word", "letter"):
         i += 1
@@ -61,10 +63,10 @@ def _is_compound(found: Sequence[Token], run: Run) -> bool:
 
 
 def goes_on(found: Sequence[Token], run: Run) -> bool:
-    """Whether a computation goes on after a run and its unit: `5 boxes * 3`, `2/3 of 30`, `2 h 5 min = `."""
+    """Whether a computation continues after a run's unit: `5 boxes * 3`, `2/3 of 30`, `2 h 5 min = `."""
     i = run.high
     if _is_compound(found, run) and any(is_verb(token) for token in found[i : i + 2 * MAX_WORDS]):
-        return True  # 3 m 20 cm is 320 cm
+        return True  # as in 3 m 20 cm is 320 cm
     for _ in range(_MAX_UNIT_WORDS + 1):
         if i >= len(found):
             return False
@@ -84,7 +86,7 @@ def goes_on(found: Sequence[Token], run: Run) -> bool:
 
 
 def _has_equation(found: Sequence[Token], i: int) -> bool:
-    """Whether an equals sign follows token `i` in the same clause, or in one that begins with `so`."""
+    """Whether an equals sign follows token `i` in the same clause or in a clause that begins with `so`."""
     while i < len(found):
         token = found[i]
         if token.kind == "equals":
@@ -105,7 +107,7 @@ def _has_equation(found: Sequence[Token], i: int) -> bool:
 
 
 def _computes(found: Sequence[Token], run: Run, i: int) -> bool:
-    """Whether word `i` of `_OF` computes with a run: `2/3 of 30`, but neither `42 of 50` nor `3/4 of it`."""
+    """Whether the word of `_OF` at `i` computes with a run: `2/3 of 30`, not `42 of 50` or `3/4 of it`."""
     if word(found[i]) == "of":
         if not _is_share(found[run.low : i]):
             return False
@@ -116,5 +118,5 @@ def _computes(found: Sequence[Token], run: Run, i: int) -> bool:
 
 
 def _is_share(part: Sequence[Token]) -> bool:
-    """Whether these tokens are a fraction or a percentage, which `of` makes a computation of."""
+    """Whether these tokens are a fraction or a percentage, so that `of` after them means a product."""
     return any(token.kind in ("over", "fraction", "percent") or token.text == "percent" for token in part)

@@ -1,9 +1,9 @@
-"""Arithmetic in plain text, evaluated exactly: tokens, and the value of a stretch of them.
+"""Exact evaluation of arithmetic in plain text: splitting it into tokens, and computing a sequence of them.
 
 Numbers, brackets, + - * / ^, fractions, mixed numbers, percentages of something, absolute values, binomial
-coefficients, roots of powers and factorials have a value;
-a letter, another command or a list has none. There is no `eval`: numbers are fractions, never floats, and a
-result of more than `MAX_BITS` bits is no value, so that 9^9^9 takes no time.
+coefficients, roots of powers and factorials have a value. Letters, other commands and lists have none.
+Nothing is passed to `eval`. Numbers are fractions, never floats. A result of more than `MAX_BITS` bits counts
+as no value, so 9^9^9 takes no time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from distillctl.answers.arithmetic import MAX_BITS as MAX_BITS
 from distillctl.answers.arithmetic import NoValue, binomial, factorial, power, root, small
 
 MAX_DIGITS = 1000
-"""Of one number; Python reads integers of at most 4300 digits."""
+"""Most digits of one number; Python reads integers of at most 4300 digits."""
 MAX_DEPTH = 30
-"""Of brackets in brackets, and of powers of powers."""
+"""Deepest nesting of brackets, and of powers."""
 MAX_TOKENS = 1000
-"""Of one expression."""
+"""Most tokens of one expression."""
 
 CURRENCY = "$€£¥₹₩₽¢"
 _GROUPS = r"\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d|,\d)|\d{1,3}(?:[ '\u2019\u2009]\d{3}){1,9}(?![\d'\u2019])"
@@ -29,7 +29,7 @@ _DECIMAL_COMMA = (
     r"\d{1,3}(?:\.\d{3}){1,9},\d{1,30}|\d{1,3}(?:[ '\u2019\u2009]\d{3}){1,9},\d{1,2}"
     r"|0,\d{1,30}|\d{1,30},(?:\d{1,2}|\d{4,30})"
 )
-"""A comma separates thousands only where groups of three digits follow."""
+"""Numbers with a decimal comma. A comma separates thousands only if groups of three digits follow."""
 _REPEATING = r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(\d{1,30})\}|\((\d{1,30})\))"
 _HEXADECIMAL = r"0[xX][0-9A-Fa-f]{1,100}"
 _TOKENS = {
@@ -63,13 +63,13 @@ _FUNCTIONS = frozenset({"pi", "π", "log", "ln", "sin", "cos", "tan", "exp", "mo
 _VARIABLES = re.compile(r"[xyz]{1,3}|ab|π\w*")
 _UNITS = frozenset("mgshlLVWCFJ")  # as in 5m, 10s, 3L
 CJK = "\u2e80"
-"""First of the scripts that put no blank between a number and a word."""
+"""First character of the scripts that put no space between a number and a word."""
 _CLOSES = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a plain text."""
+    """A token of a plain text."""
 
     kind: str
     """One of the keys of `_TOKENS`; `letter` for a word that is a variable or a function."""
@@ -79,18 +79,18 @@ class Token:
 
 
 def tokens(text: str) -> list[Token]:
-    """All pieces of a plain text but its blanks."""
+    """All tokens of a plain text; spaces are left out."""
     found = [Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in _TOKEN.finditer(text)]
     return [_in_context(found, i) for i in range(len(found))]
 
 
 def glued(found: Sequence[Token], i: int) -> bool:
-    """Whether token `i` follows the one before it without a blank."""
+    """Whether there is no space between token `i` and the token before it."""
     return i > 0 and found[i - 1].end == found[i].start
 
 
 def _in_context(found: list[Token], i: int) -> Token:
-    """Token `i`, a word as what it is between its neighbours: `times` in 3 x 5, a `letter` in 3x."""
+    """Token `i`, with the kind that a word has between its neighbours: `times` in 3 x 5, `letter` in 3x."""
     token = found[i]
     if token.kind != "word":
         return token
@@ -105,7 +105,8 @@ def _in_context(found: list[Token], i: int) -> Token:
 
 
 def _is_variable(found: list[Token], i: int, before: str, after: str) -> bool:
-    word, operators = found[i].text, ("power", "times", "over", "equals", "sign", "index", "relation")
+    word = found[i].text
+    operators = ("power", "times", "over", "equals", "sign", "index", "relation")
     if before in ("number", "close") and glued(found, i):  # 3x, but neither 3kg nor 5m
         return bool(_VARIABLES.fullmatch(word)) or (len(word) == 1 and word not in _UNITS and word < CJK)
     if len(word) > 1:
@@ -121,7 +122,7 @@ def _is_variable(found: list[Token], i: int, before: str, after: str) -> bool:
 
 
 def evaluate(found: Sequence[Token]) -> Fraction | None:
-    """The value of an expression that these tokens are, all of them; None when they are none."""
+    """The value of the expression that all these tokens form; None if they form no expression."""
     if not found or len(found) > MAX_TOKENS:
         return None
     reader = _Reader([token for token in found if token.kind != "currency"])
@@ -133,7 +134,7 @@ def evaluate(found: Sequence[Token]) -> Fraction | None:
 
 
 class _Reader:
-    """Reads an expression by recursive descent; each method consumes what it returns the value of."""
+    """Reads an expression by recursive descent. Each method consumes the tokens whose value it returns."""
 
     def __init__(self, found: list[Token]) -> None:
         self._found = found
@@ -173,8 +174,10 @@ class _Reader:
         return -value if negative else value
 
     def _percentage(self, value: Fraction, *, alone: bool) -> Fraction:
-        """A factor as the share that it is where a percent sign follows: 20% * 210, 210 * 20%. One hundred
-        percent is a change of the unit: 3/4 * 100% is 75%."""
+        """A factor, divided by 100 if a percent sign follows: 20% * 210, 210 * 20%.
+
+        One hundred percent only changes the unit: 3/4 * 100% is 75%.
+        """
         if self.kind() != "percent" or value == 100 or (alone and self.kind(1) != "times"):
             return value
         return value / 100 if self._take().text == "%" else value
@@ -241,19 +244,21 @@ class _Reader:
 
 
 def number_value(text: str) -> Fraction | None:
-    """The value of one `number` token; None for absurdly many digits."""
+    """The value of one `number` token; None if it has more than `MAX_DIGITS` digits."""
     if len(text) > MAX_DIGITS:
         return None
     repeating = re.fullmatch(_REPEATING, text)
     if repeating:
-        whole, fixed, period = repeating[1], repeating[2], repeating[3] or repeating[4]
+        whole = repeating[1]
+        fixed = repeating[2]
+        period = repeating[3] or repeating[4]
         nines = 10 ** len(period) - 1
         return Fraction(int(whole + fixed + "0") // 10 * nines + int(period), 10 ** len(fixed) * nines)
     return Fraction(int(text, 16)) if re.fullmatch(_HEXADECIMAL, text) else Fraction(digits(text))
 
 
 def digits(text: str) -> str:
-    """A `number` token with a decimal point and without separators."""
+    """The text of a `number` token with a decimal point and without separators."""
     if re.fullmatch(_DECIMAL_COMMA, text) and (text.startswith("0,") or not re.fullmatch(_GROUPS, text)):
         return re.sub(r"[.' \u2019\u2009]", "", text).replace(",", ".")
     return re.sub(r"[,' \u2019\u2009]", "", text)

@@ -1,6 +1,7 @@
-"""Figures that a response may compute with, and that are no single number where somebody wrote them down.
+"""Figures that are a computation in a response, but not a single number in a ground truth.
 
-`6-7` days, the telephone number `555-1234`, the dates `2024-01-05`, `1/2/2024` and `5 January`, `1 million`.
+Examples: `6-7` days, the telephone number `555-1234`, the dates `2024-01-05`, `1/2/2024` and `5 January`, and
+`1 million`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ _ORDINAL = re.compile(r"st|nd|rd|th")
 
 
 def is_figure(found: Sequence[Token], run: Run) -> bool:
-    """Whether a run is one of several numbers, digits of something else, or counts thousands or dozens."""
+    """Whether a run is one of several numbers, part of a date or code, or counts thousands or dozens."""
     return _is_joined(found, run) or _goes_on(found, run)
 
 
 def _is_joined(found: Sequence[Token], run: Run) -> bool:
-    """Whether dashes, or two slashes, join numbers without blanks: `6-7` is a range, `6 - 7` computes."""
+    """Whether dashes or two slashes join numbers without spaces: `6-7` is a range, `6 - 7` a computation."""
     low = run.low
     while low > 0 and found[low - 1].kind in ("number", "sign") and glued(found, low):
-        low -= 1  # in prose a run ends at such a dash
+        low -= 1  # because in prose a run ends at such a dash
     part = [token for token in found[low : run.high] if token.kind not in ("currency", "percent")]
     part = part[part[0].kind == "sign" :]
     marks = [token.text for token in part[1::2]]
@@ -38,7 +39,7 @@ def _is_joined(found: Sequence[Token], run: Run) -> bool:
 
 
 def _goes_on(found: Sequence[Token], run: Run) -> bool:
-    """Whether another number, a month or a word such as `million` follows, or a month precedes."""
+    """Whether another number, a month or a word such as `million` follows the run, or a month precedes it."""
     after = found[run.high : run.high + 2]
     if after and _ORDINAL.fullmatch(after[0].text):
         after = after[1:]

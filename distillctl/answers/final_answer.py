@@ -1,9 +1,13 @@
-r"""Where a text states its final answer.
+r"""Finding the place where a text states its final answer.
 
-Only what follows the last closed think block counts; in an unfinished one nothing does. There what a
-correction states comes first; then the last `\boxed{}`, else what follows the last `####` that is no heading,
-else the last `answer is` or `answer:`, else the last bold number that no conclusion follows, else the number
-of the last sentence with one that neither checks nor explains.
+Only the text after the last closed think block counts; if a think block is unfinished, nothing does. These
+places are tried in order:
+1. what a correction states;
+2. the last `\boxed{}`;
+3. the text after the last `####` that is not a heading;
+4. the text after the last `answer is` or `answer:`;
+5. the last bold number, unless a conclusion follows it;
+6. the number of the last sentence that has one and neither checks nor explains.
 """
 
 from __future__ import annotations
@@ -37,9 +41,9 @@ from distillctl.answers.reading import (
 from distillctl.answers.unknowns import gives_several
 
 MAX_PHRASE = 500
-"""Characters of a statement that are read: untrained students repeat themselves for thousands of tokens."""
+"""Most characters of a statement that are read: untrained students may repeat it for thousands of tokens."""
 MAX_STATEMENTS = 20
-"""Statements that are tried, from the last."""
+"""Most statements that are tried, from the last."""
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _HASHES = re.compile(r"####+(.*)")
 _ENUMERATION = re.compile(r"\d[.):]\s+[^\W\d]")  # `#### 1. Add the costs` is a heading
@@ -53,14 +57,14 @@ _ANSWER = re.compile(
 )
 WORD = re.compile(r"[^\W\d_]{2,}")
 MAX_UNIT_WORDS = 3
-"""Words behind a number that may be its unit: `42 red apples`."""
+"""Most words after a number that may be its unit: `42 red apples`."""
 _ITEM_MARK = re.compile(r"\(?\d[.):]")  # `1. Reasoning: ` is an item of a list
 _HEADING = re.compile(
     r"(?:note|check|step|explanation|verification|remark|reason(?:ing)?|hint|example|proof)s?\b"
     r"|(?!.*(?:\bno|\bnot|n't)\b)[^\W\d_]+(?:[ \t]+[^\W\d_]+){0,2}:?$",
     re.IGNORECASE,
 )
-"""What follows an answer's `####` line in one of its own: `#### Check`, `#### Note: 3 left`."""
+"""The text of a `####` line that may follow the one with the answer: `#### Check`, `#### Note: 3 left`."""
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|<(?:b|strong)>([^<>\n]+)</(?:b|strong)>")
 _FIELD = re.compile(
     r"<answer>([^<>{}]{1,500})</answer>"
@@ -70,12 +74,12 @@ _FIELD = re.compile(
 )
 _CONCLUDES = re.compile(r"\b(?:so|total|therefore|thus|hence|altogether|overall|in all)\b", re.IGNORECASE)
 _ITEM = re.compile(r"(?:[-*+•\u2013]|\d{1,2}[.)])[ \t]+(?=\S)|>[ \t]*")
-"""What a list's item or a quotation begins with."""
+"""The mark at the beginning of a list item or a quotation."""
 _BRACE = re.compile(r"(\\(?:f?boxed|fbox)\s*)?\{|\}")
 
 
 def after_thinking(text: str) -> str | None:
-    """What follows the last closed think block, all of a text without one; None where one is unfinished."""
+    """The text after the last closed think block, or all of it without one; None if a block is unfinished."""
     tags = list(_THINK.finditer(text))
     if not tags:
         return text
@@ -83,7 +87,7 @@ def after_thinking(text: str) -> str | None:
 
 
 def read_answer(text: str) -> Reading | None:
-    """The final answer of a response, read as a number; None when it states none."""
+    """The final answer of a response, read as a number; None if it states none."""
     rest = after_thinking(text)
     if rest is None:
         return None
@@ -91,7 +95,7 @@ def read_answer(text: str) -> Reading | None:
     if gives_several(words):
         return Reading(rest.strip(), None)
     marked = marked_number(words)
-    for part in parts(rest):  # the last is all of it
+    for part in parts(rest):  # the last part is the whole text
         phrase = marked if marked is None or part.text == rest else marked_number(plain(part.text))
         if phrase is not None:
             return phrase_number(phrase)
@@ -110,7 +114,7 @@ def read_answer(text: str) -> Reading | None:
 
 
 def _restated(text: str, *, retracts: bool) -> Reading | None:
-    """The number that a text after a correction states in place of another, and does not compute with."""
+    """The number that a text after a correction states in place of another, unless it computes with it."""
     for statement, after in restatements(plain(text), retracts=retracts):
         number = _bare_number(statement)
         later = None if number is None else last_number(after)
@@ -120,7 +124,7 @@ def _restated(text: str, *, retracts: bool) -> Reading | None:
 
 
 def _bare_number(phrase: str) -> Reading | None:
-    """The number of a phrase that has nothing else but a unit: `42`, `$42`, `42 red apples`."""
+    """The number of a phrase that holds only the number and its unit: `42`, `$42`, `42 red apples`."""
     phrase = strip(phrase)
     if parse_number(phrase) is None or len(WORD.findall(phrase)) > MAX_UNIT_WORDS:
         return None
@@ -128,7 +132,7 @@ def _bare_number(phrase: str) -> Reading | None:
 
 
 def _explained(before: str) -> Reading | None:
-    """The number that all of the text before an explanation is, or its only one where that is bold."""
+    """The number in the text before an explanation, if it is all of that text, or bold and the only one."""
     bare = before.strip().rstrip(" (-").strip(" *_#\n")
     if _ITEM_MARK.fullmatch(bare):
         return None
@@ -137,9 +141,12 @@ def _explained(before: str) -> Reading | None:
 
 
 def _clear(text: str, *, alone: bool) -> Reading | None:
-    """The number of a text that shows it as its answer: all that it says before it explains, the last bold
-    one, one that it concludes with, or (`alone`) the only one. A bold one after which a conclusion comes was
-    given."""
+    """The number that a text shows as its answer without marking it.
+
+    It is the number alone before an explanation, the last bold number, the number of a conclusion, or, with
+    `alone`, the only number. If a conclusion follows a bold number, the conclusion counts: the bold number
+    was given.
+    """
     number = _explained(before_explanation(text))
     if number is not None:
         return number
@@ -154,13 +161,15 @@ def _clear(text: str, *, alone: bool) -> Reading | None:
 
 
 def marked_number(words: str) -> str | None:
-    """The phrase of a plain text that is marked as its answer and has a number; None without one."""
+    """The phrase of a plain text that is marked as its answer and has a number; None if there is none."""
     return next(_marked(words, numeric=True), None)
 
 
 def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:
-    r"""What a response states in its last `\boxed{}`, else after its last `####`, else (`answer_is`) after
-    its last `answer is`; None without any."""
+    r"""What a response states in its last `\boxed{}`, else after its last `####`; None if it has neither.
+
+    With `answer_is`, what follows its last `answer is` comes third.
+    """
     for part in parts(after_thinking(text) or ""):
         phrase = next(_marked(plain(part.text), numeric=False, answer_is=answer_is), None)
         if phrase is not None:
@@ -169,7 +178,7 @@ def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:
 
 
 def raw_phrase(text: str) -> str | None:
-    """`marked_phrase` as it stands, with its LaTeX."""
+    """`marked_phrase` as it is written, including its LaTeX."""
     for part in parts(after_thinking(text) or ""):
         phrase = next(_marked(part.text, numeric=False), None)
         if phrase is not None:
@@ -178,7 +187,7 @@ def raw_phrase(text: str) -> str | None:
 
 
 def boxed_fields(text: str) -> str:
-    r"""`text` with its answer fields, `<answer>C</answer>` and JSON's `"answer": "C"`, as `\boxed{C}`."""
+    r"""`text` with `\boxed{C}` in place of answer fields: `<answer>C</answer>` and JSON's `"answer": "C"`."""
     return _FIELD.sub(_boxed, text)
 
 
@@ -188,20 +197,22 @@ def _boxed(field: re.Match[str]) -> str:
 
 
 def bold_phrases(text: str) -> Iterator[str]:
-    """The bold words of a text, plain, the last first."""
+    """The bold phrases of a text as plain text, beginning with the last."""
     for match in reversed(list(_BOLD.finditer(text))):
         yield plain(match[1] or match[2])
 
 
 def fold(phrase: str) -> str:
-    """A text answer for comparison: case, spacing, punctuation around it and how Unicode composes its letters
-    do not matter."""
+    """A form of a text answer for comparison.
+
+    It ignores case, spacing, punctuation around the answer, and how Unicode composes letters.
+    """
     phrase = unicodedata.normalize("NFC", strip(phrase).casefold())
     return " ".join(phrase.split()).replace(", ", ",").strip(" ()")
 
 
 def strip(phrase: str) -> str:
-    r"""An answer phrase without the punctuation and markup around it, and out of its `\boxed{}`."""
+    r"""An answer phrase without the punctuation, the markup and the `\boxed{}` around it."""
     phrase = phrase.strip(" \t\r\n*_:\"'")
     boxed = last_boxed(phrase)
     if boxed:
@@ -215,7 +226,8 @@ def strip(phrase: str) -> str:
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{}` whose braces close and that is not blank."""
     opened: list[re.Match[str]] = []
-    start, phrase = -1, None
+    start = -1
+    phrase = None
     for brace in _BRACE.finditer(text):
         if brace[0] != "}":
             opened.append(brace)
@@ -223,12 +235,13 @@ def last_boxed(text: str) -> str | None:
             opening = opened.pop()
             content = text[opening.end() : brace.start()]
             if opening[1] and opening.start() > start and content.strip():
-                start, phrase = opening.start(), strip(content)
+                start = opening.start()
+                phrase = strip(content)
     return phrase
 
 
 def _marked(words: str, *, numeric: bool, answer_is: bool = True) -> Iterator[str]:
-    """Phrases of a plain text that are marked as the answer, best first; `numeric`: it is a number."""
+    """Phrases of a plain text that are marked as the answer, best first. `numeric`: only those with a number."""
     boxed = last_boxed(words)
     if boxed:
         yield in_digits(boxed) if numeric else boxed
@@ -260,7 +273,7 @@ def _hashes(words: str, *, numeric: bool) -> Iterator[str]:
 
 
 def _is_answer(phrase: str, is_last: bool) -> bool:
-    """Whether the rest of a `####` line is an answer; a markdown heading looks the same."""
+    """Whether the rest of a `####` line is an answer and not a markdown heading."""
     lead = _LEAD_IN.match(phrase)
     if lead and has_number(phrase[lead.end() :]):
         return True
@@ -268,7 +281,7 @@ def _is_answer(phrase: str, is_last: bool) -> bool:
 
 
 def _is_bold_answer(phrase: str) -> bool:
-    """Whether bold words are a number, or `x = ` or `Total: ` and a number."""
+    """Whether bold words are a number, perhaps after `x = ` or `Total: `."""
     if phrase.rstrip().endswith((".", "!")) and _CONCLUDES.search(phrase):
         return has_number(phrase) and not _ENUMERATION.match(phrase) and not _HEADING.match(phrase)
     _, mark, right = phrase.rpartition("=")
@@ -281,7 +294,7 @@ def _is_bold_answer(phrase: str) -> bool:
 
 
 def _line(text: str) -> str:
-    """The first line that is not blank; empty where that is the first of several in a list."""
+    """The first line that is not blank; empty if it is the first of several list items."""
     lines = text.split("\n", 4)[:5]
     at = next((i for i, line in enumerate(lines[:4]) if strip(line)), None)
     if at is None:

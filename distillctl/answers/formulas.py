@@ -1,6 +1,7 @@
-r"""Which formula of a phrase is its answer: that of `the answer is $4$ for $x = 3$` is `4`.
+r"""Finding the formula that a phrase states as its answer: `4` in `the answer is $4$ for $x = 3$`.
 
-Formulas are read as numbers are: each stands for one, so that the words around it say the same of it.
+We replace each formula by a number and read the phrase as a number. The words around a formula then count as
+they do around a number.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _FIRST = 7_000_001
-"""What the first formula stands as; a number that no answer of words has."""
+"""The number that replaces the first formula; no answer in words has it."""
 _NAMED = re.compile(r"\s*\d+\s+(?:is|are|equals)\s")
-"""A formula that is not the answer but what the answer is the value of."""
+"""A formula that names what the answer is the value of."""
 
 _REASON = re.compile(r"(?:[,;]\s+(?:since|because|where|as|when|if|for)|\s(?:since|because))\s.*", re.DOTALL)
 
 
 def stated_formula(phrase: str) -> str | None:
-    """The formula that a phrase states; several with commas between them where it names them as equals; the
-    phrase itself where it has no formulas; None where it denies the only one."""
+    """The formula that a phrase states; the phrase itself if it has no formulas.
+
+    If it states several as equals, they are joined by commas. None if it denies its only formula.
+    """
     formulas: list[str] = []
 
     def stand_in(match: re.Match[str]) -> str:
@@ -47,4 +50,4 @@ def stated_formula(phrase: str) -> str | None:
     at = read.value - _FIRST
     if 0 <= at < len(formulas):
         return formulas[int(at)]
-    return read.text if at < 0 else phrase  # a number of the words, or a computation with formulas
+    return read.text if at < 0 else phrase  # a number among the words, or a computation with formulas

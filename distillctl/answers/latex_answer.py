@@ -1,4 +1,4 @@
-r"""Which part of a text is its final answer in LaTeX: `$\boxed{\frac{1}{2}}$`."""
+r"""Finding the final answer of a text in LaTeX: `$\boxed{\frac{1}{2}}$`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def is_delimited(text: str) -> bool:
 
 
 def final_expression(text: str) -> str | None:
-    """The part of a response or ground truth that math-verify is to read; None in an unfinished think block,
-    or where the words deny the answer.
+    """The part of a response or ground truth that math-verify should read.
 
-    That is the formula that a marked answer states, or a line of nothing but formula, in a box, else all
-    after the thoughts.
+    If a marked answer states a formula, or the text is a single line of formula, it is that formula in a box;
+    otherwise it is the whole text after the think block. None if a think block is unfinished or the words
+    deny the answer.
     """
     thought = after_thinking(text)
     if thought is None:
@@ -41,9 +41,12 @@ def final_expression(text: str) -> str | None:
 
 
 def expression_in_turn(text: str) -> str | None:
-    """The expression that a response states, such that `final_expression` makes the same of both; None for
-    prose without formulas."""
-    rest, found = undressed(after_thinking(text) or "").strip(), final_expression(text)
+    """The expression that a response states; None for prose without formulas.
+
+    `final_expression` gives the same result for the expression as for the response.
+    """
+    rest = undressed(after_thinking(text) or "").strip()
+    found = final_expression(text)
     phrase = raw_phrase(rest)
     if found is None or not (phrase or is_delimited(found) or _NUMBER.fullmatch(found)):
         return None
@@ -51,6 +54,6 @@ def expression_in_turn(text: str) -> str | None:
 
 
 def _is_expression(line: str) -> bool:
-    """Whether a text is one line of formula and nothing else; math-verify finds a number without a box."""
+    """Whether a text is one line of formula that needs a box; math-verify finds a number without one."""
     is_number = not line or _NUMBER.fullmatch(line)
     return not (is_number or "\n" in line or is_delimited(line) or _WORD.search(line))

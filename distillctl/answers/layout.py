@@ -1,6 +1,6 @@
-"""The letter that a text shows but does not say: its first line, its bold words, a letter that stands alone.
+"""The letter that a text shows without stating it: in its first line, in bold words, or alone on a line.
 
-A list of all options shows none, except where one option stands out of its order.
+A list of all options shows no letter, unless one option is out of order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distillctl.answers.plain import plain
 
 _ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=[^\S\n]*$))", re.MULTILINE)
 _FORMULA = re.compile(r"(?:[=+*/<>\d]|\b(?:at|from|than|find|into))\s*$")
-"""What stands before a variable, a unit or a point: `20 = A`, `9 L`, `at C`."""
+"""What comes before a letter that is a variable, a unit or a point: `20 = A`, `9 L`, `at C`."""
 _COMMA = re.compile(rf"(?<!\w)[A-Z]{CLOSE}[,;]\s*{OPEN}$")
 _LINE_END = re.compile(r"[.,!]*[^\S\n]*$", re.MULTILINE)
 _LISTED = re.compile(
@@ -29,17 +29,17 @@ _INLINE = re.compile(rf"[\s,;]{OPEN}([B-J])(?:[).:\]]|\s=)")
 _HEADING = re.compile(
     r"(?:why|explanation|reason\w*|others?|because|解析)[^\n]*[:?]|\n[^\n]*[:?]\s*$", re.IGNORECASE
 )
-"""Words between an answer and what is said of the other options."""
+"""Words between an answer and remarks on the other options."""
 _VERB = re.compile(
     r"\s+(?:is|was|has|had|does|did|will|would|can|could|states?|says?|claims?|refers|means)\b|\s+[+*<>]\s|/a\b",
     re.IGNORECASE,
 )
 _MAX_OPTION = 80
-"""Characters of an option's text."""
+"""Most characters of an option's text."""
 
 
 def shown(rest: str, words: str) -> str | None:
-    """The letter that stands out of a list of options, of the last bold words, or the last one alone."""
+    """The letter that a list of options sets apart, else that of the last bold words, else the last alone."""
     listed = first_option(words) or _beside_list(words)
     if listed:
         return listed
@@ -58,7 +58,7 @@ def shown(rest: str, words: str) -> str | None:
 
 
 def _is_answer(found: re.Match[str]) -> bool:
-    """Whether the letter of a line begins or ends it: `B Paris`, `definitely B`, but not `the C language`."""
+    """Whether a line begins or ends with its letter: `B Paris`, `definitely B`, but not `the C language`."""
     if not re.search(r"\w", found.string[: found.start()]):
         is_prose = found.string[found.end() : found.end() + 1] == " " and len(found.string) > _MAX_OPTION
         return not is_prose and not _VERB.match(found.string, found.end())
@@ -66,14 +66,15 @@ def _is_answer(found: re.Match[str]) -> bool:
 
 
 def _alone(words: str) -> str | None:
-    """The last letter that ends a line, else the only one in brackets, of all or before a list."""
+    """The last letter that ends a line, else the only letter in brackets in the text or before a list."""
     lone = list(_ALONE.finditer(words))[-MAX_STATEMENTS:]
     ends = [match for match in lone if _LINE_END.match(words, match.end())]
     if not ends and len(set(map(_letter, lone))) > 1:
         in_list = next((i for i, match in enumerate(lone) if match[0][0] in "\n("), len(lone))
         lone = lone[:in_list] if len(set(map(_letter, lone[:in_list]))) == 1 else []
     for match in reversed(ends or lone):
-        start, letter = match.start(match.lastindex or 0), _letter(match)
+        start = match.start(match.lastindex or 0)
+        letter = _letter(match)
         if denied_before(words, start) or denied_after(words, match.end()):
             continue
         if is_name(words, start) or _FORMULA.search(words[max(0, start - 8) : start]):
@@ -83,7 +84,7 @@ def _alone(words: str) -> str | None:
 
 
 def _follows_comma(words: str, start: int) -> bool:
-    """Whether the letter at `start` follows another one, that no words deny, and a comma: `A, C`."""
+    """Whether the letter at `start` follows a comma and another letter that is not denied: `A, C`."""
     before = _COMMA.search(words, max(0, start - 20), start)
     return before is not None and not denied_before(words, before.start())
 
@@ -93,7 +94,7 @@ def _letter(match: re.Match[str]) -> str:
 
 
 def _beside_list(words: str) -> str | None:
-    """The letter of a short last line that is an option out of a list: `C) Mars`."""
+    """The letter of a short last line that repeats an option of a list: `C) Mars`."""
     listed = list(_LISTED.finditer(words))
     if not listed:
         return None
@@ -106,7 +107,7 @@ def _beside_list(words: str) -> str | None:
 
 
 def first_option(words: str) -> str | None:
-    """The letter of a first line that is an option, where it is none of a list: `C) Mars`."""
+    """The letter of a first line that is an option, such as `C) Mars`, but not part of a list."""
     listed = list(_LISTED.finditer(words))
     if not listed:
         return None
@@ -121,7 +122,7 @@ def first_option(words: str) -> str | None:
 
 
 def is_of_list(words: str, option: re.Match[str]) -> bool:
-    """Whether the line of an option goes on with the next one, `A) 1 B) 2 C) 3`, or ends in a cross."""
+    """Whether the line of an option ends in a cross or holds the next option too: `A) 1 B) 2 C) 3`."""
     end = words.find("\n", option.end())
     end = end if end >= 0 else len(words)
     if words[option.end() : end].rstrip()[-1:] in tuple(CROSSES):
@@ -134,19 +135,21 @@ def is_of_list(words: str, option: re.Match[str]) -> bool:
 
 
 def _out_of_order(letters: list[str]) -> str | None:
-    """The first or last letter, where it alone is out of order: C of `C A B D`, B of `A B C B`."""
+    """The first or last letter, if it alone is out of order: C in `C A B D`, B in `A B C B`."""
     if len(letters) == 1:
         return letters[0]
-    starts, ends = letters[1:], letters[:-1]
+    starts = letters[1:]
+    ends = letters[:-1]
     if letters[0] > letters[1] and starts == sorted(set(starts)):
         return letters[0]
     return letters[-1] if letters[-1] <= letters[-2] and ends == sorted(set(ends)) else None
 
 
 def _bold_options(rest: str) -> Iterator[tuple[re.Match[str], bool]]:
-    """Letters that bold words begin with and no words deny; and whether their line begins with them."""
+    """Letters at the beginning of bold words that are not denied, and whether their line begins with them."""
     for line in rest.splitlines():
-        text, end = plain(line) if "**" in line or "<" in line else "", 0
+        text = plain(line) if "**" in line or "<" in line else ""
+        end = 0
         for phrase in reversed(list(bold_phrases(line))):
             start = text.find(phrase.strip(), end)
             match = AT_LETTER.match(text, start) if start >= 0 else None

@@ -1,6 +1,6 @@
-"""Lone letters in a text, and which of them are names of options.
+"""Single letters in a text, and which of them name options.
 
-The article "a" and the pronoun "I" are no options, nor is the letter of a name such as `vitamin C`.
+The article "a", the pronoun "I" and the letter of a name such as `vitamin C` do not name options.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import unicodedata
 
 from distillctl.answers.expressions import CJK
 
-OPEN, CLOSE = r"[(\[{<\"']{0,4}", r"[)\]}>\"']{0,4}"
-_W = rf"[^\W{CJK}-\uffff]"  # a letter or digit of a script that puts blanks between words
+OPEN = r"[(\[{<\"']{0,4}"
+CLOSE = r"[)\]}>\"']{0,4}"
+_W = rf"[^\W{CJK}-\uffff]"  # a letter or digit of a script that puts spaces between words
 NO_SPECIES = (
     r"(?!\. (?:coli|aureus|elegans|subtilis|difficile|pylori|cerevisiae|melanogaster|thaliana|pneumoniae"
     r"|faecalis|tuberculosis|albicans|cholerae|falciparum|sapiens)\b)"
 )
-"""What does not follow an option's letter, but that of a genus: `E. coli`."""
+"""Must not follow an option's letter: species names, which follow the letter of a genus as in `E. coli`."""
 LETTER = (
     rf"(?P<open>{OPEN})(?<!{_W})(?<!\w')(?P<letter>[A-Za-z]){NO_SPECIES}"
     rf"(?!{_W}|'(?!d[\u0131iuü]r\b)\w)(?P<close>{CLOSE})"
@@ -39,13 +40,13 @@ _JOINED = re.compile(
     re.IGNORECASE,
 )
 _MAX_JOINED = 60
-"""Characters before a letter in which others may be joined to it."""
+"""Number of characters before a letter in which others may be joined to it."""
 _DRESSED = re.compile(r"(?:CIRCLED|PARENTHESIZED|FULLWIDTH|SQUARED) LATIN (SMALL|CAPITAL) LETTER ([A-Z])$")
 _REASONS = frozenset({
     "because", "since", "as", "is", "was", "and", "or", "but", "not", "for", "due", "which", "that", "with",
     "here", "by", "rather", "means",
 })  # fmt: skip
-"""Words that follow a letter and no article."""
+"""Words that may follow a letter but not an article."""
 _NEXT_WORD = re.compile(r"\s+([\w']+)")
 _NAME = re.compile(
     r"(?i:\b(?:vitamin|hepatitis|type|group|angle|point|plan|team|phase|class|set|event|matrix|graph|figure"
@@ -55,18 +56,21 @@ _NAME = re.compile(
     rf"|(?<=[a-z,):.\"] )(?!(?i:{NOUN})s?\s)[A-Z][a-z]{{2,}}\s+$"
 )
 _MAX_NAME = 40
-"""Characters before a letter that are searched for the rest of a name."""
+"""Number of characters before a letter that are searched for the rest of a name."""
 
 
 def uncircled(text: str) -> str:
-    """`text` with letters of a circle or of full width as ASCII letters."""
+    """`text` with circled, squared, parenthesised and full-width letters as ASCII letters."""
     return text if text.isascii() else "".join(map(_uncircled, text))
 
 
 def is_letter(match: re.Match[str], text: str, *, cased: bool) -> bool:
-    """Whether a lone letter is no article and no pronoun; `cased`: small ones count in brackets only."""
-    letter, bracketed = match["letter"], bool(match["open"] or match["close"])
-    if bracketed:
+    """Whether a single letter is neither an article nor a pronoun.
+
+    With `cased`, lower-case letters count only in brackets.
+    """
+    letter = match["letter"]
+    if match["open"] or match["close"]:
         return True
     if cased and letter.islower():
         return False
@@ -85,7 +89,7 @@ def is_name(text: str, start: int) -> bool:
 
 
 def joined(text: str, start: int) -> tuple[int, set[str]]:
-    """Where the letters begin that `and`, `or`, a slash or commas join to the one at `start`, and these."""
+    """The letters that `and`, `or`, a slash or commas join to the one at `start`, and where they begin."""
     match = _JOINED.search(text[max(0, start - _MAX_JOINED) : start])
     if match is None:
         return start, set()

@@ -1,4 +1,4 @@
-r"""Text with LaTeX as one writes it on a line: `\[ x \]` of a block of three lines, `5` of `**5**`.
+r"""Putting formulas on one line: a block `\[ x \]` of three lines becomes one, and `**5**` becomes `5`.
 
 In: text with LaTeX and markdown. Out: the same formulas, without emphasis and code marks around them.
 """
@@ -17,12 +17,12 @@ _BLOCK = re.compile(
     r"|\\begin\s*\{(?P<name>[A-Za-z]+\*?)\}(?:(?!\\begin\s*\{(?P=name)\}).){1,4000}?\\end\s*\{(?P=name)\}",
     re.DOTALL | re.MULTILINE,
 )
-"""A formula or code that may have lines of its own."""
+"""A formula or code block that may span several lines."""
 _OWN_LINES = r"(?:equation|align|alignat|gather|multline|eqnarray|math|displaymath)"
 _DISPLAY = re.compile(rf"{_OWN_LINES}\*?")
 """Environments that begin a formula."""
 _ROWS = re.compile(rf"\\(?:begin|end)\s*\{{(?:{_OWN_LINES}|aligned|gathered|split)\*?\}}")
-"""Their marks, and those of environments within a formula, that set it in rows."""
+"""The marks of these environments, and of environments that set a formula in rows."""
 _QUOTED = re.compile(r"\n[ \t]*>")
 _LABEL = re.compile(r"\\(?:tag|label)\*?\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![A-Za-z])")
 _ROW_END = re.compile(r",?\s*\\\\(?:\[[^\]\n]*\])?\s*(?P<goes_on>[=<>+-]|\\(?:leq?|geq?|approx|equiv)\b|$)?")
@@ -31,21 +31,20 @@ _EMPHASIS = re.compile(
     rf"(?<![^\s(:\"'{_CJK}])(?P<mark>\*{{1,3}}|_{{1,3}}|`{{1,2}}|<(?P<tag>b|strong|em|i|code)>)(?=\S)"
     rf"(?P<words>(?:(?!(?P=mark))[^\n]){{1,500}}?)(?<=\S)(?:(?P=mark)|</(?P=tag)>)(?![^\s.,;:!?)\"'{_CJK}])"
 )
-"""Words that are bold, slanted or code; the blanks around it tell it from the products of `2*x*y`."""
+"""Words that are bold, italic or code; spaces around them distinguish them from products as in `2*x*y`."""
 _IS_NOT = re.compile(r"\b(is|was)n['\u2019]t\b")
 
 
 def undressed(text: str) -> str:
-    """`text` with each formula on one line, without the emphasis and code marks around words, and with
-    `is not` for `isn't`."""
+    """`text` with each formula on one line and without emphasis and code marks; `isn't` becomes `is not`."""
     text = _BLOCK.sub(_on_one_line, text)
-    for _ in range(2):  # of `_**5**_`
+    for _ in range(2):  # marks may be nested, as in `_**5**_`
         text = _EMPHASIS.sub(lambda match: match["words"], text)
     return _IS_NOT.sub(r"\1 not", text)
 
 
 def _on_one_line(block: re.Match[str]) -> str:
-    """A block without its line breaks; what stands in a code block as it is."""
+    """A formula without its line breaks, or the unchanged content of a code block."""
     if block["fence"]:
         return block["fenced"]
     formula = _without_rows(block[0])
@@ -55,7 +54,7 @@ def _on_one_line(block: re.Match[str]) -> str:
 
 
 def _without_rows(formula: str) -> str:
-    """A formula on one line; with a comma before each row that is an equation of its own."""
+    """A formula on one line, with a comma before each row that is a separate equation."""
     if "\n" in formula and all(line.lstrip().startswith(">") for line in formula.split("\n")[1:]):
         formula = _QUOTED.sub("\n", formula)
     flat = _ROWS.sub("", formula)

@@ -1,4 +1,4 @@
-"""English numbers in words, as in `twelve` or `forty-two apples`."""
+"""Reading English numbers in words, such as `twelve` or `forty-two apples`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _NO_UNIT = re.compile(
     rf"\s(?:{_SMALL}|hundred|thousand|of|or|and|more|less|fewer|than|third|half|quarter|is|are|was|thing|person|the|to|point)\b|.*[A-Z]"
 )
 MAX_CHARS = 200
-"""Of a phrase that may be a number in words."""
+"""Most characters of a phrase that may be a number in words."""
 
 
 def in_digits(phrase: str) -> str:
-    """A phrase that is a number in words, perhaps with a unit behind it, with digits; any other as it is."""
+    """A number in words, perhaps with a unit after it, written with digits; any other phrase unchanged."""
     match = _NUMBER.fullmatch(" ".join(phrase.split()).rstrip(".!")) if len(phrase) <= MAX_CHARS else None
     if match is None or _NO_UNIT.match(match[2]):
         return phrase
@@ -36,7 +36,8 @@ def in_digits(phrase: str) -> str:
         if word in _SCALES:
             part *= _SCALES[word]
             if word != "hundred":
-                total, part = total + part, 0
+                total += part
+                part = 0
         else:
-            part += _VALUES.get(word, 0)  # nothing for `and`
+            part += _VALUES.get(word, 0)  # `and` adds nothing
     return f"{total + part}{match[2]}"

@@ -32,7 +32,7 @@ _AND = r"(?:[,、/&+]|and/or|and|or|to|through|und|oder|et|ou|y|o|和|或)(?:\s*
 _ALSO = re.compile(
     rf"(?:\s*{_AND}\s*(?:{NOUN}\s+)?|-|;\s*(?={OPEN}[A-Za-z]{CLOSE}\s*$)){LETTER}(?!\s+(?:is|was)\b)"
 )
-"""A letter that stands beside another: `A and B`, `A-D`."""
+"""A second letter that follows the first: `A and B`, `A-D`."""
 _GROUP = re.compile(rf"(?:\s*{_AND}\s*(?:{NOUN}\s+)?{OPEN}[A-Z](?!\w){CLOSE})+")
 _PLURAL = re.compile(r"\s*(?:are|were|can|do|have|both|all|[均都错不])")
 
@@ -42,13 +42,13 @@ class Several(Exception):
 
 
 def of_phrase(phrase: str, *, cased: bool = False) -> str | None:
-    """The letter that a phrase begins with, after words such as `option`. Raises Several."""
+    """The letter that a phrase begins with, perhaps after words such as `option`. Raises Several."""
     found = find_letter(phrase, 0, cased=cased)
     return found["letter"].upper() if found else None
 
 
 def find_letter(phrase: str, start: int, *, cased: bool) -> re.Match[str] | None:
-    """Where the letter of `of_phrase` stands; of `not A but C` that is C."""
+    """The match of the letter that a phrase begins with from `start`; C in `not A but C`. Raises Several."""
     filler = _FILLER.match(phrase, start)
     start = filler.end() if filler else start
     negated = _NEGATED.match(phrase, start)
@@ -65,7 +65,7 @@ def find_letter(phrase: str, start: int, *, cased: bool) -> re.Match[str] | None
 
 
 def _is_denied(phrase: str, end: int) -> bool:
-    """Whether the words after a letter deny it, or it and those joined to it: `A, B and D are wrong`."""
+    """Whether the words after a letter deny it, alone or with others as in `A, B and D are wrong`."""
     group = _GROUP.match(phrase, end)
     in_group = group and _PLURAL.match(phrase, group.end()) and denied_after(phrase, group.end())
     return bool(in_group) or denied_after(phrase, end)

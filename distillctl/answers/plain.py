@@ -1,4 +1,4 @@
-"""Text without the dress of its numbers and words: LaTeX, markdown, tags, and Unicode's other spellings."""
+"""Plain text: without LaTeX, markdown and tags, and with ASCII for Unicode's other forms of a character."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 THIN = "\u2009"
-"""Stands for every narrow space, LaTeX's included."""
+"""Replaces every narrow space, those of LaTeX included."""
 _SLASH = "\u2044"  # of vulgar fractions such as one half
 _MINUS = dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d", "-")
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width ASCII
@@ -24,7 +24,7 @@ STYLE = re.compile(
     r"\\(?:textcolor|color|colorbox)\s*\{[^{}\n]{0,40}\}"
     r"|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|sf|tt)(?![A-Za-z])"
 )
-"""LaTeX that colours or sizes what follows it."""
+"""LaTeX commands that set the colour or size of what follows."""
 
 _UNDRESS = (
     (STYLE, " "),
@@ -35,7 +35,7 @@ _UNDRESS = (
     ),
     (re.compile(rf"(?<![\w|)])\|({_INSIDE})\|(?![-\w|])"), r"\\abs{\1}"),
     (re.compile(r"(?<![\d.,])(?=[1-9])(\d{1,3})\.(\d{3})(?=\s?€)"), r"\1\2"),
-    (re.compile(r"<<[^<>\n]*>>(?=\s*[-$\d.])"), ""),  # GSM8K's calculator notes stand before their result
+    (re.compile(r"<<[^<>\n]*>>(?=\s*[-$\d.])"), ""),  # GSM8K puts calculator notes before their result
     (re.compile(r"<sup>\s*([^<>\n]{1,20}?)\s*</sup>"), r"^{\1}"),
     (re.compile(r"<br\s*/?>|</?p>", re.IGNORECASE), "\n"),
     (re.compile(r"</?[A-Za-z][\w-]{0,20}(?:\s[^<>\n]*)?>|<\|[^|<>\n]{1,40}\|>"), " "),
@@ -57,8 +57,8 @@ _UNDRESS = (
 def plain(text: str) -> str:
     """`text` with ASCII digits, signs and brackets, and without LaTeX and markdown around its words.
 
-    Not Unicode's NFKC, which would turn `cm²` into `cm2` and `5²` into 52: a raised number after a digit
-    or a bracket is a power.
+    Unicode's NFKC is not used, because it would turn `cm²` into `cm2` and `5²` into 52. A raised number after
+    a digit or a bracket becomes a power.
     """
     if not text.isascii():
         text = "".join(map(_ascii_digit, text.translate(_TABLE)))

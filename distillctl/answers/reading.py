@@ -1,7 +1,7 @@
 """The number that a phrase states, as a person reads it: `about $1,200 per week` is 1200, `2\\sqrt{3}` none.
 
-A number is read with its run, all that operators and brackets join to it: an expression is not the
-number that it begins with. Units, currencies and percent signs do not count.
+A number is read together with its run, which is everything that operators and brackets join to it. So an
+expression never counts as the number that it begins with. Units, currencies and percent signs are ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distillctl.answers.sentence import concludes, last_run, phrase_run
 from distillctl.answers.standing import is_denied
 
 MAX_STATED = 2000
-"""Characters of a phrase that states a number; a longer one has no value."""
+"""Most characters of a phrase that states a number; longer phrases have no value."""
 _AND = frozenset({"and", "or", "to", "und", "oder", "y", "o", "ou", "et", "和", "或"})
 _AFTER_NUMBER = re.compile(r"[^\d+*=()\[\]{}<>]*(?:\^[{(]?-?\d[})]?)?[^\d+*=^()\[\]{}<>]*")
 _BOUNDS = frozenset({
@@ -29,7 +29,7 @@ _BOUNDS = frozenset({
     ("lower", "than"),
 })  # fmt: skip
 _STATES = frozenset({"is", "are", "was", "be", "answer", "has", "have", "of"})
-"""Words after which `up to` makes a bound; `adds up to` makes none."""
+"""Words after which `up to` means a bound; in `adds up to` it does not."""
 _LESS_OR_MORE = frozenset(
     {"more", "less", "fewer", "greater", "higher", "lower", "above", "below", "over", "under"}
 )
@@ -37,18 +37,18 @@ _LESS_OR_MORE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a text states as its answer."""
+    """The answer that a text states."""
 
     text: str
-    """A number without separators and units, or the words or the expression as they stand."""
+    """A number without separators and units, or the words or the expression as written."""
     value: Fraction | None
-    """None when that is no single number."""
+    """The exact value; None if the answer is not a single number."""
     is_figure: bool = False
-    """Whether the value is that of `figures.is_figure`, which a ground truth is not."""
+    """Whether the answer is a figure (`figures.is_figure`); a ground truth that is one has no value."""
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The exact value of a plain text that is one number or computation, currency and unit allowed."""
+    """The exact value of a plain text that is one number or computation, perhaps with currency or unit."""
     if len(text) > MAX_STATED:
         return None
     found = tokens(text.strip())
@@ -59,10 +59,10 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def phrase_number(text: str) -> Reading:
-    """The number that a phrase of plain text states; no value for an expression that cannot be computed, a
-    list, or a hedge such as `15 or 20`.
+    """The number that a phrase of plain text states.
 
-    It is the one that the phrase begins with, else the one that its sentence states (`sentence`).
+    It is the number that the phrase begins with, else the number that its sentence states (`sentence`). An
+    expression that cannot be computed, a list, or a hedge such as `15 or 20` has no value.
     """
     if len(text) > MAX_STATED:
         return Reading(text, None)
@@ -75,21 +75,21 @@ def phrase_number(text: str) -> Reading:
 
 
 def last_number(text: str) -> Reading | None:
-    """The number that the last sentence with one states; None without a number."""
+    """The number that the last sentence with a number states; None if the text has no number."""
     found = without_brackets(tokens(text))
     run = last_run(found)
     return None if run is None else _reading(text, found, run, lists=False)
 
 
 def concluded_number(text: str) -> Reading | None:
-    """`last_number` where its sentence draws a conclusion with it, as in `so 42`, `= 42`, `42 in total`."""
+    """`last_number` if its sentence draws a conclusion with it, as in `so 42`, `= 42` or `42 in total`."""
     found = without_brackets(tokens(text))
     run = last_run(found)
     return None if run is None or not concludes(found, run) else _reading(text, found, run, lists=False)
 
 
 def only_number(text: str) -> Reading | None:
-    """`last_number` where a text has no other."""
+    """`last_number` if the text has no other number."""
     found = without_brackets(tokens(text))
     run = last_run(found)
     if run is None or any(counts(found, i) and not run.low <= i < run.high for i in range(len(found))):
@@ -98,20 +98,20 @@ def only_number(text: str) -> Reading | None:
 
 
 def begins_with_number(text: str) -> bool:
-    """Whether a phrase begins with a number or an expression, or says `x = ` or `Total: ` before one."""
+    """Whether a phrase begins with a number or an expression, perhaps after `x = ` or `Total: `."""
     found = tokens(text)
     named = len(found) > 2 and found[0].kind in ("word", "letter") and found[1].kind in ("equals", "colon")
     return begin(found, prose=False) is not None or (named and begin(found[2:], prose=False) is not None)
 
 
 def has_number(text: str) -> bool:
-    """Whether a plain text has a number that is no part of a word and not denied."""
+    """Whether a plain text has a number that is not part of a word and not denied."""
     found = tokens(text)
     return any(counts(found, i) and not is_denied(found, Run(i, i + 1)) for i in range(len(found)))
 
 
 def _reading(text: str, found: Sequence[Token], run: Run, *, lists: bool) -> Reading:
-    """Of one run; `lists`: numbers joined by commas are several answers."""
+    """The reading of one run. `lists`: numbers joined by commas count as several answers."""
     value = evaluate(found[run.low : run.high])
     stretch = text[found[run.low].start : found[run.high - 1].end]
     if value is None or in_list(found, run) or _is_unfinished(found, run) or _is_bound(found, run):
@@ -125,7 +125,7 @@ def _reading(text: str, found: Sequence[Token], run: Run, *, lists: bool) -> Rea
 
 
 def _is_unfinished(found: Sequence[Token], run: Run) -> bool:
-    """Whether a computation stands before an equals sign that nothing follows."""
+    """Whether a run is a computation before an equals sign that nothing follows."""
     rest = found[run.high : run.high + 2]
     computed = any(
         token.kind in ("sign", "times", "over", "power") for token in found[run.low + 1 : run.high]
@@ -134,7 +134,7 @@ def _is_unfinished(found: Sequence[Token], run: Run) -> bool:
 
 
 def _spelled(run: Sequence[Token], value: Fraction) -> str:
-    """A number or a fraction as it is written, without separators; the value of a computation."""
+    """A number or fraction as written, but without separators; for a computation, its value."""
     kept = [token for token in run if token.kind not in ("currency", "percent")]
     shape = [token.kind for token in kept if token.kind != "sign"]
     signs = sum(token.text == "-" for token in kept if token.kind == "sign")
@@ -146,7 +146,7 @@ def _spelled(run: Sequence[Token], value: Fraction) -> str:
 
 
 def _is_bound(found: Sequence[Token], run: Run) -> bool:
-    """Whether a run is a bound and no value: `at least 42`, `42 or more`, `42+`."""
+    """Whether a run is a bound instead of a value: `at least 42`, `42 or more`, `42+`."""
     before = [token.text.lower() for token in found[max(0, run.low - 2) : run.low]]
     if tuple(before) in _BOUNDS:
         return not (before[1] == "than" and run.low > 2 and found[run.low - 3].kind == "number")
@@ -168,15 +168,15 @@ def _is_bound(found: Sequence[Token], run: Run) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Other:
-    """A number joined to a run by nothing but `and`, `or`, `to` or a comma."""
+    """A number that only `and`, `or`, `to` or a comma separates from a run."""
 
     value: Fraction | None
     mixed: bool
-    """Whether it makes a mixed number of the run, as in `3 and 1/2`."""
+    """Whether the two form a mixed number, as in `3 and 1/2`."""
 
 
 def _joined(found: Sequence[Token], run: Run, *, lists: bool) -> _Other | None:
-    """The number that stands beside a run as an equal; `lists`: a list with commas counts too."""
+    """The number that a phrase states beside a run as its equal. `lists`: lists with commas count too."""
     i = run.high
     unit = i < len(found) and found[i].kind in ("word", "currency") and found[i].text.lower() not in _AND
     i += unit
@@ -191,14 +191,14 @@ def _joined(found: Sequence[Token], run: Run, *, lists: bool) -> _Other | None:
             value = evaluate(stretch)
             least = evaluate(found[run.low : run.high])
             if found[i - 1].text == "to" and value is not None and least is not None and value < least:
-                return None  # rounded to 3 decimals
+                return None  # as in `rounded to 3 decimals`
             proper = value is not None and 0 < value < 1 and any(token.kind == "over" for token in stretch)
             return _Other(value, mixed=proper and not unit and found[i - 1].text.lower() == "and")
     return _joined_before(found, run, lists=lists)
 
 
 def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other | None:
-    """The number before `and` or `or` and a run, or before `or x =` and one; `lists`: it may have a unit."""
+    """The number before a run and `and`, `or` or `or x =`. `lists`: that number may have a unit."""
     i = run.low - 1
     named = i > 1 and found[i].kind == "equals" and found[i - 1].kind in ("word", "letter")
     named = named and found[i - 1].text != "which"
@@ -218,12 +218,12 @@ def _joined_before(found: Sequence[Token], run: Run, *, lists: bool) -> _Other |
 
 
 def _is_named(found: Sequence[Token], i: int) -> bool:
-    """Whether token `i` ends `x = 3`, which `y = 4` may follow, and no equation such as `2x + 1 = 3`."""
+    """Whether token `i` ends an assignment such as `x = 3`, which `y = 4` may follow."""
     return i > 1 and found[i - 1].kind == "equals" and found[i - 2].kind in ("word", "letter")
 
 
 def _begins(found: Sequence[Token], i: int, name: str) -> bool:
-    """Whether a clause begins with this unknown at token `i`, unlike in `2x = 10`."""
+    """Whether a clause begins with the unknown `name` at token `i`, unlike in `2x = 10`."""
     starts = i == 0 or found[i - 1].kind in ("word", "line", "comma", "colon")
     return found[i].text == name and starts
 
@@ -233,7 +233,10 @@ def _is_joint(token: Token, *, lists: bool) -> bool:
 
 
 def _ends_list(found: Sequence[Token], i: int, *, semicolon: bool) -> bool:
-    """Whether a list ends or goes on at token `i`, perhaps after a unit; `semicolon`: between its items."""
+    """Whether a list ends or continues at token `i`, perhaps after a unit.
+
+    `semicolon`: whether semicolons separate its items.
+    """
     if i < len(found) and found[i].kind == "word" and found[i].text.lower() not in _AND:
         i += 1
     rest = found[i : i + 1]

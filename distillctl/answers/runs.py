@@ -1,7 +1,7 @@
-"""Which pieces of a plain text belong to one expression: the run of a number.
+"""Finding the run of a number: the tokens that belong to the same expression.
 
-A number belongs together with all that operators and brackets join to it. A dash may be a minus, a hyphen or
-a bullet; a point or a colon between digits makes something else of them.
+The run holds everything that operators and brackets join to the number. A dash may be a minus, a hyphen or a
+bullet. Digits with a point or a colon between them may be something else, such as a version or a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PROSE = frozenset({
     "\\ldots", "\\dots", "\\cdots", "\\checkmark", "\\square", "\\blacksquare", "\\Box", "\\therefore",
     "\\because", "\\newline", "\\begin", "\\end", "\\item", "\\qed", "\\hline", "\\text", "\\boxed",
 })  # fmt: skip
-"""Commands that are no part of an expression."""
+"""Commands that do not belong to an expression."""
 _CODES = frozenset(
     {"US", "USD", "EUR", "GBP", "INR", "CNY", "RMB", "JPY", "AUD", "CAD", "CHF", "Rs", "Re", "A"}
 )
@@ -28,14 +28,14 @@ _MAX_LIST = 60
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tokens `low` to `high` (exclusive) that belong together, around a number."""
+    """The tokens from `low` to `high` (exclusive) that belong together with a number."""
 
     low: int
     high: int
 
 
 def counts(found: Sequence[Token], i: int) -> bool:
-    """Whether token `i` is a number by itself: no tail of a word (m2, x_1), no exponent of one (cm^2)."""
+    """Whether token `i` is a number by itself, not the end of a word (m2, x_1) or an exponent (cm^2)."""
     if found[i].kind != "number":
         return False
     before = i - 1
@@ -51,7 +51,7 @@ def counts(found: Sequence[Token], i: int) -> bool:
 
 
 def begin(found: Sequence[Token], *, prose: bool) -> Run | None:
-    """The run that a phrase begins with, if it has a number."""
+    """The run that a phrase begins with; None if it begins with none or the run has no number."""
     if not found or found[0].kind not in _OPERANDS | {"relation"}:
         return None
     high = 1
@@ -65,7 +65,9 @@ def begin(found: Sequence[Token], *, prose: bool) -> Run | None:
 
 
 def around(found: Sequence[Token], anchor: int, *, prose: bool) -> Run:
-    low, high = anchor, anchor + 1
+    """The run that holds token `anchor`."""
+    low = anchor
+    high = anchor + 1
     while low > 0 and _connects(found, low - 1, prose=prose):
         low -= 1
     while high < len(found) and _connects(found, high - 1, prose=prose):
@@ -74,7 +76,7 @@ def around(found: Sequence[Token], anchor: int, *, prose: bool) -> Run:
 
 
 def _stretches(found: Sequence[Token], low: int, end: int, *, prose: bool) -> Iterator[tuple[int, int]]:
-    """From `low` to `end` the longest stretches of tokens that belong together."""
+    """The longest stretches of tokens that belong together, from token `low` to `end`."""
     start = low
     for i in range(low, end):
         if i + 1 >= end or not _connects(found, i, prose=prose):
@@ -83,8 +85,10 @@ def _stretches(found: Sequence[Token], low: int, end: int, *, prose: bool) -> It
 
 
 def number_runs(found: Sequence[Token], low: int, end: int, *, prose: bool) -> list[Run]:
-    """The runs of the numbers from token `low` to `end`; of a stretch whose brackets do not close those of
-    its first and its last number."""
+    """The runs of the numbers from token `low` to `end`.
+
+    If the brackets of a stretch do not close, it gives the runs of its first and of its last number.
+    """
     runs: list[Run] = []
     for start, stop in _stretches(found, low, end, prose=prose):
         numbers = [i for i in range(start, stop) if counts(found, i)]
@@ -95,8 +99,9 @@ def number_runs(found: Sequence[Token], low: int, end: int, *, prose: bool) -> l
 
 
 def _bracketed(found: Sequence[Token], low: int, anchor: int, high: int) -> Run:
-    """The part around `anchor` of a run in which each bracket has its partner."""
-    depth, closed = 0, _closed_after(found, anchor, high)
+    """The part of a run around `anchor` in which all brackets are paired."""
+    depth = 0
+    closed = _closed_after(found, anchor, high)
     for i in range(anchor - 1, low - 1, -1):
         depth += {"close": 1, "open": -1}.get(found[i].kind, 0)
         if depth < 0 and closed < -depth:
@@ -106,7 +111,7 @@ def _bracketed(found: Sequence[Token], low: int, anchor: int, high: int) -> Run:
 
 
 def _closed_after(found: Sequence[Token], anchor: int, high: int) -> int:
-    """How many brackets that are open at `anchor` close before `high`."""
+    """How many of the brackets that are open at `anchor` close before `high`."""
     depth = most = 0
     for i in range(anchor, high):
         depth += {"close": 1, "open": -1}.get(found[i].kind, 0)
@@ -116,7 +121,8 @@ def _closed_after(found: Sequence[Token], anchor: int, high: int) -> int:
 
 def _balanced(found: Sequence[Token], low: int, high: int) -> int:
     """The end of the longest part from `low` whose brackets all close."""
-    depth, end = 0, low
+    depth = 0
+    end = low
     for i in range(low, high):
         depth += {"open": 1, "close": -1}.get(found[i].kind, 0)
         if depth < 0:
@@ -129,13 +135,16 @@ def _balanced(found: Sequence[Token], low: int, high: int) -> int:
 
 
 def _connects(found: Sequence[Token], i: int, *, prose: bool) -> bool:
-    """Whether token `i` and the next belong to one expression. `prose`: a dash between glued numbers joins
-    them, and one that begins a line is a bullet."""
-    left, right = found[i], found[i + 1]
+    """Whether token `i` and the next one belong to the same expression.
+
+    `prose`: a dash between numbers without spaces is a hyphen, and a dash that begins a line is a bullet.
+    """
+    left = found[i]
+    right = found[i + 1]
     after = found[i + 2].kind if i + 2 < len(found) else ""
-    if left.kind == "other" or right.kind == "other":  # 1.2.3
+    if left.kind == "other" or right.kind == "other":  # as in 1.2.3
         return _inside(found, i, ".")
-    if left.kind == "colon" or right.kind == "colon":  # 3:30
+    if left.kind == "colon" or right.kind == "colon":  # as in 3:30
         return _inside(found, i, ":")
     if any(token.text in _PROSE for token in (left, right)):
         return False
@@ -152,8 +161,9 @@ def _connects(found: Sequence[Token], i: int, *, prose: bool) -> bool:
 
 
 def _adjoins(found: Sequence[Token], i: int, *, prose: bool) -> bool:
-    """`_connects` of two tokens neither of which is an operator."""
-    left, right = found[i].kind, found[i + 1].kind
+    """`_connects` for two tokens that are not operators."""
+    left = found[i].kind
+    right = found[i + 1].kind
     touching = glued(found, i + 1)
     if left in ("number", "close", "letter") and right == "currency":
         return i + 2 < len(found) and found[i + 2].kind in _OPERATORS | {"sign"}
@@ -191,12 +201,12 @@ def _chooses(before: Token) -> bool:
 
 
 def _is_factorial(found: Sequence[Token], i: int) -> bool:
-    """Whether the exclamation mark `i` stands within an expression and does not end a sentence."""
+    """Whether the exclamation mark at token `i` is a factorial and does not end a sentence."""
     return i + 1 < len(found) and found[i + 1].kind in _OPERATORS | {"sign", "close", "equals"}
 
 
 def _is_sign(found: Sequence[Token], i: int, *, prose: bool) -> bool:
-    """Whether the sign `i` belongs to what follows it: no hyphen, no bullet."""
+    """Whether the sign at token `i` belongs to what follows: it is neither a hyphen nor a bullet."""
     before = found[i - 1].kind if i else "line"
     touches_next = glued(found, i + 1)
     if before in ("word", *_VALUES):
@@ -211,7 +221,7 @@ def _glued_dash(found: Sequence[Token], i: int) -> bool:
 
 
 def _inside(found: Sequence[Token], i: int, mark: str) -> bool:
-    """Whether `mark` at token `i` or after it stands between two numbers without blanks."""
+    """Whether `mark`, at token `i` or the next, is between two numbers without spaces."""
     k = i if found[i].text == mark else i + 1
     if found[k].text != mark or k == 0 or k + 1 >= len(found):
         return False

@@ -1,7 +1,7 @@
-"""Which number of a sentence is the one that it states.
+"""Finding the number that a sentence states.
 
-An equation states its right side. Elsewhere numbers that only say when, where or of what (`in 2 days`, `the 3
-friends`, `step 3`, `5 more than`) stand back behind the others, and one that is denied is none.
+An equation states its right side. In other sentences, numbers that only say when, where or of what (`in 2
+days`, `the 3 friends`, `step 3`, `5 more than`) rank below the others. Denied numbers do not count.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COMPUTES = frozenset({"plus", "minus", "times"})
 
 
 def phrase_run(found: Sequence[Token]) -> Run | None:
-    """The run of the number that a marked phrase states: the one that it begins with, else its sentence's."""
+    """The run of the number that a marked phrase states: the one it begins with, else its sentence's."""
     run = begin(found, prose=False)
     if run is not None and not goes_on(found, run):
         return run
@@ -29,7 +29,7 @@ def phrase_run(found: Sequence[Token]) -> Run | None:
         return right
     low = main_clause(found)
     runs = _stated(found, low) or _stated(found, 0)
-    if run is not None:  # of what is computed only what comes out counts
+    if run is not None:  # a computation came first, so only its result counts
         runs = [other for other in runs if any(is_verb(found[i]) for i in range(run.high, other.low))]
     return _best(found, runs, last=False)
 
@@ -41,7 +41,7 @@ def _stated(found: Sequence[Token], low: int) -> list[Run]:
 
 
 def last_run(found: Sequence[Token]) -> Run | None:
-    """The run of the number that the last sentence with one states; a question states none."""
+    """The run of the number that the last sentence with a number states; questions do not count."""
     end = len(found)
     denied: set[Fraction | None] = set()
     while end > 0:
@@ -95,7 +95,7 @@ def concludes(found: Sequence[Token], run: Run) -> bool:
 
 
 def _concludes(found: Sequence[Token], behind: Sequence[Run]) -> bool:
-    """Whether a sentence draws a conclusion after the first of these runs, which another one states."""
+    """Whether a sentence draws a conclusion after the first of these runs, and a later run states it."""
     if len(behind) < 2:
         return False
     between = found[behind[0].high : behind[-1].low]
@@ -105,12 +105,15 @@ def _concludes(found: Sequence[Token], behind: Sequence[Run]) -> bool:
     verb = word(between[-1]) if between else ""
     computes = any(token.kind == "sign" for token in between) or bool(words & _COMPUTES)
     if verb in _GIVES or (verb in ("is", "equals") and computes):
-        return True  # 5*4 = 20, plus 2 is 22
+        return True  # as in 5*4 = 20, plus 2 is 22
     return is_total or bool(words & SO) or "which" in words or between[:1] == [] or between[0].text == "-"
 
 
 def _best(found: Sequence[Token], runs: list[Run], *, last: bool) -> Run | None:
-    """Of the runs that stand back least the last, or the first after the last verb or colon, or the first."""
+    """The best of the runs with the lowest rank.
+
+    With `last` it is the last of them, otherwise the first one after the last verb or colon, or the first.
+    """
     if not runs:
         return None
     ranks = [rank(found, run) for run in runs]
@@ -118,7 +121,8 @@ def _best(found: Sequence[Token], runs: list[Run], *, last: bool) -> Run | None:
     runs = [run for run, rank in zip(runs, ranks, strict=True) if rank == least]
     if last:
         return runs[-1]
-    first, low = runs[0], 0
+    first = runs[0]
+    low = 0
     for run in runs:
         if any(is_verb(token) or token.kind == "colon" for token in found[low : run.low]):
             first = run

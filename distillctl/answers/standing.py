@@ -1,4 +1,4 @@
-"""How far a number of a sentence stands back behind others, and whether the words around it deny it."""
+"""The rank of a number among the numbers of its sentence, and whether the words around it deny it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _ONE_OF_SEVERAL = frozenset({
     "case", "option", "line", "figure", "table", "room", "example", "exercise", "box", "bag", "group",
     "team", "number", "no", "equation", "method", "round", "stage", "phase",
 })  # fmt: skip
-"""Nouns whose number behind them is a name: `step 3`."""
+"""Nouns after which a number is a name: `step 3`."""
 _ADVERBS = frozenset({
     "about", "around", "approximately", "roughly", "exactly", "only", "just", "nearly", "almost",
     "another", "remaining", "additional", "extra", "full", "whole",
 })  # fmt: skip
-"""Words between a number and the word that says what it is for."""
+"""Words that may come between a number and the word that says what it is for."""
 _GIVES = frozenset({"take", "takes", "took", "cost", "costs", "give", "gives", "gave", "leave", "leaves"})
-"""Verbs whose `her` is a person: `it takes her 3 days`."""
+"""Verbs after which `her` is a person: `it takes her 3 days`."""
 _LASTS = frozenset({
     "will", "would", "can", "could", "should", "might", "may", "must", "to", "it", "they", "which",
 })  # fmt: skip
-"""Words behind which `last` is a verb."""
+"""Words after which `last` is a verb."""
 _BOUNDING = frozenset({"than", "least", "most"})
 _COMPARED = frozenset({
     "more", "less", "fewer", "greater", "larger", "smaller", "higher", "lower", "times", "older",
@@ -39,12 +39,12 @@ _AWAY = frozenset({
 })  # fmt: skip
 _AWAY_CJK = ("天后", "天後", "天内", "周后", "年后", "年後", "日後", "日間", "小时后", "時間後", "일 후")
 _PARTS = frozenset({"course", "period", "each", "out", "half", "some", "most", "rest", "remainder"})
-"""Words whose `of` stands before what was given: `each of 3`."""
+"""Words after which `of` introduces a given number: `each of 3`."""
 _HAS = frozenset({
     "has", "have", "had", "needs", "need", "needed", "going", "able", "wants", "want", "must", "ought",
     "left", "having",
 })  # fmt: skip
-"""Words whose `to` states what follows it: `has to pay 3`, but not `works to save 3`."""
+"""Words after which `to` states what follows: `has to pay 3`, but not `works to save 3`."""
 _CAN = frozenset({"can", "could", "able", "afford"})
 _NOT = frozenset({
     "not", "never", "neither", "nor", "cannot", "hardly", "instead", "doubt", "nicht", "kein", "keine",
@@ -61,15 +61,15 @@ _DENIED = frozenset({
     "correct", "right", "final", "of", "actually", "simply", "longer", "think", "believe", "that",
     "have", "need", "cost", "make", "es", "é", "è", "est", "ist", "phải", "là",
 })  # fmt: skip
-"""Words between `not` and the number that it denies."""
+"""Words that may come between `not` and the number that it denies."""
 _WRONG = frozenset({"wrong", "incorrect", "false", "impossible"})
 _RIGHT = frozenset({"right", "correct", "possible", "answer", "solution", "result", "true"})
 MAX_WORDS = 4
-"""Words around a number that say what it is for."""
+"""Number of words around a number that are searched for what it is for."""
 
 
 def rank(found: Sequence[Token], run: Run) -> int:
-    """How far a number stands back: -1 a total, 0 plain, 1 a circumstance or difference, 2 what was given."""
+    """The rank of a number: -1 for a total, 0 plain, 1 for a circumstance or difference, 2 if given."""
     after = _rank_after(found, run.high)
     return after if after else _rank_before(found, run)
 
@@ -114,7 +114,7 @@ def _rank_after(found: Sequence[Token], high: int) -> int:
 
 
 def _is_price(found: Sequence[Token], run: Run, i: int) -> bool:
-    """Whether a number behind `for` at token `i` is a whole price: `he sells 3 for $42`, not `$2 each`."""
+    """Whether the number after `for` at token `i` is a total price: `he sells 3 for $42`, not `$2 each`."""
     if word(found[i]) != "for" or found[run.low].kind != "currency":
         return False
     after = found[run.high : run.high + 1]
@@ -132,7 +132,7 @@ def _is_denied_before(found: Sequence[Token], low: int) -> bool:
     for i in reversed(range(max(0, low - 2 * MAX_WORDS), low)):
         text = word(found[i])
         if (text, follows) == ("no", "longer") and any(word(token) in _HAS for token in found[i:low]):
-            return False  # what he no longer needs is a number that he states
+            return False  # `he no longer needs 3` states 3
         if text in _NOT or text.endswith(_NOT_ENDS) or (text, follows) in _NOT_PAIRS:
             return True
         if text not in _DENIED and (text, follows) != ("but", ""):

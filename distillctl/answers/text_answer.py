@@ -1,4 +1,4 @@
-"""Which part of a text is its final answer where that is text: what is marked, else the last line."""
+"""Finding a final answer that is text: what is marked as the answer, else the last line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ _TEXT_ITEM = re.compile(r"(?:[-•]|\d+[.)])\s+(?=[^\W\d])")  # `- 5` may be a n
 
 
 def final_text(text: str) -> str | None:
-    """The final answer of a response whose answer is text: what is marked, else the last line; without the
-    mark of a list that it alone makes."""
+    """The final answer of a response whose answer is text: what is marked, else the last line.
+
+    If it is the only item of a list, the mark of the list is removed.
+    """
     rest = boxed_fields(after_thinking(text) or "")
     lines = [line.strip() for line in rest.splitlines() if line.strip()]
     found = marked_phrase(rest) or (lines[-1] if lines else None)
@@ -21,7 +23,7 @@ def final_text(text: str) -> str | None:
 
 
 def _is_only_item(item: str, lines: list[str]) -> bool:
-    """Whether no item of a list stands above or below one."""
+    """Whether neither the line above nor the line below an item is a list item."""
     at = next((i for i in reversed(range(len(lines))) if item in plain(lines[i])), None)
     beside = [] if at is None else lines[max(0, at - 1) : at] + lines[at + 1 : at + 2]
     return at is not None and not any(map(_TEXT_ITEM.match, beside))

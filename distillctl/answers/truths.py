@@ -1,4 +1,4 @@
-"""The number that a ground truth is, and the one that an assistant's turn holds as its ground truth."""
+"""Reading ground truths as numbers, and finding the ground truth in an assistant's turn."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from distillctl.answers.reading import Reading, parse_number, phrase_number
 
 _SENTENCES = re.compile(r"(?<![^\W\d])[^\W\d]{2,}[.!?;]\s+\S|\d[.!?;]\s+[^\W\d]{2,}")
 _NAME = re.compile(r"\d+(?:[.):]\s+|-)[^\W\d_]{2}")
-"""Text that begins with a number which is no value: `1. Paris`, `7-Eleven`."""
+"""Text that begins with a number that is not a value: `1. Paris`, `7-Eleven`."""
 _HASHES = re.compile(r"####+[ \t]*(\d[^\n]*)")
 
 
 def read_truth(text: str) -> Reading:
-    """A ground truth, read like a response; a single sentence without a mark is the answer itself.
+    """Read a ground truth like a response. A single sentence without a mark is itself the answer.
 
     A range, a date, a telephone number or `1 million` (`figures`) is text.
     """
@@ -39,8 +39,10 @@ def read_truth(text: str) -> Reading:
 
 
 def number_in_turn(text: str) -> Reading | None:
-    """The number that `read_answer` finds in a response which states it: marked as the answer, or alone with
-    its unit; None for a `figures.is_figure`, for `1. Paris`, and for a heading such as `#### 3 Tips`."""
+    """The number that a response marks as its answer, or that stands alone with its unit, else None.
+
+    None also for figures (`figures.is_figure`), for `1. Paris`, and for a heading such as `#### 3 Tips`.
+    """
     found = read_answer(text)
     if found is None or found.value is None or found.is_figure:
         return None
@@ -53,8 +55,10 @@ def number_in_turn(text: str) -> Reading | None:
 
 
 def _is_heading(words: str) -> bool:
-    """Whether the last `####` line that begins with a number is a heading: `#### 1. Paris`; above text or
-    after another one also `#### 3 Tips` or `#### 2 weeks before`."""
+    """Whether the last `####` line that begins with a number is a heading, such as `#### 1. Paris`.
+
+    Above text or after another such line, `#### 3 Tips` and `#### 2 weeks before` are headings too.
+    """
     found = list(_HASHES.finditer(words))
     if not found:
         return False

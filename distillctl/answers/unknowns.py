@@ -1,4 +1,4 @@
-"""Values that a text gives several unknowns, or one unknown several times: `x = 1, x = 2`, `x = 5, y = 6`."""
+"""Texts that give several unknowns a value, or one unknown several: `x = 5, y = 6`, `x = 1, x = 2`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEVERAL = re.compile(
 
 
 def gives_several(text: str) -> bool:
-    """Whether a plain text is nothing but such equations with different unknowns or values."""
+    """Whether a plain text consists only of such equations, with different unknowns or values."""
     if not _SEVERAL.fullmatch(text):
         return False
     return len({(name, parse_number(value)) for name, value in re.findall(_EQUATION, text)}) > 1

@@ -1,7 +1,7 @@
 """Verdicts on options: `B is correct`, `(D) Vitamin A is the best answer`, `A: ✗, B: ✓`, `B项正确`.
 
-The subject of a verdict is the letter that stands before it, or the option of the same clause whose text
-stands between: D of `(D) Vitamin A is correct`.
+The subject of a verdict is the letter before it. If the text of an option comes between, the subject is that
+option: D in `(D) Vitamin A is correct`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from distillctl.answers.denials import (
 from distillctl.answers.letters import CLOSE, LETTER, NOUN, OPEN, is_letter, is_name, joined
 
 _MAX_VERDICTS = 60
-"""Verdicts that are read, from the last."""
+"""Most verdicts that are read, from the last."""
 _MAX_CLAUSE = 200
-"""Characters before a verdict in which its subject is looked for."""
+"""Number of characters before a verdict that are searched for its subject."""
 _RIGHT_MARKS = "✓✔✅☑√"
 _MARKS = _RIGHT_MARKS + CROSSES + "\u00d7"
 _BARE = (
@@ -38,7 +38,7 @@ _VERDICT = re.compile(
 )
 _BARE_RIGHT = re.compile(rf"[{_RIGHT_MARKS}]|{RIGHT_WORD}|yes", re.IGNORECASE)
 _WEAK = re.compile(r"true|false|yes|no", re.IGNORECASE)
-"""Verdicts that may as well be the options' own texts."""
+"""Verdicts that may also be the texts of the options."""
 _MARKED = re.compile(rf"[^\S\n]*(?:{NOUN}\s+)?{LETTER}", re.IGNORECASE)
 """The option after a mark that begins a line: `✓ B`."""
 _END = re.compile(r"[.!?;]\s|\n")
@@ -61,10 +61,10 @@ _CONTRAST = re.compile(r"\b(?:but|however|so|thus|therefore|hence|only)\b[^.!?\n
 
 
 class Statement(NamedTuple):
-    """A letter that a text states as its answer, empty where it states several.
+    """A letter that a text states as its answer; empty if it states several.
 
-    `supposed`: it only thinks of it. `strength`: 2 for what it chooses, 1 for what it calls correct,
-    0 for what it calls true.
+    `supposed`: the text only considers the letter. `strength`: 2 if the text chooses it, 1 if it calls it
+    correct, 0 if it calls it true.
     """
 
     place: int
@@ -74,7 +74,7 @@ class Statement(NamedTuple):
 
 
 def called_right(words: str) -> list[Statement]:
-    """Letters that a text calls right, as in `B is correct`, with their places."""
+    """Statements for the letters that a text calls right, as in `B is correct`."""
     found: list[Statement] = []
     bare: list[tuple[re.Match[str], str, bool]] = []
     last_end = 0
@@ -110,7 +110,7 @@ def _statement(words: str, subject: re.Match[str], verdict: re.Match[str]) -> It
 
 
 def _of_list(words: str, bare: list[tuple[re.Match[str], str, bool]]) -> list[Statement]:
-    """The letter that is right among options of which each has its verdict."""
+    """The letter that is called right in a list of options that each have a verdict."""
     letters = {subject["letter"].upper() for subject, _, _ in bare}
     is_weak = all(_WEAK.fullmatch(verdict) for _, verdict, _ in bare)
     rights = [subject for subject, _, is_right in bare if is_right]
@@ -145,7 +145,7 @@ def _subject(words: str, start: int, end: int) -> re.Match[str] | None:
 
 
 def _bare_subject(words: str, verdict: re.Match[str], last_end: int) -> re.Match[str] | None:
-    """The letter that a verdict without a verb is about: the one beside it, or the first of its line."""
+    """The letter that a verdict without a verb is about: the letter beside it, or the first on its line."""
     end = verdict.start()
     line = max(words.rfind("\n", last_end, end) + 1, last_end, end - _MAX_CLAUSE)
     letters = list(_letters(words, line, end))
@@ -165,7 +165,7 @@ def _letters(words: str, start: int, end: int) -> Iterator[re.Match[str]]:
 
 
 def _clause(words: str, start: int, end: int) -> int:
-    """Where the clause begins that ends at `end`; the full stop of `D. Vitamin A` ends none."""
+    """Where the clause that ends at `end` begins; the full stop of `D. Vitamin A` ends no clause."""
     for stop in _END.finditer(words, start, end):
         if not _LABEL_END.fullmatch(words, start, stop.start()):
             start = stop.end()
