@@ -141,12 +141,9 @@ def _explained(before: str) -> Reading | None:
 
 
 def _clear(text: str, *, alone: bool) -> Reading | None:
-    """The number that a text shows as its answer without marking it.
-
-    It is the number alone before an explanation, the last bold number, the number of a conclusion, or, with
-    `alone`, the only number. If a conclusion follows a bold number, the conclusion counts: the bold number
-    was given.
-    """
+    """The number that a text shows as its answer without marking it: the number alone before an explanation,
+    the last bold number, the number of a conclusion, or, with `alone`, the only number. A conclusion after a
+    bold number counts instead of it, because the bold number was given."""
     number = _explained(before_explanation(text))
     if number is not None:
         return number
@@ -166,10 +163,8 @@ def marked_number(words: str) -> str | None:
 
 
 def marked_phrase(text: str, *, answer_is: bool = True) -> str | None:
-    r"""What a response states in its last `\boxed{}`, else after its last `####`; None if it has neither.
-
-    With `answer_is`, what follows its last `answer is` comes third.
-    """
+    r"""What a response states in its last `\boxed{}`, else after its last `####`, else, with `answer_is`,
+    after its last `answer is`; None if it has none of these."""
     for part in parts(after_thinking(text) or ""):
         phrase = next(_marked(plain(part.text), numeric=False, answer_is=answer_is), None)
         if phrase is not None:
@@ -203,10 +198,7 @@ def bold_phrases(text: str) -> Iterator[str]:
 
 
 def fold(phrase: str) -> str:
-    """A form of a text answer for comparison.
-
-    It ignores case, spacing, punctuation around the answer, and how Unicode composes letters.
-    """
+    """A text answer for comparison, without case, spacing, outer punctuation and Unicode composition."""
     phrase = unicodedata.normalize("NFC", strip(phrase).casefold())
     return " ".join(phrase.split()).replace(", ", ",").strip(" ()")
 
@@ -241,7 +233,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _marked(words: str, *, numeric: bool, answer_is: bool = True) -> Iterator[str]:
-    """Phrases of a plain text that are marked as the answer, best first. `numeric`: only those with a number."""
+    """Phrases of a plain text that are marked as the answer, best first; `numeric`: only with a number."""
     boxed = last_boxed(words)
     if boxed:
         yield in_digits(boxed) if numeric else boxed

@@ -293,13 +293,5 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     ids = pa.list_(pa.int32())
-    return pa.schema(
-        [
-            ("row", pa.int32()),
-            ("sample", pa.int32()),
-            ("prompt_ids", ids),
-            ("response_ids", ids),
-            ("text", pa.string()),
-            ("finish_reason", pa.string()),
-        ]
-    )
+    return pa.schema([("row", pa.int32()), ("sample", pa.int32()), ("prompt_ids", ids), ("response_ids", ids),
+                      ("text", pa.string()), ("finish_reason", pa.string())])  # fmt: skip

@@ -33,7 +33,7 @@ def rescore(responses: Sequence[GradedResponse], scorer: RewardFunction) -> list
 
     The verdicts of verl's scorers stay. Raises RunFailed if the scorer does not return a finite number.
     """
-    blank = Grade(False, False, False, False, None)
+    blank = Grade(strict=False, flexible=False, normalised=False, has_format=False, extracted=None)
     return [
         replace(
             response,

@@ -33,12 +33,17 @@ def grade_typed(text: str, ground_truth: str, kind: str) -> Grade:
     extracted, same = _VERDICTS[kind](text, ground_truth)
     strict = verl_strict(text)
     return Grade(
-        strict == ground_truth, verl_flexible(text) == ground_truth, same, strict is not None, extracted
+        strict=strict == ground_truth,
+        flexible=verl_flexible(text) == ground_truth,
+        normalised=same,
+        has_format=strict is not None,
+        extracted=extracted,
     )
 
 
 def _exact(text: str, truth: str) -> tuple[str | None, bool]:
-    extracted, stated = final_text(text), after_thinking(truth) or truth
+    extracted = final_text(text)
+    stated = after_thinking(truth) or truth
     expected = {fold(plain(one)) for one in (stated, marked_phrase(truth) or stated)}
     found = {fold(plain(one)) for one in (extracted, after_thinking(text)) if one}
     return extracted, extracted is not None and not found.isdisjoint(expected)

@@ -14,7 +14,8 @@ def wilson_interval(successes: float, total: int) -> tuple[float, float]:
     """95 % Wilson score interval of a binomial proportion (Wilson 1927, J. Am. Stat. Assoc. 22)."""
     if total == 0:
         return 0.0, 1.0
-    share, z2 = successes / total, Z_95**2
+    share = successes / total
+    z2 = Z_95**2
     centre = share + z2 / (2 * total)
     spread = Z_95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
     scale = 1 + z2 / total
@@ -28,7 +29,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
     1.0 without any such pair.
     """
-    discordant, smaller = only_first + only_second, min(only_first, only_second)
+    discordant = only_first + only_second
+    smaller = min(only_first, only_second)
     tail = ways = 1  # of k = 0; each binomial coefficient comes from the one before
     for k in range(smaller):
         ways = ways * (discordant - k) // (k + 1)
@@ -105,7 +107,9 @@ def sign_flip_test(differences: Sequence[float], num_draws: int = 10_000) -> flo
     values = [value for value in differences if value]
     if not values:
         return 1.0
-    generator, seen, hits = random.Random(0), abs(sum(values)) * (1 - 1e-12), 0
+    generator = random.Random(0)
+    seen = abs(sum(values)) * (1 - 1e-12)
+    hits = 0
     for _ in range(num_draws):
         signs = generator.getrandbits(len(values))
         total = sum(value if signs >> i & 1 else -value for i, value in enumerate(values))

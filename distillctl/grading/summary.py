@@ -24,7 +24,7 @@ class GradedResponse:
     grade: Grade | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Result of an evaluation. Shares are over all graded responses; `acc` is the normalised accuracy."""
 
@@ -92,9 +92,17 @@ def _grade_latex(responses: Sequence[tuple[Rollout, str]]) -> list[Grade | None]
         if truth is None:
             grades.append(None)
             continue
-        verdict, strict = next(verdicts), verl_strict(text)
-        flexible = verl_flexible(text) == truth
-        grades.append(Grade(strict == truth, flexible, verdict.same, strict is not None, verdict.extracted))
+        verdict = next(verdicts)
+        strict = verl_strict(text)
+        grades.append(
+            Grade(
+                strict=strict == truth,
+                flexible=verl_flexible(text) == truth,
+                normalised=verdict.same,
+                has_format=strict is not None,
+                extracted=verdict.extracted,
+            )
+        )
     return grades
 
 

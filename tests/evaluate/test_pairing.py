@@ -30,9 +30,10 @@ def result(label, verdicts, kls=None, num_dropped=0):
             finish_reason="stop",
             weight_version=0,
         )
-        made.append(
-            GradedResponse(rollout, "", None if right is None else Grade(False, False, right, True, "7"))
-        )
+        grade = None
+        if right is not None:
+            grade = Grade(strict=False, flexible=False, normalised=right, has_format=True, extracted="7")
+        made.append(GradedResponse(rollout, "", grade))
     return Result(label=label, responses=made, seconds=2.0, num_dropped=num_dropped, kls=kls)
 
 

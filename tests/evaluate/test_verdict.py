@@ -36,9 +36,15 @@ def answers(verdicts, truth="7"):
                 finish_reason="stop",
                 weight_version=0,
             )
-            grade = None if right is None else Grade(False, False, right, True, "7" if right else "8")
-            made.append(GradedResponse(rollout, f"#### {'7' if right else '8'}", grade))
+            final = "7" if right else "8"
+            grade = None if right is None else verdict(right=right, extracted=final)
+            made.append(GradedResponse(rollout, f"#### {final}", grade))
     return made
+
+
+def verdict(*, right, extracted):
+    """A grade that only the normalised verdict can make right."""
+    return Grade(strict=False, flexible=False, normalised=right, has_format=True, extracted=extracted)
 
 
 def test_a_paired_difference():
@@ -117,7 +123,7 @@ def test_one_answer_makes_pass_and_majority_the_accuracy():
 )
 def test_the_majority_counts_final_answers_and_the_earliest_of_equals(finals, right):
     made = answers([[final == "7" for final in finals]])
-    grades = [Grade(False, False, final == "7", True, final) for final in finals]
+    grades = [verdict(right=final == "7", extracted=final) for final in finals]
     group = [replace(answer, grade=grade) for answer, grade in zip(made, grades, strict=True)]
     assert majority_is_right(group) is right
 
