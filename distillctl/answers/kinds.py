@@ -26,4 +26,5 @@ def require_answer(truth: str, kind: str, where: str) -> None:
         try:
             re.compile(truth)
         except re.error as error:
-            raise ConfigError(f"{where}: `ground_truth` is no regular expression: {error}", hint) from None
+            message = f"{where}: `ground_truth` is not a regular expression: {error}"
+            raise ConfigError(message, hint) from None

@@ -30,7 +30,7 @@ def split_login(url: str) -> tuple[str, str | None]:
         raise ValueError("is not like http://HOST:PORT")
     login, at, host = rest.rpartition("@")
     if any(char in login for char in "/?#") or any(char.isspace() for char in login):
-        raise ValueError("has / ? # or a blank in its user and password: write it as %2F %3F %23 %20")
+        raise ValueError("has / ? # or a space in its user and password: write it as %2F %3F %23 %20")
     if "?" in host or "#" in host:
         raise ValueError(
             "has a ? or #: an API key is given in the environment variable DISTILLCTL_TEACHER_API_KEY"

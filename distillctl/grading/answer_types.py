@@ -1,14 +1,14 @@
 r"""Answers that are not numbers: what `reward_model.style` of a row says about its ground truth.
 
-| style | ground truth | right is |
+| style | ground truth | a response is right if |
 |---|---|---|
 | `rule`, `numeric` | a number, or text | the final answer has its value (`scorers.grade`) |
 | `exact` | text | the final answer is that text; case, spacing and punctuation around it do not count |
-| `choice` | a letter | the letter that the response chooses |
-| `regex` | a pattern | the response's last 10,000 characters contain a match |
-| `latex` | an expression | math-verify finds it equal to the response's (extra `math`) |
+| `choice` | a letter | it chooses that letter |
+| `regex` | a pattern | its last 10,000 characters contain a match |
+| `latex` | an expression | math-verify finds its expression equal (extra `math`) |
 
-The final answer is what is marked as such (`final_answer.marked_phrase`), else, of `exact`, the last line.
+The final answer is what is marked as such (`final_answer.marked_phrase`), or else, for `exact`, the last line.
 Nothing before the end of the last think block counts.
 """
 
@@ -23,11 +23,11 @@ from distillctl.answers.text_answer import final_text
 from distillctl.grading.scorers import Grade, grade, verl_flexible, verl_strict
 
 REGEX_CHARS = 10_000
-"""End of a response that a pattern is searched in: Python's `re` has no time limit."""
+"""Characters at the end of a response that are searched for a pattern: Python's `re` has no time limit."""
 
 
 def grade_typed(text: str, ground_truth: str, kind: str) -> Grade:
-    """Grade a response whose ground truth is of type `kind`, all but `latex`. verl's scorers stand beside."""
+    """Grade a response by its answer type `kind` (any but `latex`), and also by verl's two scorers."""
     if kind == "numeric":
         return grade(text, ground_truth)
     extracted, same = _VERDICTS[kind](text, ground_truth)

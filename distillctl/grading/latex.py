@@ -1,8 +1,8 @@
-"""Answers in LaTeX, compared by math-verify in processes of its own with a time limit each.
+"""Comparing answers in LaTeX with math-verify, in separate processes with a time limit per comparison.
 
-math-verify limits itself by SIGALRM, which works in a process's main thread only, and sympy can hang where no
-signal reaches it: so each comparison runs in a child that can be killed. Messages are JSON lines.
-Which part of a text is its final answer is decided here: math-verify would make a set of several boxes.
+math-verify limits its time with SIGALRM, which works only in the main thread of a process, and sympy can hang
+where no signal reaches it. So each comparison runs in a child that can be killed. Messages are JSON lines.
+We choose the final answer of a text ourselves, because math-verify would join several boxes to a set.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from distillctl.host.hardware import cpus
 from distillctl.host.isolation import NOWHERE, child_environment
 
 TIMEOUT_S = 10.0
-"""Longest comparison; math-verify's own limit is 5 s each for reading and comparing."""
+"""Longest time for one comparison; math-verify's own limit is 5 s each for reading and comparing."""
 START_TIMEOUT_S = 60.0
-"""Longest start of a child: sympy takes seconds to import."""
+"""Longest time for a child to start: sympy takes seconds to import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one comparison; one that took too long is wrong."""
+    """Verdict of one comparison; a response whose comparison took too long is wrong."""
 
     same: bool
     extracted: str | None
@@ -39,14 +39,14 @@ class Verdict:
 
 
 def require_latex() -> None:
-    """Raise EnvironmentUnfit with the pip line when math-verify is not installed."""
+    """Raise EnvironmentUnfit with the pip line if math-verify is not installed."""
     if importlib.util.find_spec("math_verify") is None:
         message = "answers of the type `latex` are compared by math-verify, which is not installed"
         raise EnvironmentUnfit(message, "pip install 'distillctl[math]'")
 
 
 def compare_latex(pairs: Sequence[tuple[str, str]], timeout_s: float = TIMEOUT_S) -> list[Verdict]:
-    """Verdicts on (response, ground truth) pairs, in their order; as many children as there are cores."""
+    """Verdicts on (response, ground truth) pairs, in order. Uses as many children as there are cores."""
     require_latex()
     children: list[_Child] = []
     own = local()
@@ -69,7 +69,7 @@ def compare_latex(pairs: Sequence[tuple[str, str]], timeout_s: float = TIMEOUT_S
 
 
 class _Child:
-    """A process that compares, started anew when it hangs or dies."""
+    """A process that compares; it is started again when it hangs or dies."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -96,7 +96,7 @@ class _Child:
         self._process = None
 
     def _receive(self, timeout_s: float) -> str | None:
-        """The child's next line, None when none comes in time."""
+        """The child's next line; None if none comes in time."""
         assert self._process is not None
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -113,7 +113,7 @@ def _start() -> subprocess.Popen[str]:
 
 
 def main() -> None:
-    """The child: answers each line `[response, truth]` with `[same, extracted]`."""
+    """Run the child: for each line `[response, truth]`, print `[same, extracted]`."""
     from math_verify import parse, verify
 
     print("ready", flush=True)

@@ -1,8 +1,8 @@
-"""Verdicts on model output: verl's two scorers bit for bit, and a tolerant one of our own.
+"""Verdicts on responses: verl's two scorers, bit for bit, and a tolerant one of our own.
 
-In: a decoded response and the expected answer. Out: a `Grade`. Pure functions, standard library only.
-`verl_strict` and `verl_flexible` follow `verl/utils/reward_score/gsm8k.py`, quirks included, so that
-accuracies can be compared with published ones; `normalised` reads an answer the way a person does
+In: a decoded response and its ground truth. Out: a `Grade`. Pure functions, standard library only.
+`verl_strict` and `verl_flexible` follow `verl/utils/reward_score/gsm8k.py`, quirks included, which makes
+accuracies comparable with published ones. `normalised` reads a response the way a person does
 (`distillctl.answers`). Numbers are compared as exact fractions, never as floats.
 """
 
@@ -29,17 +29,17 @@ class Grade:
     strict: bool
     """verl-strict: the text after the last `#### ` equals the ground truth character by character."""
     flexible: bool
-    """verl-flexible: the last run of digits, dots and commas does."""
+    """verl-flexible: the last run of digits, dots and commas equals it."""
     normalised: bool
-    """The final answer has the ground truth's value, or its text when that is not a number."""
+    """The final answer has the value of the ground truth, or its text if the ground truth is not a number."""
     has_format: bool
-    """verl-strict found an answer, right or wrong."""
+    """verl-strict found a final answer, right or wrong."""
     extracted: str | None
     """The final answer that `normalised` compared."""
 
 
 def grade(text: str, ground_truth: str) -> Grade:
-    """Grade a decoded response (special tokens left out) against the expected final answer.
+    """Grade a decoded response (without special tokens) against its ground truth.
 
     The ground truth is read like a response: `#### 12`, `x = 12` and a worked solution are all 12.
     """
@@ -69,35 +69,37 @@ def verl_strict(text: str) -> str | None:
 
 
 def verl_flexible(text: str) -> str | None:
-    """The last run of digits, dots and commas of the last 300 characters that is not a single dot.
+    """The last run of digits, dots and commas in the last 300 characters that is not a single dot.
 
-    When there are only single dots, verl's loop leaves one of them as the answer, and so does this.
+    If there are only single dots, verl's loop returns one of them, and so do we.
     """
     runs: list[str] = _FLEXIBLE.findall(text[-_CLIP_CHARS:])
     return next((run for run in reversed(runs) if run != "."), runs[0] if runs else None)
 
 
 def normalised(text: str) -> str | None:
-    """The final answer of a whole response (`final_answer.read_answer`): a plain number such as `-1234.5` or
-    `3/4`, or the words or the expression that stand in its place. None when there is no such answer."""
+    """The final answer of a response (`final_answer.read_answer`), None if it has none: a plain number such as
+    `-1234.5` or `3/4`, or else the words or the expression in its place."""
     answer = read_answer(text)
     return None if answer is None else answer.text
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The exact value of a text that is one number or computation, currency and unit allowed, else None."""
+    """The exact value of a text that is one number or computation, perhaps with a unit; None for other text."""
     return reading.parse_number(plain(text))
 
 
 def same_answer_key(extracted: str) -> Fraction | str:
-    """Equal for final answers that are the same: the value of a number, else the folded text."""
+    """A key that equal final answers share: the value of a number, else the folded text."""
     value = parse_number(extracted)
     return fold(extracted) if value is None else value
 
 
 def _words(text: str) -> str | None:
-    """The final answer of a response to a question whose answer is no number: what is marked as the answer, a
-    single line as a whole, or the last number."""
+    """The final answer of a response whose ground truth is not a number.
+
+    It is what is marked as the answer, else the whole response if it is one line, else the last number.
+    """
     rest = after_thinking(text)
     if rest is None:
         return None

@@ -1,4 +1,4 @@
-"""How sure a difference is: intervals of shares and tests of paired answers. Pure functions, no packages."""
+"""How certain a difference is: intervals of shares and tests of paired responses. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def wilson_interval(successes: float, total: int) -> tuple[float, float]:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of a difference between paired verdicts (McNemar 1947, Psychometrika 12, in its exact
-    form): the binomial test of the pairs that only one of the two got right against a fair coin.
+    """Two-sided p-value of a difference between paired verdicts (McNemar 1947, Psychometrika 12, exact form).
 
-    1.0 without any such pair.
+    It is the binomial test, against a fair coin, of the pairs that only one of the two got right; 1.0 if
+    there is no such pair.
     """
     discordant = only_first + only_second
     smaller = min(only_first, only_second)
@@ -102,8 +102,11 @@ def _t_95(df: int) -> float:
 
 
 def sign_flip_test(differences: Sequence[float], num_draws: int = 10_000) -> float:
-    """Two-sided p-value of a mean paired difference: how often random signs make one as large (Fisher 1935,
-    The Design of Experiments, section 21), from seeded draws, the one seen counted among them."""
+    """Two-sided p-value of a mean paired difference (Fisher 1935, The Design of Experiments, section 21).
+
+    It is the share of seeded random sign flips that give a difference at least as large; the observed
+    difference counts among them.
+    """
     values = [value for value in differences if value]
     if not values:
         return 1.0
