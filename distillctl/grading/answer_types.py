@@ -8,7 +8,7 @@ r"""Answers that are not numbers: what `reward_model.style` of a row says about 
 | `regex` | a pattern | its last 10,000 characters contain a match |
 | `latex` | an expression | math-verify finds its expression equal (extra `math`) |
 
-The final answer is what is marked as such (`final_answer.marked_phrase`), or else, for `exact`, the last line.
+The final answer is what is marked as such (`final_answer.marked_phrase`), else, for `exact`, the last line.
 Nothing before the end of the last think block counts.
 """
 

@@ -78,14 +78,16 @@ def verl_flexible(text: str) -> str | None:
 
 
 def normalised(text: str) -> str | None:
-    """The final answer of a response (`final_answer.read_answer`), None if it has none: a plain number such as
-    `-1234.5` or `3/4`, or else the words or the expression in its place."""
+    """The final answer of a response (`final_answer.read_answer`); None if it has none.
+
+    It is a plain number such as `-1234.5` or `3/4`, or else the words or the expression in its place.
+    """
     answer = read_answer(text)
     return None if answer is None else answer.text
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The exact value of a text that is one number or computation, perhaps with a unit; None for other text."""
+    """The exact value of a text that is one number or computation, perhaps with a unit, else None."""
     return reading.parse_number(plain(text))
 
 
