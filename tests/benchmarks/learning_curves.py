@@ -1,8 +1,9 @@
 """Learning curves of every objective on the tiny preset: same seed, same budget, one run after another.
 
-python tests/benchmarks/learning_curves.py [--out learning_curves] [--objectives NAME ...] [--steps 240]
+    pip install -e '.[cpu,bench]'
+    python tests/benchmarks/learning_curves.py [--out learning_curves] [--objectives NAME ...] [--steps 240]
 
-Needs the engines and matplotlib (distillctl[cpu,bench]), and about six minutes an objective on 2 cores. Runs
+Prepares its own data. Takes about six minutes an objective on 2 cores. Runs
 are in OUT/NAME; those that are finished are not repeated, those that were stopped go on. Draws
 OUT/learning_curves.svg and prints a table.
 """

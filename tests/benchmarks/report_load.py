@@ -2,7 +2,7 @@
 
     python tests/benchmarks/report_load.py RUN... [--rounds 5]
 
-Makes the report of the runs and opens it in headless Chromium (Debian's chromium and chromium-driver). Prints
+Needs the extra `dev`, and runs, such as runs/demo of `make demo`. Makes the report of the runs and opens it in headless Chromium (Debian's chromium and chromium-driver). Prints
 the size, the seconds it takes to make, and the median seconds from the start of the navigation to the
 load event and to the first drawn charts.
 """

@@ -9,19 +9,16 @@ log(time / time before) / log(size / size before): 1 is linear, 0 constant.
 """
 
 import argparse
-import json
 import math
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-import torch
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from random_models import make_model
+from transformers import Qwen2Config
 
-from distillctl.models.locate import model_path
 from distillctl.run.events import read_events
 
 SIZES = {
@@ -35,32 +32,18 @@ PHASES = ("rollout", "teacher", "update", "sync", "step")
 HIDDEN, HEADS, KV_HEADS, INTERMEDIATE = 128, 4, 2, 384
 
 
-def make_model(folder, vocabulary, layers, seed):
-    """A random model whose tokenizer has `vocabulary` tokens: the tiny one's and some that no text has."""
-    source = model_path("builtin:tiny-student", "")
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    taken = len(AutoTokenizer.from_pretrained(source))
-    tokenizer["model"]["vocab"] |= {f"<<{i}>>": i for i in range(taken, vocabulary)}
-    path.write_text(json.dumps(tokenizer))
-    torch.manual_seed(seed)
-    config = Qwen2Config(
+def shape(vocabulary, layers):
+    return Qwen2Config(
         vocab_size=vocabulary, hidden_size=HIDDEN, intermediate_size=INTERMEDIATE, num_hidden_layers=layers,
         num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, max_position_embeddings=2048,
-        tie_word_embeddings=True, eos_token_id=vocabulary - 1,
+        tie_word_embeddings=True,
     )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["eos_token"] = f"<<{vocabulary - 1}>>"
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": vocabulary - 1}))
 
 
 def measure(scratch, number, point, num_steps):
     models = [scratch / f"{name}_{number}" for name in ("student", "teacher")]
     for seed, model in enumerate(models):
-        make_model(model, point["vocabulary"], point["layers"], seed)
+        make_model(model, shape(point["vocabulary"], point["layers"]), seed)
     run = scratch / f"run_{number}"
     overrides = {
         "student.model": models[0], "teacher.model": models[1], "data.train_batch_size": point["batch"],

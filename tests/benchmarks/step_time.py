@@ -1,14 +1,16 @@
 """A training step of distillctl against TRL's DistillationTrainer: same models, prompts, lengths, cores.
 
-    python tests/benchmarks/step_time.py STUDENT TEACHER GSM8K_DIR TRL_PYTHON TRL_SCRIPT [--tokens 128]
-        [--batch 16] [--steps 3] [--rounds 1] [--micro-batch-tokens 1024] [--natural] [--hf]
+    pip install -e '.[cpu,trl]'        # or trl==1.16.0 in an environment of its own: --trl-python PATH
+    python tests/benchmarks/step_time.py [--student DIR --teacher DIR] [--gsm8k DIR] [--trl-python PYTHON]
+        [--tokens 128] [--batch 16] [--steps 3] [--rounds 1] [--micro-batch-tokens 1024] [--natural] [--hf]
 
-GSM8K_DIR holds train.jsonl and test.jsonl. TRL_PYTHON is the Python of a virtual environment with trl 1.16,
-TRL_SCRIPT prints TRL's step times as JSON (`step_s`, `peak_rss_bytes`). Both train in float32 with all cores,
-reverse KL at temperature 1, AdamW, clipping, no dropout; TRL generates with transformers (it cannot use vLLM
-on a CPU). Every response has exactly --tokens tokens; --natural lets them end. First steps are left out, and
-of ours the last, which looks at tokens for the samples file. With --hf transformers' `generate` is timed on
-the same prompts, too, and stands in for our rollout phase, so that what engine and trainer gain is separate.
+Without models it runs on random weights in the shapes of the SmolLM2 pair (see `random_models.py`), without
+--gsm8k, a folder with train.jsonl and test.jsonl, on prompts of `prep arith`. Both train in float32 with all
+cores, reverse KL at temperature 1, AdamW, clipping, no dropout; TRL (`trl_step_time.py`) generates with
+transformers, because it cannot use vLLM on a CPU. Every response has exactly --tokens tokens; --natural lets
+them end, which only a trained student does. First steps are left out, and of ours the last, which looks at
+tokens for the samples file. With --hf transformers' `generate` is timed on the same prompts, too, and stands
+in for our rollout phase, so that what engine and trainer gain is separate.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from statistics import mean, median
 
 import torch
 import yaml
+from random_models import make_pair
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillctl.data.prompts import render
@@ -32,6 +35,7 @@ from distillctl.host.hardware import cpus
 from distillctl.run.events import read_events
 
 MAX_PROMPT = 384
+TRL_SCRIPT = Path(__file__).parent / "trl_step_time.py"
 PHASES = ("rollout", "teacher", "update", "sync", "step")
 
 
@@ -57,23 +61,25 @@ def command(*arguments, **options):
 
 
 def prepare(args, scratch):
-    """Prompts as both will see them, and our configuration."""
+    """Our configuration; prompts for TRL in the order and the wording of ours."""
+    if not (args.student and args.teacher):
+        pair = make_pair(scratch / "models")
+        args.student = args.student or str(pair["student"])
+        args.teacher = args.teacher or str(pair["teacher"])
     count = args.batch * (args.steps + 2)
-    source = scratch / "source"
-    source.mkdir()
-    for split in ("train", "test"):
-        lines = (Path(args.gsm8k) / f"{split}.jsonl").read_text().splitlines()[:count]
-        (source / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    command(sys.executable, "-m", "distillctl", "prep", "gsm8k", "--source", source, cwd=scratch)
+    source = ["prep", "gsm8k", "--source", args.gsm8k] if args.gsm8k else ["prep", "arith"]
+    command(sys.executable, "-m", "distillctl", *source, "--limit", count, "--out", "data", cwd=scratch)
+    with (scratch / "prompts.jsonl").open("w") as file:
+        for row in read_rows(scratch / "data/train.parquet"):
+            file.write(json.dumps({"prompt": row.messages}) + "\n")
     student = args.student if args.natural else str(endless(args.student, scratch / "student"))
-    data = {"train_files": ["data/gsm8k/train.parquet"], "val_files": ["data/gsm8k/test.parquet"],
+    data = {"train_files": ["data/train.parquet"], "val_files": ["data/test.parquet"],
             "max_prompt_length": MAX_PROMPT, "max_response_length": args.tokens,
             "train_batch_size": args.batch}  # fmt: skip
     config = {"student": {"model": student}, "teacher": {"model": args.teacher}, "data": data,
               "optim": {"lr": 1e-5, "schedule": "constant"}, "samples": {"every": 1_000_000},
               "train": {"steps": args.steps + 2, "micro_batch_tokens": args.micro_batch_tokens}}  # fmt: skip
     (scratch / "config.yaml").write_text(yaml.safe_dump(config))
-    return source / "train.jsonl"
 
 
 def ours(scratch, number):
@@ -103,13 +109,13 @@ def rank_peak_bytes():
     return 0
 
 
-def trl(args, train):
+def trl(args, scratch):
     env = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
            "OMP_NUM_THREADS": str(len(cpus()))}  # fmt: skip
     size = ["--tokens", args.tokens, "--batch", args.batch // 2, "--accumulate", 2, "--steps", args.steps + 1]
     natural = ["--natural"] if args.natural else []
     out = command(
-        args.trl_python, args.trl_script, args.student, args.teacher, train, *size, *natural,
+        args.trl_python, TRL_SCRIPT, args.student, args.teacher, scratch / "prompts.jsonl", *size, *natural,
         env={**os.environ, **env},
     )  # fmt: skip
     return json.loads(out.splitlines()[-1])
@@ -121,7 +127,7 @@ def hf_generate(args, scratch):
     config = yaml.safe_load((scratch / "config.yaml").read_text())
     student = config["student"]["model"]
     tokenizer = AutoTokenizer.from_pretrained(student, padding_side="left")
-    rows = read_rows(scratch / "data/gsm8k/train.parquet", None)[: args.batch]
+    rows = read_rows(scratch / "data/train.parquet")[: args.batch]
     prompts, _ = render(rows, tokenizer, MAX_PROMPT)
     model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     inputs = tokenizer.pad({"input_ids": [prompt.token_ids for prompt in prompts]}, return_tensors="pt")
@@ -134,7 +140,7 @@ def report(args, steps, peak, peers, generated):
     seconds = {phase: median(step[f"timing_s/{phase}"] for step in steps) for phase in PHASES}
     lengths = mean(step["response_length/mean"] for step in steps)
     their_s = median(s for peer in peers for s in peer["step_s"][1:])
-    their_length = mean(log["completions/mean_length"] for peer in peers for log in peer["logs"][1:])
+    their_length = mean(length for peer in peers for length in peer["lengths"][1:])
     rest = seconds["step"] - sum(seconds[phase] for phase in PHASES[:3])
     print(f"distillctl {seconds['step']:.1f} s a step of {args.batch} x {lengths:.0f} tokens: "
           + ", ".join(f"{phase} {seconds[phase]:.1f}" for phase in PHASES[:3])
@@ -151,8 +157,9 @@ def report(args, steps, peak, peers, generated):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("student", "teacher", "gsm8k", "trl_python", "trl_script"):
+    for name in ("--student", "--teacher", "--gsm8k"):
         parser.add_argument(name, type=os.path.abspath)
+    parser.add_argument("--trl-python", type=os.path.abspath, default=sys.executable)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3)
@@ -163,14 +170,14 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        train = prepare(args, scratch)
+        prepare(args, scratch)
         steps, peak, peers, generated = [], 0, [], []
         for number in range(args.rounds):
             found, reached = ours(scratch, number)
             steps, peak = steps + found, max(peak, reached)
             if args.hf:
                 generated.append(hf_generate(args, scratch))
-            peers.append(trl(args, train))
+            peers.append(trl(args, scratch))
         report(args, steps, peak, peers, generated)
 
 

@@ -1,10 +1,11 @@
 """Teacher and update phase against plain torch on the same tokens, and what ZeRO-3 costs; measured in turns.
 
-    python tests/benchmarks/train_phases.py STUDENT TEACHER [--prompts data/gsm8k/train.parquet]
+    distillctl prep arith && python tests/benchmarks/random_models.py models
+    python tests/benchmarks/train_phases.py models/student models/teacher [--prompts data/arith/train.parquet]
         [--batch 16] [--tokens 128] [--micro-batch-tokens 1024] [--ragged] [--rounds 5]
 
-The batch: prompts of GSM8K and random responses of --tokens tokens, with --ragged of 1 to --tokens. The ways,
-each in a process of its own, all in float32 with every core:
+The batch: the first prompts and random responses of --tokens tokens, with --ragged of 1 to --tokens. The
+ways, each in a process of its own, all in float32 with every core:
 
     zero3   our update: ZeRO-3 on one rank, micro-batches, chunked loss, clipping and AdamW
     torch   the same without DeepSpeed
@@ -51,7 +52,7 @@ LR, CLIP = 1e-5, 1.0
 
 
 def make_rollouts(tokenizer, config, count, num_tokens, *, ragged):
-    rows = read_rows(Path(config.data.train_files[0]), None)[:count]
+    rows = read_rows(Path(config.data.train_files[0]))[:count]
     prompts, _ = render(rows, tokenizer, config.data.max_prompt_length)
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, num_tokens, count) if ragged else [num_tokens] * count
@@ -228,7 +229,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("student")
     parser.add_argument("teacher")
-    parser.add_argument("--prompts", default="data/gsm8k/train.parquet", type=os.path.abspath)
+    parser.add_argument("--prompts", default="data/arith/train.parquet", type=os.path.abspath)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128)
