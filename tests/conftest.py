@@ -1,14 +1,18 @@
-"""Fixtures of the command line's tests, and of those that look at an engine's processes or at a terminal."""
+"""Fixtures of the command line's tests, and of those that look at an engine's processes or at a terminal.
+
+Tests without the mark `engine` or `slow` start no engine and no trainer: such a start fails here.
+"""
 
 import fcntl
 import os
 import pty
 import struct
 import subprocess
+import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyte
@@ -16,6 +20,44 @@ import pytest
 
 from distillctl.cli import app
 from distillctl.launch import train_command
+
+
+PYTHON = sys.executable
+ENGINE_VARIABLES = {"VLLM_PLUGINS", "DS_ACCELERATOR"}
+"""distillctl sets the first for vLLM's engines and servers, the second for the ranks of a trainer."""
+running: list[pytest.Item] = []
+"""The test that runs, if any."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    running.append(item)
+    try:
+        return (yield)
+    finally:
+        running.pop()
+
+
+def starts_engine(command: object, environment: Mapping[str, str] | None) -> bool:
+    """Whether a command starts an engine, a server or a trainer itself, or a run that would."""
+    words = [os.fspath(word) for word in command] if isinstance(command, list | tuple) else [str(command)]
+    if PYTHON not in words:  # a program that a test put in Python's place
+        return False
+    asks = words[words.index("distillctl") + 1 :] if "distillctl" in words else []
+    runs = bool({"train", "eval"} & set(asks[:1])) and "--dry-run" not in asks
+    return runs or bool(ENGINE_VARIABLES & set(environment or {}))
+
+
+def _require_mark(event: str, arguments: tuple[object, ...]) -> None:
+    if event != "subprocess.Popen" or not running:
+        return
+    _, command, _, environment = arguments
+    marks = {mark.name for mark in running[-1].iter_markers()}
+    if not marks & {"engine", "slow"} and starts_engine(command, environment):
+        raise RuntimeError(f"{running[-1].nodeid} starts an engine: mark it `engine`")
+
+
+sys.addaudithook(_require_mark)
 
 
 @pytest.fixture(scope="session", autouse=True)

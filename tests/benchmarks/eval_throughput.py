@@ -3,9 +3,10 @@
     python tests/benchmarks/eval_throughput.py [MODEL] [NUM_PROMPTS] [ROUNDS]
 
 MODEL is the tiny student unless it is named; `random_models.py` makes larger ones, whose answers are all as
-long as they may be. Both engines run; the time of `eval` is that of everything between its engine's start and its graded answers:
-tokenizer, chat template, batches, decoding, keeping and grading the answers. That of vLLM is one `generate`
-of all prompts, which are rendered before. Prints tokens/s of both (median over the rounds) and their ratio.
+long as they may be. Both engines run; the time of `eval` is that of everything between its engine's start and
+its graded answers: tokenizer, chat template, batches, decoding, keeping and grading the answers. That of vLLM
+is one `generate` of all prompts, which are rendered before. Prints tokens/s of both (median over the rounds)
+and their ratio.
 """
 
 import os

@@ -3,9 +3,8 @@
     pip install -e '.[cpu,bench]'
     python tests/benchmarks/learning_curves.py [--out learning_curves] [--objectives NAME ...] [--steps 240]
 
-Prepares its own data. Takes about six minutes an objective on 2 cores. Runs
-are in OUT/NAME; those that are finished are not repeated, those that were stopped go on. Draws
-OUT/learning_curves.svg and prints a table.
+Prepares its own data. Takes about six minutes an objective on 2 cores. Runs are in OUT/NAME; those that are
+finished are not repeated, those that were stopped go on. Draws OUT/learning_curves.svg and prints a table.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/pipeline_model.py RUN
 
-RUN is the directory of any run that `distillctl train` made, such as runs/demo of `make demo`.
-A synchronous step takes rollout + teacher + update + sync. One step off, the next rollout runs beside teacher
-and update: max(rollout, teacher + update) + sync. RUN has to be synchronous; its first and last steps, which
-warm up and look at tokens, are left out.
+RUN is the directory of any run that `distillctl train` made, such as runs/demo of `make demo`. A synchronous
+step takes rollout + teacher + update + sync. One step off, the next rollout runs beside teacher and update:
+max(rollout, teacher + update) + sync. RUN has to be synchronous; its first and last steps, which warm up and
+look at tokens, are left out.
 """
 
 import sys

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/report_load.py RUN... [--rounds 5]
 
-Needs the extra `dev`, and runs, such as runs/demo of `make demo`. Makes the report of the runs and opens it in headless Chromium (Debian's chromium and chromium-driver). Prints
-the size, the seconds it takes to make, and the median seconds from the start of the navigation to the
-load event and to the first drawn charts.
+Needs the extra `dev`, and runs, such as runs/demo of `make demo`. Makes the report of the runs and opens it
+in headless Chromium (Debian's chromium and chromium-driver). Prints the size, the seconds it takes to make,
+and the median seconds from the start of the navigation to the load event and to the first drawn charts.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python tests/benchmarks/rollout_throughput.py [MODEL] [NUM_PROMPTS] [MAX_TOKENS] [ROUNDS]
 
 MODEL is the tiny student unless it is named; `random_models.py` makes one of 106 million parameters. Prints
-tokens/s of both (median over the rounds) and their ratio. The plain engine runs in a process of its
-own with the worker's engine options and environment, but without distillctl's plugin, protocol and pausing.
+tokens/s of both (median over the rounds) and their ratio. The plain engine runs in a process of its own with
+the worker's engine options and environment, but without distillctl's plugin, protocol and pausing.
 """
 
 import os

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/startup.py [STUDENT TEACHER] [--rounds 3]
 
-The tiny pair unless others are named (`random_models.py` makes some). Ours ends with the `start` event: engine and ranks are up, models loaded, weights proved.
-vLLM's ends when `LLM(...)` with the same options in the same environment returns.
+The tiny pair unless others are named (`random_models.py` makes some). Ours ends with the `start` event:
+engine and ranks are up, models loaded, weights proved. vLLM's ends when `LLM(...)` with the same options in
+the same environment returns.
 """
 
 import argparse
