@@ -21,7 +21,6 @@ import pytest
 from distillctl.cli import app
 from distillctl.launch import train_command
 
-
 PYTHON = sys.executable
 ENGINE_VARIABLES = {"VLLM_PLUGINS", "DS_ACCELERATOR"}
 """distillctl sets the first for vLLM's engines and servers, the second for the ranks of a trainer."""
@@ -43,9 +42,8 @@ def starts_engine(command: object, environment: Mapping[str, str] | None) -> boo
     words = [os.fspath(word) for word in command] if isinstance(command, list | tuple) else [str(command)]
     if PYTHON not in words:  # a program that a test put in Python's place
         return False
-    asks = words[words.index("distillctl") + 1 :] if "distillctl" in words else []
-    runs = bool({"train", "eval"} & set(asks[:1])) and "--dry-run" not in asks
-    return runs or bool(ENGINE_VARIABLES & set(environment or {}))
+    runs = "distillctl" in words and "--dry-run" not in words and {"--run-dir", "--checkpoint"} & set(words)
+    return bool(runs or ENGINE_VARIABLES & set(environment or {}))
 
 
 def _require_mark(event: str, arguments: tuple[object, ...]) -> None:
