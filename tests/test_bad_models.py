@@ -208,6 +208,7 @@ def test_models_that_cannot_be_trained_with(refused, folder, case, key):
     assert "model" in message
 
 
+@pytest.mark.slow
 def test_a_teacher_without_a_head_of_its_own_is_refused_before_anything_starts(refused, folder):
     """Of tensors that are missing transformers says so in a log only, and gives them random values."""
     edit(folder / "model" / "config.json", tie_word_embeddings=False)
@@ -218,12 +219,14 @@ def test_a_teacher_without_a_head_of_its_own_is_refused_before_anything_starts(r
     assert "tie_word_embeddings" in fix
 
 
+@pytest.mark.slow
 def test_a_model_that_lacks_a_tensor_is_not_evaluated(refused, folder):
     entries(folder / "model", lambda tree: tree.update({"model.other.weight": tree.pop(NORM)}))
     message, _ = refused(*EVAL)
     assert message.startswith(f"--checkpoint: {folder / 'model'} lacks 1 tensor ({NORM}), ")
 
 
+@pytest.mark.slow
 def test_a_quantised_model_that_lacks_a_tensor_is_not_evaluated(refused, folder):
     """The engine looks for what is missing in other models alone."""
     edit(folder / "model" / "config.json", quantization_config=IGNORES_ALL)

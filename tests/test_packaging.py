@@ -16,6 +16,8 @@ import pytest
 from distillctl import __version__
 from distillctl.config.loading import preset_names
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PRESET = "tiny-from-small-arith"
 PIP_LINE = "pip install 'distillctl[cpu]'"

@@ -13,6 +13,8 @@ from distillctl.evaluate.questions import Target, all_questions, row_of
 from distillctl.evaluate.responses import Task, cache_key, responses, running_engine
 from distillctl.models.locate import model_path
 
+pytestmark = pytest.mark.engine
+
 NUM_ROWS = 12
 
 

@@ -240,6 +240,7 @@ def models(tmp_path_factory):
     return {path.name: (path, faults) for path, faults in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_missing_tensors_are_named(models, case):
     assert sorted(models[case][1].missing) == sorted(BROKEN[case][1])
@@ -419,6 +420,7 @@ def test_embeddings_under_the_name_of_the_head_are_refused_for_the_engine_alone(
         answers("embeddings as a head", engine=True)
 
 
+@pytest.mark.slow
 def test_a_model_whose_buffers_alone_take_gigabytes_is_not_built(tmp_path):
     shutil.copytree(SOURCE, tmp_path / "huge")
     edit(tmp_path / "huge", head_dim=2 * 10**9)

@@ -71,6 +71,7 @@ def test_a_run_beyond_the_switch_is_refused_with_the_key_and_the_limit(distillct
     assert "to 200 together" in err
 
 
+@pytest.mark.slow
 def test_a_run_within_the_switch_has_an_engine_within_it(distillctl, model, monkeypatch):
     """vLLM takes the other factors for all sequences where `max_model_len` is beyond the switch."""
 

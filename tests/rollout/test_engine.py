@@ -21,6 +21,8 @@ from distillctl.rollout.client import RolloutClient, Sampling, request_names, sa
 from distillctl.rollout.start import engine_settings, start_engine
 from distillctl.train.agreement import Scores, require_agreement
 
+pytestmark = pytest.mark.engine
+
 EOS = [2]
 SAMPLING = Sampling(1.0, 1.0, 24, EOS)
 

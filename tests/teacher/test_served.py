@@ -149,6 +149,7 @@ def assert_agrees(scores, batch, model, num_topk):
     assert all(len(set(row)) == num_topk for row in scores.ids_NK.tolist())
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("num_topk", [0, 1, 32])
 def test_scores_are_those_of_the_model(connect, batches, reference, num_topk):
     teacher = connect(num_topk=num_topk)
@@ -156,6 +157,7 @@ def test_scores_are_those_of_the_model(connect, batches, reference, num_topk):
         assert_agrees(scores, batch, reference, num_topk)
 
 
+@pytest.mark.engine
 def test_endpoints_are_asked_in_turn(connect, server, batches, reference, tmp_path):
     """The same server under two names; both have to be used."""
     link = tmp_path / "other.sock"
@@ -170,6 +172,7 @@ def test_endpoints_are_asked_in_turn(connect, server, batches, reference, tmp_pa
     assert sorted(asked.count(name) for name in set(asked)) == [num_sequences // 2, num_sequences // 2 + 1]
 
 
+@pytest.mark.engine
 def test_another_endpoint_takes_over_what_one_drops(connect, server, batches, reference, monkeypatch):
     monkeypatch.setattr(served.time, "sleep", lambda _: None)
     with stand_in(lambda request: (503, {"error": {"message": "warming up"}})) as url:
@@ -177,33 +180,39 @@ def test_another_endpoint_takes_over_what_one_drops(connect, server, batches, re
         assert_agrees(teacher.score(batches[:1])[0], batches[0], reference, 16)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("model", ["builtin:anything", None])
 def test_the_only_model_of_a_server_is_taken_whatever_its_name(connect, batches, path, model):
     assert connect(model=model or str(path)).score(batches[2:])
 
 
+@pytest.mark.engine
 def test_the_preflight_compares_a_server_with_the_model_it_should_serve(connect, batches, path):
     found = served_agrees("default", connect(), str(path), torch.float32, batches[0])
     assert found.level == "ok"
 
 
+@pytest.mark.engine
 def test_the_preflight_refuses_a_server_of_other_weights(connect, batches):
     other = str(model_path("builtin:tiny-student", "test"))
     with pytest.raises(RunFailed, match="default: server and local model differ by"):
         served_agrees("default", connect(), other, torch.float32, batches[0])
 
 
+@pytest.mark.engine
 def test_the_preflight_says_when_there_is_nothing_to_compare_with(connect, batches, tmp_path):
     found = served_agrees("default", connect(), str(tmp_path), torch.float32, batches[0])
     assert (found.level, "not on this machine" in found.detail) == ("warn", True)
 
 
+@pytest.mark.engine
 def test_too_many_tokens_asked_for_is_explained(connect, batches):
     with pytest.raises(RunFailed, match="greater than max allowed: 33") as error:
         connect(num_topk=40).score(batches)
     assert error.value.hint == "start it with --max-logprobs 40 or lower loss.topk"
 
 
+@pytest.mark.engine
 def test_a_sequence_that_is_too_long_is_explained(connect):
     batch = micro_batch(0, [(60, MAX_LENGTH)])
     with pytest.raises(RunFailed, match="maximum context length is 121") as error:
@@ -211,12 +220,14 @@ def test_a_sequence_that_is_too_long_is_explained(connect):
     assert "--max-model-len" in error.value.hint
 
 
+@pytest.mark.engine
 def test_a_server_that_is_too_short_is_refused_at_the_start(connect):
     with pytest.raises(ConfigError, match=r"takes 121 tokens; data\.max_prompt_length") as error:
         connect(max_length=MAX_LENGTH + 1)
     assert "--max-model-len 122" in error.value.hint
 
 
+@pytest.mark.engine
 def test_chosen_tokens_are_refused_on_a_cpu_and_why_is_said(connect):
     batch = micro_batch(0, RAGGED, topk=8)
     with pytest.raises(RunFailed, match="requires the V2 model runner") as error:
@@ -224,6 +235,7 @@ def test_chosen_tokens_are_refused_on_a_cpu_and_why_is_said(connect):
     assert "loss.kind=student_topk needs a teacher server on a GPU" in error.value.hint
 
 
+@pytest.mark.engine
 def test_the_socket_is_private_and_nothing_listens_beyond_loopback(server, connect, process_group, loopback):
     connect()
     process, socket = server
@@ -232,6 +244,7 @@ def test_the_socket_is_private_and_nothing_listens_beyond_loopback(server, conne
     assert set(process_group(process.pid).addresses()) <= loopback
 
 
+@pytest.mark.engine
 def test_no_prompt_is_logged(server, connect, batches):
     connect().score(batches)
     log = (server[1].parent / "teacher.log").read_text()
@@ -239,6 +252,7 @@ def test_no_prompt_is_logged(server, connect, batches):
     assert str(batches[0].sequences[0][:5])[1:-1] not in log
 
 
+@pytest.mark.engine
 def test_an_idle_server_leaves_the_cores_alone(server, connect, batches, process_group):
     connect().score(batches)
     ticks = os.sysconf("SC_CLK_TCK")
@@ -727,6 +741,7 @@ def test_names_of_teachers_become_different_file_names():
     assert not any("/" in name for name in made)
 
 
+@pytest.mark.engine
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # httpcore leaves it when connect fails
 def test_a_dead_server_is_an_error_after_the_attempts(connect, server, batches, monkeypatch, process_group):
     """Last in the module: it ends the server."""

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from distillctl.run import checkpoints
 
+pytestmark = pytest.mark.engine
+
 SCRIPT = Path(__file__).with_name("checkpoint_process.py")
 DECAY = "optim.weight_decay=0.1"
 

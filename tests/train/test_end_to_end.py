@@ -21,6 +21,8 @@ from distillctl.run.events import read_events
 from distillctl.run.metrics import METRICS
 from distillctl.run.sample_files import sample_schema
 
+pytestmark = pytest.mark.engine
+
 PRESET = "tiny-from-small-arith"
 STEPS = 3
 SMALL = [

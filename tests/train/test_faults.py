@@ -22,6 +22,8 @@ from distillctl.run import checkpoints
 from distillctl.run.events import read_events
 from distillctl.run.resolve import resolve_checkpoint
 
+pytestmark = pytest.mark.engine
+
 STEPS = 5
 RUN = [
     "train", "--preset", "tiny-from-small-arith", "data.train_batch_size=12", "data.max_response_length=48",

@@ -17,6 +17,8 @@ from distillctl.models.locate import model_path
 from distillctl.objective.teacher_scores import TopK
 from distillctl.train import self_checks
 
+pytestmark = pytest.mark.engine
+
 SCRIPT = Path(__file__).with_name("student_process.py")
 STAGES = [f"{setting}:reverse_kl:token-mean" for setting in
           ("3:4000:4096", "3:60:7", "3:1:4096", "2:100:4096", "1:100:16", "0:100:4096")]  # fmt: skip
