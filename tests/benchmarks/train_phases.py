@@ -39,14 +39,12 @@ from distillctl.data.read import read_rows
 from distillctl.data_types import Rollout
 from distillctl.host.hardware import cpu_runtime, cpus
 from distillctl.models.load import load_model
-from distillctl.objective.aggregate import token_weights
-from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.teacher_scores import Dense
 from distillctl.teacher.local import LocalTeacher
 from distillctl.train import student
-from distillctl.train.batch import micro_batches, tokens
+from distillctl.train.batch import micro_batches, weighted
 from distillctl.train.distributed import Distributed
 from distillctl.train.objectives import make_objective
+from distillctl.train.training_batch import ScoredBatch
 
 LR, CLIP = 1e-5, 1.0
 
@@ -78,16 +76,14 @@ class Way:
         torch.manual_seed(0)
         self.config = load_config(Path(settings["config"]))
         tokenizer = AutoTokenizer.from_pretrained(self.config.student.model)
-        self.rollouts = make_rollouts(
+        rollouts = make_rollouts(
             tokenizer, self.config, settings["batch"], settings["tokens"], ragged=settings["ragged"]
         )
+        self.rollouts = weighted(rollouts, self.config)
         self.objective = make_objective(self.config, len(tokenizer))
         self.teacher = LocalTeacher(self.config.teacher.model, torch.float32, torch.device("cpu"))
-        lengths = [len(rollout.response_ids) for rollout in self.rollouts]
-        weights = token_weights("token-mean", lengths, 1)
         distributed = Distributed(0, 1, "cpu", Path(settings["rendezvous"]))
-        self.batches = micro_batches(self.rollouts, range(len(self.rollouts)), self.config, distributed, 1.0)
-        self.inputs = [tokens(batch, weights, None) for batch in self.batches]
+        self.batches = micro_batches(self.rollouts, range(len(self.rollouts)), self.config, distributed)
         self.num_tokens = sum(rollout.length for rollout in self.rollouts)
         self.num_computed = sum(len(batch.input_ids_T) for batch in self.batches)
         self.sequences = [
@@ -101,21 +97,22 @@ class Way:
 
 class Update(Way):
     def prepare(self):
-        self.scored = self.teacher.score(self.batches)
+        self.scored = [
+            ScoredBatch(micro_batch=batch, scores=scores, objective=self.objective)
+            for batch, scores in zip(self.batches, self.teacher.score(self.batches), strict=True)
+        ]
         self.load_student()
 
     def load_student(self):
         self.student = student.Student(self.config.student.model, torch.float32, self.config, 1000)
 
     def run(self):
-        with self.teacher.head() as head:
-            for scored, inputs in zip(self.scored, self.inputs, strict=True):
-                self.forward_backward(scored.batch, Dense(scored.teacher, head), inputs)
+        for batch in self.scored:
+            self.forward_backward(batch)
         self.step()
 
-    def forward_backward(self, batch, teacher, inputs):
-        last = batch is self.batches[-1]
-        self.student.forward_backward(batch, teacher, inputs, self.objective, last=last)
+    def forward_backward(self, batch):
+        self.student.forward_backward(batch, last=batch is self.scored[-1])
 
     def step(self):
         self.student.step()
@@ -128,8 +125,8 @@ class Torch(Update):
         self.model.lm_head.forward = MethodType(student._head_forward, self.model.lm_head)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR)
 
-    def forward_backward(self, batch, teacher, inputs):
-        loss, _ = self.model(*batch.inputs, chunked_loss, teacher, inputs, self.objective)
+    def forward_backward(self, batch):
+        loss, _ = self.model(*batch.micro_batch.inputs, compute=batch.loss)
         loss.backward()
 
     def step(self):
@@ -150,12 +147,12 @@ class DenseLoss(Way):
 
     def run(self):
         total = sum(len(r.response_ids) for r in self.rollouts)
-        with self.teacher.head() as head:
-            for ids, hidden in zip(self.sequences, self.hidden, strict=True):
-                keep = len(hidden) + 1
-                logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0, :-1]
-                log_q, log_p = logits.log_softmax(-1), (hidden @ head.T).log_softmax(-1)
-                (F.kl_div(log_p, log_q, reduction="sum", log_target=True) / total).backward()
+        head = self.teacher.head_VG
+        for ids, hidden in zip(self.sequences, self.hidden, strict=True):
+            keep = len(hidden) + 1
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0, :-1]
+            log_q, log_p = logits.log_softmax(-1), (hidden @ head.T).log_softmax(-1)
+            (F.kl_div(log_p, log_q, reduction="sum", log_target=True) / total).backward()
         self.model.zero_grad()
 
 

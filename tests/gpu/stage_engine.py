@@ -28,7 +28,7 @@ from distillctl.host.shared_memory import scratch_directory
 from distillctl.models.load import load_model
 from distillctl.models.locate import model_path
 from distillctl.models.packed_attention import packed_arguments
-from distillctl.objective.products import logits
+from distillctl.objective.matmul import logits
 from distillctl.rollout.client import RolloutClient, Sampling
 from distillctl.rollout.start import engine_settings, start_engine
 from distillctl.train.agreement import LIMITS

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from distillctl.models import packed_attention
 from distillctl.objective.chunked import chunked_loss
-from distillctl.objective.views import Dense, Objective, Tokens
+from distillctl.objective.inputs import Objective, Tokens
+from distillctl.objective.teacher_scores import Dense
 
 LENGTHS = (9, 1, 5) if TINY else (300, 1, 77, 640, 16)
 HEADS = ((14, 2, 64, None), (28, 4, 128, None), (3, 1, 32, None), (14, 2, 64, 50))

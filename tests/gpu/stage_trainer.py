@@ -19,14 +19,14 @@ from random_models import NUM_TOKENS, SHAPES, flagship_config, folder
 from settings import CHECK, DEVICE, ON_GPU, PYTHON, TINY, WORK
 
 from distillctl.config.schema import Config
-from distillctl.data_types import Prompt, Rollout, Scored
-from distillctl.objective.aggregate import token_weights
-from distillctl.objective.views import Dense, Objective
+from distillctl.data_types import Prompt, Rollout
+from distillctl.objective.inputs import Objective
 from distillctl.teacher.local import LocalTeacher
-from distillctl.train import batch
-from distillctl.train.distributed import Ranks
+from distillctl.train.batch import micro_batches, weighted
+from distillctl.train.distributed import Distributed
 from distillctl.train.objectives import make_objective
 from distillctl.train.student import Student
+from distillctl.train.training_batch import ScoredBatch
 from distillctl.train.weight_sync import WeightWriter
 
 PEAK_FLOPS = 989e12
@@ -47,34 +47,31 @@ class Parts:
     """Student, teacher and a batch of random tokens on one rank, through distillctl's own classes."""
 
     config: Config
-    ranks: Ranks
+    distributed: Distributed
     teacher: LocalTeacher
     student: Student
     objective: Objective
     rollouts: list[Rollout]
-    weights: list[float]
     seconds: dict[str, float]
     """Of each part's start."""
-    scored: list[Scored] = field(default_factory=list)
+    batches: list[ScoredBatch] = field(default_factory=list)
 
     def score(self) -> None:
         """The teacher phase."""
         members = range(len(self.rollouts))
-        batches = batch.micro_batches(self.rollouts, members, self.config, self.ranks, 1.0)
-        self.scored = self.teacher.score(batches)
+        batches = micro_batches(self.rollouts, members, self.config, self.distributed)
+        self.batches = [
+            ScoredBatch(micro_batch=batch, scores=scores, objective=self.objective)
+            for batch, scores in zip(batches, self.teacher.score(batches), strict=True)
+        ]
 
     def update(self) -> dict[str, float]:
         """The update phase; the step's metrics and its loss."""
         loss = 0.0
-        for scored in self.scored:
-            tokens = batch.tokens(scored.batch, self.weights, None)
-            last = scored is self.scored[-1]
-            with self.teacher.head() as head:
-                view = Dense(scored.teacher, head)
-                stats_SN, _ = self.student.forward_backward(
-                    scored.batch, view, tokens, self.objective, last=last
-                )
-            loss += float(stats_SN[0].double() @ tokens.weights_N.double())
+        for batch in self.batches:
+            stats = self.student.forward_backward(batch, last=batch is self.batches[-1])
+            weights_N = batch.micro_batch.tokens.weights_N
+            loss += float(stats.stats_SN[0].double() @ weights_N.double())
         return self.student.step() | {"loss": loss}
 
 
@@ -86,11 +83,11 @@ def build_parts(
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": DEVICE}
-    ranks = Ranks(0, 1, DEVICE, WORK / f"rendezvous{time.time_ns()}")
+    distributed = Distributed(0, 1, DEVICE, WORK / f"rendezvous{time.time_ns()}")
     seconds["ranks"] = lap(start)
     start = time.perf_counter()
     loaded = LocalTeacher(
-        str(folder() / teacher), dtype(), ranks.device,
+        str(folder() / teacher), dtype(), distributed.device,
         shard=config.teacher.shard, offload=config.teacher.offload == "cpu",
     )  # fmt: skip
     seconds["load_teacher"] = lap(start)
@@ -100,12 +97,11 @@ def build_parts(
     torch.manual_seed(0)
     return Parts(
         config=config,
-        ranks=ranks,
+        distributed=distributed,
         teacher=loaded,
         student=student,
         objective=make_objective(config, NUM_TOKENS),
-        rollouts=_random_rollouts(sequences, prompt, response),
-        weights=token_weights("token-mean", [response] * sequences, 1),
+        rollouts=weighted(_random_rollouts(sequences, prompt, response), config),
         seconds=seconds,
     )
 
@@ -114,8 +110,10 @@ def _random_rollouts(sequences: int, prompt: int, response: int) -> list[Rollout
     ids = np.random.default_rng(0).integers(10, NUM_TOKENS, (sequences, prompt + response))
     logprobs = np.zeros(response, np.float32)
     return [
-        Rollout(Prompt(f"row/{i}", row[:prompt].tolist(), "", None), 0, row[prompt:].astype(np.int32),
-                logprobs, "length", 0)
+        Rollout(
+            prompt=Prompt(f"row/{i}", row[:prompt].tolist(), "", None), group=i, sample=0, weight_version=0,
+            response_ids=row[prompt:].astype(np.int32), response_logprobs=logprobs, finish_reason="length",
+        )
         for i, row in enumerate(ids)
     ]  # fmt: skip
 
