@@ -46,7 +46,8 @@ def engine_s(model):
 
 def command_s(student, teacher, folder, number):
     run = Path(folder) / f"run_{number}"
-    settings = [f"student.model={student}", f"teacher.model={teacher}", "train.steps=1", "eval.every=0",
+    models = {name: model_path(model, name) for name, model in (("student", student), ("teacher", teacher))}
+    settings = [*(f"{name}.model={path}" for name, path in models.items()), "train.steps=1", "eval.every=0",
                 "optim.warmup_steps=0", f"data.max_prompt_length={PROMPT}",
                 f"data.max_response_length={RESPONSE}", "data.train_batch_size=8"]  # fmt: skip
     preset = ["train", "--preset", "tiny-from-small-arith", "--run-dir", str(run), "--display", "quiet"]

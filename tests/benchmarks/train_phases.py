@@ -224,8 +224,8 @@ def write_config(path, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("student")
-    parser.add_argument("teacher")
+    parser.add_argument("student", type=os.path.abspath)
+    parser.add_argument("teacher", type=os.path.abspath)
     parser.add_argument("--prompts", default="data/arith/train.parquet", type=os.path.abspath)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--batch", type=int, default=16)
