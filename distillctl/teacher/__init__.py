@@ -1,1 +1,1 @@
-"""The teacher: hidden states for the tokens that the student wrote."""
+"""Teachers, in this process or behind servers: what they say about the tokens that the student wrote."""
