@@ -1,4 +1,4 @@
-"""The matrix products with a head: logits and the two gradients, in at least float32.
+"""The matrix products with an LM head: logits and the two gradients, in at least float32.
 
 On a GPU the factors of 16-bit models stay 16 bits. On a CPU they are made float32, some rows of the head at a
 time: torch's 16-bit products there have 16-bit results and are several times slower.

@@ -22,7 +22,7 @@ from distillctl.errors import RunFailed
 from distillctl.teacher.interface import ScoringStopped
 
 MAX_ERROR_BYTES = 1 << 16
-"""Of a reply that is an error; the rest of it is not read."""
+"""Bytes that are read of a reply that is an error."""
 _thread = threading.local()
 """`exchange`: the one that this thread is in."""
 

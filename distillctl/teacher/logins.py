@@ -16,7 +16,7 @@ from distillctl.errors.redact import MASK, PLACEHOLDER
 LOGIN = "DISTILLCTL_TEACHER_LOGIN"
 """Environment variable with the `USER:PASSWORD` of addresses in which they are masked."""
 _LOGINS = "DISTILLCTL_TEACHER_LOGINS"
-"""Of a rank: JSON, the logins of each teacher by name."""
+"""Environment variable of a rank: the logins of each teacher by name, as JSON."""
 API_KEY = "DISTILLCTL_TEACHER_API_KEY"
 """Environment variable with the key that servers want; sent to them and written nowhere."""
 

@@ -25,12 +25,13 @@ from distillctl.teacher.replies import Values, read_asked, read_most_likely
 from distillctl.teacher.request import Job, request
 
 ATTEMPTS = 4
-"""Of one request, one second apart at first, then two, then four; each at the next endpoint."""
+"""Attempts at one request, each at the next endpoint, with pauses of 1, 2 and 4 seconds between them."""
 _FREE_BYTES = 1 << 20
+"""Bytes that every reply about a prompt may have."""
 _ENTRY_BYTES = 512
-"""Of a reply about a prompt: so many, and so many for each listed token of a position; vLLM's take 80."""
+"""Bytes that it may have besides for each listed token of a position; vLLM's take 80."""
 POLL_S = 0.2
-"""Longest time between two questions whether to stop."""
+"""Longest time between two calls of `should_stop`."""
 
 
 class ServedTeacher:
@@ -92,7 +93,7 @@ class ServedTeacher:
             asked = [[pool.submit(self._score, job, requests) for job in of_batch] for of_batch in jobs]
             read = [[self._await(future) for future in of_batch] for of_batch in asked]
         finally:
-            requests.end()  # of those that an error or a stop has left
+            requests.end()  # an error or a stop may have left some
             pool.shutdown(wait=False, cancel_futures=True)
         return [_topk(batch, rows) for batch, rows in zip(batches, read, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Guards: signs in a step's metrics that a run goes wrong. Pure Python; every rank comes to the same verdict.
+"""Guards: signs in a step's metrics that a run goes wrong. Pure Python; every rank reaches the same verdict.
 
 To add one: a key in `config/guards.py` and an entry in `Guards._signs`.
 """
@@ -13,10 +13,10 @@ from typing import Any
 from distillctl.config.guards import GuardsConfig
 
 BASELINE_STEPS = 5
-"""First steps whose means the growth of KL and lengths is measured against."""
+"""The growth of KL and lengths is measured against the means of this many first steps."""
 KL_FLOOR = 0.1
-"""Nats. The KL of a pair that begins closer than this may grow up to the guard's multiple of this: from so
-low it grows many times by the noise of a batch."""
+"""Nats. The KL of a pair that begins below this may grow to the guard's multiple of this value. From so low a
+start, the noise of a single batch makes it many times as large."""
 _MEANS = ("kl/reverse", "response_length/mean")
 
 
@@ -31,7 +31,7 @@ class Violation:
     count: int
     """Steps in a row."""
     fatal: bool
-    """Whether they are as many as stop the run."""
+    """Whether they are enough to stop the run."""
 
 
 class Guards:

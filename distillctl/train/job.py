@@ -12,7 +12,7 @@ STARTING = "starting processes"
 
 @dataclass(frozen=True, slots=True)
 class TeacherJob:
-    """One teacher, found."""
+    """Where one teacher is."""
 
     model: str
     """Local model directory; of a teacher behind a URL perhaps without weights."""
@@ -48,7 +48,7 @@ class TrainJob:
     gpus: dict[str, str]
     """The run's GPUs: number among the visible ones to identifier; empty on a CPU."""
     universal: bool = False
-    """That checkpoint is of another number of ranks."""
+    """Whether another number of ranks wrote that checkpoint."""
     preflight_only: bool = False
     """Put everything together, measure what can be measured before the first step, and end."""
 

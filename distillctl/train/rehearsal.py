@@ -39,7 +39,7 @@ is the disk's, without one it is about what a file holds."""
 def rehearse_save(folder: Path, student: Student, tokenizer: Any, distributed: Distributed) -> list[Check]:
     """Save the student below `folder` as a checkpoint would, read it back and remove it. Collective.
 
-    Returns what is to be said, on rank 0. Raises ConfigError there for a model that cannot be saved or would
+    Returns the findings, on rank 0. Raises ConfigError there for a model that cannot be saved or would
     not load again, EnvironmentUnfit when the disk refuses.
     """
     sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in student.model.parameters())
@@ -119,7 +119,7 @@ def _name_checks(trial: Path, student: Student, written: bool) -> list[Check]:
 
 
 def _generation_checks(source: Path, written: Any) -> list[Check]:
-    """Says where generation_config.json is one that transformers loads but would not save."""
+    """Warns of a generation_config.json that transformers loads but would refuse to save."""
     try:
         written.validate(strict=True)
     except ValueError as error:

@@ -44,7 +44,7 @@ class RolloutEngine:
     ) -> None:
         """Wait until the engine is ready. `canary_ids`: a prompt whose log-probabilities prove each push.
 
-        `warn(step, message)` is told of every loss.
+        `warn(step, message)` is called each time the engine is lost.
         """
         self._path = Path(job.socket)
         self._timeout_s = config.rollout.timeout_s
@@ -57,9 +57,9 @@ class RolloutEngine:
         self._ahead: Callable[[RolloutClient], Rollouts] | None = None
         self._reply: Future[Rollouts] | None = None
         self._agreed: Scores | None = None
-        """Of the canary, when this engine's last moved; on rank 0."""
+        """The canary's scores when those of the engine last changed; on rank 0."""
         self._first_nats: float | None = None
-        """How far engine and trainer lay apart at first: what this model's rounding makes."""
+        """Gap between engine and trainer at the first comparison, which is this model's rounding."""
         self._client = self._connect()
         distributed.barrier()
 
@@ -117,7 +117,7 @@ class RolloutEngine:
         return self.push(self._version) if gap is None else gap
 
     def memory_bytes(self) -> int:
-        """Memory of the engine's processes; 0 but on rank 0."""
+        """Memory of the engine's processes, on rank 0; 0 on the others."""
         return 0 if self._client is None else group_bytes(self._client.pid)
 
     def _prove(self, *, pushed: bool) -> float | None:
@@ -140,7 +140,7 @@ class RolloutEngine:
         return nats
 
     def _try(self, request: Callable[[RolloutClient], Reply]) -> tuple[Reply | None, bool]:
-        """The reply (None but on rank 0), and whether the engine was lost; then a fresh one is connected."""
+        """The reply (None on all but rank 0), and whether the engine was lost and replaced."""
         reply = None
         lost = False
         if self._client is not None:
@@ -166,7 +166,7 @@ class RolloutEngine:
 def _resolve(
     reply: Future[Rollouts], request: Callable[[RolloutClient], Rollouts], client: RolloutClient
 ) -> None:
-    """The thread of a request that was begun: its reply, or what kept it from one, for whoever waits."""
+    """Runs in a thread: makes a request, and hands its reply or its error to whoever waits."""
     try:
         reply.set_result(request(client))
     except BaseException as error:  # not handled, only handed on: whoever waits would wait for ever

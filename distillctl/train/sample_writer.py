@@ -16,7 +16,7 @@ from distillctl.run.sample_files import TOKEN_TEXT, sample_schema
 from distillctl.train.token_details import TokenDetails
 
 EVENT_TOKENS = 200
-"""Most tokens of a sample that go into its event, which is for a line on a screen."""
+"""Tokens of a sample that its event holds at most: a screen shows one line of it."""
 
 
 def write_samples(

@@ -34,15 +34,16 @@ from distillctl.train.training_batch import ScoredBatch
 
 NUM_PROMPTS = 4
 LARGE_QUANTIZATION_KL = 0.1
-"""Nats per token from which a quantised teacher is warned about: what distillation of a good pair ends at."""
+"""Nats per token. A quantised teacher that costs this or more gets a warning: distillation of a good pair
+ends at about this KL."""
 MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest mean KL in nats of a model from itself: the two passes may differ in rounding only."""
 NEAR_UNIFORM = 0.95
-"""Share of the largest entropy, ln V, from which a teacher is warned about; the tiny teacher has 11 %."""
+"""A teacher whose entropy reaches this share of the largest, ln V, gets a warning; the tiny one has 11 %."""
 _CHUNK = 64
 """Tokens whose logits exist at the same time."""
 WORKSPACE_BYTES = 1 << 30
-"""What a copy of a model needs to score the prompts, besides its weights."""
+"""Memory that a copy of a model needs to score the prompts, besides its weights."""
 
 
 def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
@@ -68,9 +69,10 @@ def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
 
 
 def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int) -> Check:
-    """The student against its own files as the teacher, through the code that trains: the KL is 0.
+    """Takes the student's own files as the teacher, through the code that trains: the KL has to be 0.
 
-    Collective. Raises RunFailed where it is not, ConfigError for NaN.
+    Collective; loads a second copy of the model on every rank. Raises RunFailed for another KL, ConfigError
+    for NaN.
     """
     (scores,) = LocalTeacher(path, dtype, batch.rows_N.device).score([batch])
     objective = Objective(vocab_size, chunk_size=_CHUNK)
@@ -93,8 +95,10 @@ def teacher_checks(
     batch: MicroBatch,
     vocab_size: int,
 ) -> list[Check]:
-    """Whether there is something to learn from a teacher, whose precision is `dtype`: warns of one that is
-    nearly uniform on the prompts, as untrained weights are, and of one that is the student itself.
+    """Whether there is something to learn from a teacher, whose precision is `dtype`.
+
+    Warns of a teacher that is nearly uniform on the prompts, as untrained weights are, and of one that is the
+    student itself.
 
     Collective. Where the teacher lists tokens, only a lower bound of its entropy is known. Raises ConfigError
     for NaN.
@@ -160,8 +164,10 @@ def _least_entropy(teacher: TopK, vocab_size: int) -> float:
 def quantization_cost(
     name: str, quantized: LocalTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
 ) -> Check:
-    """KL of a quantised teacher from its full-precision self, which is loaded for the moment of the check;
-    where there is no room for it, says so."""
+    """Measures the KL of a quantised teacher from the same model in full precision.
+
+    The full model is loaded for this check only. Where there is no room for it, the check says so.
+    """
     shortage = no_room(path, dtype, batch.rows_N.device)
     if shortage:
         return Check("quantised teacher", "warn", f"{name}: not compared with full precision: {shortage}")
@@ -175,10 +181,10 @@ def quantization_cost(
 def served_agrees(
     name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch
 ) -> Check:
-    """A served teacher against the same weights in this process, on the same tokens and the whole head.
+    """Compares a served teacher with the same weights in this process: same tokens, whole LM head.
 
-    Loads the weights for the moment of the check; where they are not on this machine or there is no room for
-    them, says so. Raises RunFailed where the two disagree, ConfigError for NaN.
+    The weights are loaded for this check only. Where they are not on this machine, or there is no room for
+    them, the check says so. Raises RunFailed where the two disagree, ConfigError for NaN.
     """
     if not weight_files(Path(path)):
         return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
@@ -187,7 +193,9 @@ def served_agrees(
         return Check("served teacher", "warn", f"{name}: not compared with the local model: {shortage}")
     logp_N = _target_logp(path, dtype, batch)
     _free()
-    _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))  # of NaN no server answers
+    _require_finite(
+        f"{teacher_section(name)}.model", float(logp_N.sum())
+    )  # a server does not answer with NaN
     (scores,) = served.score([batch])
     found = gap(logp_N, scores.target_logp_N, dtype)
     if not found.is_rounding:

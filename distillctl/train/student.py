@@ -1,4 +1,4 @@
-"""The student under DeepSpeed: a model whose head returns the loss, and its optimizer.
+"""The student under DeepSpeed: a model whose LM head returns the loss, and its optimizer.
 
 The objective runs inside the head's forward, so that ZeRO-3's hooks on that module gather its weight once for
 the forward and once for the backward pass, and logits never leave it.

@@ -16,13 +16,15 @@ class Usage:
     """`memory/…` and `gpu/…` metrics."""
 
     def __init__(self, gpus: Mapping[str, str], warn: Callable[[int, str], None]) -> None:
-        """`gpus`: the run's, number to identifier. `warn(step, message)` is told once what is left out."""
+        """`gpus`: the GPUs of the run, number to identifier. `warn(step, message)` is told once of each
+        metric that is left out.
+        """
         self._gpus = gpus
         self._warn = warn
         self._told: set[str] = set()
 
     def metrics(self, step: int, distributed: Distributed, engine: RolloutEngine) -> dict[str, float]:
-        """Those of now, after `step`. Collective."""
+        """The metrics after `step`. Collective."""
 
         def tell(message: str) -> None:
             if message not in self._told:
