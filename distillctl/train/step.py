@@ -112,12 +112,9 @@ class Trainer:
 
     def score(self, rollouts: list[Rollout], details: DetailTable) -> list[TrainingBatch] | None:
         """This rank's micro-batches, ready for the update; None when a stop came first."""
-        batches = scored_batches(
-            rollouts, self.teachers, self.config, self.objective, details, self.distributed
-        )
-        if batches is None:
-            return None
-        return batches + reference_batches(rollouts, self.config, self.objective, self.distributed)
+        run = (self.config, self.objective, self.distributed)
+        batches = scored_batches(rollouts, self.teachers, details, *run)
+        return None if batches is None else batches + reference_batches(rollouts, *run)
 
     def _request(self, step: int) -> Callable[[RolloutClient], list[Rollout]]:
         """What the rollout engine is asked for at `step`."""
