@@ -6,7 +6,7 @@ take. All are frozen: a later stage makes a new value, never changes an old one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class Prompt:
     """The user's question as it stands in the data (not rendered)."""
     ground_truth: str | None
     """Expected final answer, or None when the data has none (it can be distilled, not scored)."""
+    _: KW_ONLY
     teacher: str = "default"
     """Name of the teacher that scores its rollouts."""
     reference_ids: list[int] | None = None

@@ -20,7 +20,7 @@ start, the noise of a single batch makes it many times as large."""
 _MEANS = ("kl/reverse", "response_length/mean")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
     """A guard that is violated now."""
 
@@ -60,7 +60,13 @@ class Guards:
         signs = {guard: (message, hint) for guard, message, hint in self._signs(metrics, skipped=skipped)}
         self._counts = {guard: self._counts.get(guard, 0) + 1 for guard in signs}
         return [
-            Violation(guard, message, hint, self._counts[guard], self._counts[guard] >= self._limit(guard))
+            Violation(
+                guard=guard,
+                message=message,
+                hint=hint,
+                count=self._counts[guard],
+                fatal=self._counts[guard] >= self._limit(guard),
+            )
             for guard, (message, hint) in signs.items()
         ]
 

@@ -21,7 +21,7 @@ class TeacherJob:
     """`http://HOST:PORT` or `unix:/PATH` of the servers that score; empty for a teacher in the ranks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
     """One attempt at a run, as written to `logs/attempt_N/job.json`."""
 

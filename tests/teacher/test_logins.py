@@ -145,7 +145,11 @@ def test_ranks_get_it_by_their_environment_alone(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     assert logins_of("default") == [f"me:{SECRET}"]
     assert logins_of("another") == []
-    job = TrainJob("r", "/", 1, "s", plan.teachers, "cpu", 1, "float32", "x", "y", None, 1, {})
+    job = TrainJob(
+        run_dir="r", working_directory="/", attempt=1, student="s", teachers=plan.teachers, device="cpu",
+        world_size=1, student_dtype="float32", socket="x", scratch="y", checkpoint=None,
+        parent_pid=1, gpus={},
+    )  # fmt: skip
     job.save(tmp_path / "job.json")
     assert SECRET not in (tmp_path / "job.json").read_text()
 
