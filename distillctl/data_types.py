@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from distillctl.objective.inputs import Tokens
 
+DEFAULT_TEACHER = "default"
+"""Name of the configuration's `teacher` among all teachers; it scores what none of the others claims."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -32,7 +35,7 @@ class Prompt:
     ground_truth: str | None
     """Expected final answer, or None when the data has none (it can be distilled, not scored)."""
     _: KW_ONLY
-    teacher: str = "default"
+    teacher: str = DEFAULT_TEACHER
     """Name of the teacher that scores its rollouts."""
     reference_ids: list[int] | None = None
     """The data's own answer with the token that ends a turn; only where `loss.sft_coef` wants it."""

@@ -14,8 +14,9 @@ from distillctl.config import loading
 from distillctl.config.schema import Config
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import DistillError
-from distillctl.models.architecture import ModelShape, model_shape
+from distillctl.models.architecture import ModelShape
 from distillctl.models.locate import model_path
+from distillctl.models.model_dir import ModelDir
 from distillctl.models.weight_files import check_weights
 
 PRESET = "tiny-from-small-arith"
@@ -212,7 +213,7 @@ def test_nesting_without_end(tmp_path, depth):
 def test_any_header_of_weights(tmp_path, header, tail):
     data = struct.pack("<Q", len(header)) + header + tail
     (tmp_path / "model.safetensors").write_bytes(data)
-    valid_or_refused(lambda: check_weights(tmp_path, "student.model"), type(None))
+    valid_or_refused(lambda: check_weights(ModelDir(tmp_path), "student.model"), type(None))
 
 
 @few
@@ -222,4 +223,4 @@ def test_a_damaged_description_of_a_model(tmp_path, content):
     tree = content.draw(st.dictionaries(st.sampled_from(sorted(json.loads(valid))), trees, max_size=3))
     changed = json.dumps(json.loads(valid) | tree).encode()
     (tmp_path / "config.json").write_bytes(content.draw(st.just(changed) | mutations(valid)))
-    valid_or_refused(lambda: model_shape(tmp_path), ModelShape)
+    valid_or_refused(lambda: ModelDir(tmp_path).shape, ModelShape)

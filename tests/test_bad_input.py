@@ -214,7 +214,7 @@ def test_a_text_of_17_mb_in_parquet(refused, folder):
 def test_no_prompt_that_fits(refused, folder):
     write(folder / "bad.jsonl", [LONG] * 3)
     message, fix = refused("train", *train_on("bad.jsonl"), "data.max_prompt_length=16")
-    assert message == "data.train_files: none of 3 prompts has no more than data.max_prompt_length=16 tokens"
+    assert message == "data.train_files: all 3 prompts are longer than data.max_prompt_length=16"
     assert fix.startswith("raise data.max_prompt_length")
 
 
@@ -228,7 +228,7 @@ def test_fewer_prompts_that_fit_than_a_batch_has(refused, folder):
 def test_no_validation_prompt_that_fits(refused, folder):
     write(folder / "bad.jsonl", [LONG] * 3)
     more = ["eval.every=5", "data.val_files=bad.jsonl", "data.max_prompt_length=40"]
-    assert "data.val_files: none of 3" in refused("train", *train_on("good.jsonl"), *more)[0]
+    assert "data.val_files: all 3" in refused("train", *train_on("good.jsonl"), *more)[0]
 
 
 PREP = {

@@ -9,8 +9,9 @@ import pytest
 
 from distillctl.evaluate import responses
 from distillctl.launch import supervisor
-from distillctl.models.locate import builtin_models, model_path
-from distillctl.models.weight_files import INDEX, check_weights
+from distillctl.models.locate import builtin_models, find_model, model_path
+from distillctl.models.model_dir import INDEX, ModelDir
+from distillctl.models.weight_files import check_weights
 
 PRESET = "tiny-from-small-arith"
 ROW = {"prompt": "What is 1 + 1?"}
@@ -163,7 +164,7 @@ ANY = {
     "a huge product": (lambda m: entries(m, added(shape=[2**62] * 64)), "more values than the file has bits"),
     "a huge place": (lambda m: entries(m, added(data_offsets=[0, 10**4000])), "has no place for 'x'"),
     "half a byte": (lambda m: entries(m, added(dtype="F4", shape=[3])), "0 bytes instead of the 1.5 of F4"),
-    "a name that is no text": (lambda m: entries(m, added("\ud800")), "has the name '\\ud800', which is no"),
+    "a name that is no text": (lambda m: entries(m, added("\ud800")), "has the name '\\ud800', which is not"),
     "a layer of many digits": (lambda m: entries(m, added(f"model.layers.{'9' * 5000}.w")),
                                "its header has a name of 5015 characters"),
     "another shape": (lambda m: entries(m, lambda t: t[NORM].update(shape=[95])), "of the 380 of F32 [95]"),
@@ -330,7 +331,7 @@ def test_models_that_cannot_be_students(refused, folder, case):
 def test_a_template_that_is_no_text(refused, folder):
     (folder / "model" / "chat_template.jinja").unlink()
     edit(folder / "model" / "tokenizer_config.json", chat_template=3)
-    assert "chat_template is no text" in refused(*train_with("student.model"))[0]
+    assert "chat_template is not text" in refused(*train_with("student.model"))[0]
 
 
 def test_tokenizers_that_differ(refused, folder):
@@ -352,7 +353,7 @@ def test_models_that_are_not_there(refused, spec):
 
 def test_a_hub_model_without_network(refused):
     message, fix = refused(*train_with("student.model")[:-1], "student.model=nobody/gone", code=3)
-    assert message.startswith("student.model: nobody/gone is not in the local cache")
+    assert message.startswith("student.model: nobody/gone is not cached and could not be downloaded")
     assert "student.model=PATH" in fix
 
 
@@ -365,14 +366,14 @@ def test_a_model_in_shards_is_accepted(folder, name):
     (size,) = struct.unpack("<Q", data[:8])
     names = [name for name in json.loads(data[8 : 8 + size]) if name != "__metadata__"]
     (source / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "gone.safetensors")}))
-    assert model_path(str(source), "student.model") == source.resolve()
+    assert find_model(str(source), "student.model").path == source.resolve()
     shards(source, dict.fromkeys(names, FIRST))
-    assert model_path(str(source), "student.model") == source.resolve()
+    assert find_model(str(source), "student.model").path == source.resolve()
 
 
 def test_a_dimension_of_none_makes_a_tensor_of_none(folder):
     entries(folder / "model", added(shape=[0, 2**40]))
-    check_weights(folder / "model", "student.model")
+    check_weights(ModelDir(folder / "model"), "student.model")
 
 
 BAD_EVAL = {

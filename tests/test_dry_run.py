@@ -8,7 +8,7 @@ import yaml
 
 from distillctl.config.loading import load_preset, preset_names
 from distillctl.config.schema import Config
-from distillctl.launch import train_command
+from distillctl.launch import dry_run
 from distillctl.launch.plan import resolve
 
 # Every model of the presets is replaced by a shipped one, whose 512 positions bound the lengths.
@@ -28,7 +28,7 @@ def _offline(monkeypatch):
 @pytest.fixture(autouse=True)
 def _nothing_measured(monkeypatch):
     """What is measured on running engines is tested on real ones, once, in train/test_end_to_end.py."""
-    monkeypatch.setattr(train_command, "measured_checks", lambda plan: [])
+    monkeypatch.setattr(dry_run, "measured_checks", lambda plan: [])
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_the_longest_sequence_that_fits_is_taken(dry):
 def test_a_hub_model_that_cannot_be_had_is_exit_code_3(folder, distillctl):
     code, error = refused(distillctl, "student.model=no-such-organisation/no-such-model")
     assert (code, error["kind"]) == (3, "environment")
-    assert "student.model: no-such-organisation/no-such-model is not in the local cache" in error["message"]
+    assert "student.model: no-such-organisation/no-such-model is not cached and could not" in error["message"]
     assert error["hint"] == "give a local directory: student.model=PATH"
 
 

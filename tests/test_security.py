@@ -270,7 +270,7 @@ HOSTILE_ENVIRONMENT = {
 
 def start_an_engine(scratch):
     settings = engine_settings(
-        locate.model_path("builtin:tiny-student", "test"), dtype="float32", socket=scratch / "rollout.sock",
+        locate.find_model("builtin:tiny-student", "test"), dtype="float32", socket=scratch / "rollout.sock",
         max_model_len=64, max_num_seqs=2,
     )  # fmt: skip
     return start_engine(settings, Path("engine.json"), scratch / "rollout.log")

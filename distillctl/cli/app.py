@@ -173,6 +173,7 @@ def train(
     def command() -> tuple[Any, str]:
         from distillctl.config import loading
         from distillctl.launch import train_command
+        from distillctl.launch.dry_run import show_plan
 
         if (preset is None) == (config is None):
             raise ConfigError(
@@ -181,7 +182,7 @@ def train(
         path = loading.preset_path(preset) if preset is not None else Path(str(config))
         settings = loading.load_config(path, overrides or [])
         if dry_run:
-            return train_command.dry_run(settings)
+            return show_plan(settings)
         name = preset or path.stem
         return train_command.train(settings, name, run_dir, resume, display, elastic=elastic)
 

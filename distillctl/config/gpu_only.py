@@ -1,4 +1,4 @@
-"""Settings that only a GPU has: on a CPU they have no effect, so that every preset runs there too."""
+"""Settings for GPUs. They have no effect on a CPU, so that every preset runs there too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _ZERO = ("offload",)
 
 
 def on_cpu(config: Config) -> Config:
-    """`config` with each of them at its default, which is what a CPU does."""
-    rollout, zero = _defaults(RolloutConfig, _ROLLOUT), _defaults(ZeroConfig, _ZERO)
+    """`config` with these settings at their defaults, which is how a run on a CPU behaves."""
+    rollout = _defaults(RolloutConfig, _ROLLOUT)
+    zero = _defaults(ZeroConfig, _ZERO)
     teacher = _defaults(TeacherConfig, _TEACHER)
     return config.model_copy(
         update={
@@ -27,7 +28,7 @@ def on_cpu(config: Config) -> Config:
 
 
 def without_effect(config: Config) -> list[str]:
-    """`KEY=VALUE` of those that `config` sets and a CPU does without."""
+    """`KEY=VALUE` of each such setting that `config` sets."""
     cpu = on_cpu(config)
     pairs = [("rollout", config.rollout, cpu.rollout, _ROLLOUT), ("zero", config.zero, cpu.zero, _ZERO)]
     pairs += [

@@ -7,14 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from distillctl.config.section import Dtype, Fraction, OneOrMore, Scores, Section
+from distillctl.data_types import DEFAULT_TEACHER
 from distillctl.errors.redact import split_login
-
-DEFAULT_TEACHER = "default"
-"""Name of `teacher` among the teachers."""
 
 
 def teacher_section(name: str) -> str:
-    """Where a teacher stands in the configuration: `teacher`, or `teachers.NAME`."""
+    """The section of the configuration that describes a teacher: `teacher`, or `teachers.NAME`."""
     return "teacher" if name == DEFAULT_TEACHER else f"teachers.{name}"
 
 
@@ -22,7 +20,7 @@ class StudentConfig(Section):
     """The model that is trained."""
 
     model: str
-    """Model directory, hub id, or `builtin:NAME` for a model shipped with distillctl."""
+    """A model directory, a hub id, or `builtin:NAME` for a model shipped with distillctl."""
     dtype: Dtype = "auto"
     """Compute precision; `auto` is float32 on a CPU and bfloat16 (with float32 master weights) on a GPU."""
     gradient_checkpointing: bool = False
@@ -33,36 +31,39 @@ class TeacherConfig(Section):
     """The frozen model whose distribution is matched."""
 
     model: str
-    """Model directory, hub id, or `builtin:NAME`. Its tokenizer must agree with the student's id by id."""
+    """A model directory, a hub id, or `builtin:NAME`. Its tokenizer must agree with the student's id by
+    id."""
     dtype: Dtype = "auto"
     """Precision of the teacher's forward pass; `auto` as for the student."""
     shard: bool = False
     """Shard the teacher over the ranks with ZeRO-3 instead of a copy on each: less memory, more traffic."""
     offload: Literal["none", "cpu"] = "none"
-    """`cpu` keeps the teacher in host memory but for its scoring phase (and its head on the GPU). Unused on a
-    CPU."""
+    """`cpu` keeps the teacher in CPU memory except while it scores; its LM head stays on the GPU. Without
+    effect on a CPU."""
     quantization: Literal["none", "int8", "int4"] = "none"
-    """Precision of the teacher's linear layers; the preflight measures the KL that it costs."""
+    """Quantise the teacher's linear layers; before the first step the KL that this costs is measured."""
     url: Annotated[list[str] | None, OneOrMore] = None
-    """Score with running vLLM servers (`http://HOST:PORT`, in turn) instead; `teacher.model` names the model
-    they serve and is still needed for its tokenizer. The environment variable DISTILLCTL_TEACHER_API_KEY is
-    their API key, where they want one. A user and password (`http://USER:PASSWORD@HOST:PORT`) are stored
-    nowhere, `***` stands for them: a run that goes on needs the address again, or the environment variable
-    DISTILLCTL_TEACHER_LOGIN with `USER:PASSWORD`."""
+    """Score with vLLM servers that are already running (`http://HOST:PORT`; requests take turns) instead.
+    `teacher.model` names the model that they serve and is still needed for its tokenizer. Where they want an
+    API key, set the environment variable DISTILLCTL_TEACHER_API_KEY. A user and password
+    (`http://USER:PASSWORD@HOST:PORT`) are never stored; `***` is written in their place. To resume such a
+    run, give the address again, or set the environment variable DISTILLCTL_TEACHER_LOGIN to
+    `USER:PASSWORD`."""
     serve: bool = False
     """Start a vLLM server for the teacher and stop it with the run, instead of a copy in the ranks."""
     gpus: list[int] | None = None
-    """GPUs of a teacher started by `serve`, tensor-parallel over all of them, counted among the visible ones.
-    Unused on a CPU."""
+    """GPUs of a teacher that `serve` starts, which is tensor-parallel over all of them. They are counted from
+    0 among the visible ones. Without effect on a CPU."""
     gpu_memory_utilization: Fraction = 0.9
-    """Share of those GPUs' memory that server may take. Unused on a CPU."""
+    """Share of the memory of those GPUs that the server may take. Without effect on a CPU."""
     timeout_s: float = Field(default=600.0, gt=0.0)
-    """Longest wait for one whole answer of a served teacher, in seconds; it is asked four times at most."""
+    """Longest wait, in seconds, for a served teacher's answer to one request. A request is sent four times at
+    most."""
     _logins: tuple[str | None, ...] = PrivateAttr(default=())
 
     @property
     def logins(self) -> tuple[str | None, ...]:
-        """`user:password` of each `url`, None where it was given none; no part of what is written down."""
+        """`user:password` of each `url`, or None. They are not part of what is written to disk."""
         return self._logins
 
     @model_validator(mode="wrap")
@@ -84,7 +85,7 @@ class TeacherConfig(Section):
 
     @property
     def is_served(self) -> bool:
-        """Whether its probabilities come from a vLLM server, which gives some of them, not all."""
+        """Whether a vLLM server scores: it gives the probabilities of some tokens, not of all."""
         return self.serve or self.url is not None
 
     def gives(self, *, on_gpu: bool) -> tuple[Scores, ...]:
@@ -117,4 +118,4 @@ class RoutedTeacher(TeacherConfig):
     """One of several teachers, each for its own rows of the data."""
 
     key: str | None = None
-    """Rows whose column `data.teacher_key` has this value are scored by it; null is the teacher's name."""
+    """This teacher scores the rows whose column `data.teacher_key` has this value; null means its name."""

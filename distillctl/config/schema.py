@@ -12,14 +12,9 @@ from pydantic import Field, field_validator, model_validator
 
 from distillctl.config.guards import GuardsConfig
 from distillctl.config.loss import LossConfig, RewardConfig
-from distillctl.config.models import (
-    DEFAULT_TEACHER,
-    RoutedTeacher,
-    StudentConfig,
-    TeacherConfig,
-    teacher_section,
-)
+from distillctl.config.models import RoutedTeacher, StudentConfig, TeacherConfig, teacher_section
 from distillctl.config.section import Fraction, OneOrMore, Section
+from distillctl.data_types import DEFAULT_TEACHER
 
 __all__ = [
     "DEFAULT_TEACHER", "MIN_TEMPERATURE", "CheckpointConfig", "Config", "DataConfig", "EvalConfig",
@@ -34,47 +29,48 @@ class DataConfig(Section):
     train_files: Annotated[list[str], OneOrMore] = Field(min_length=1)
     """Parquet (or .jsonl) files with a `prompt` column: text or a chat, see `docs/data.md`."""
     val_files: Annotated[list[str], OneOrMore] = Field(default=[])
-    """Files for `eval.every` and for `distillctl eval` without `--data`, each once: two names of one file are
-    refused. A training file may be repeated, which shows its prompts more often."""
+    """Files for `eval.every`, and for `distillctl eval` without `--data`. Each file may stand here once. A
+    training file may be listed several times, which shows its prompts as often."""
     max_prompt_length: int = Field(default=512, ge=1)
-    """Tokens; longer prompts are left out and counted in a warning."""
+    """Tokens. Longer prompts are left out; a warning says how many."""
     max_response_length: int = Field(default=512, ge=1)
-    """Tokens; a response is cut here (`finish_reason` is then `length`)."""
+    """Tokens. A longer response is cut here, with `finish_reason` `length`."""
     train_batch_size: int = Field(default=128, ge=1)
     """Prompts per optimizer step, over all ranks."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds the order of the prompts and every sampled token."""
+    """Seed of the order of the prompts and of every sampled token."""
     teacher_key: str = "data_source"
-    """Column that chooses between several `teachers`."""
+    """Column of the data that chooses among several `teachers`."""
 
 
 MIN_TEMPERATURE = 0.01
-"""vLLM silently samples at this temperature where a lower one is asked for (0 alone is greedy)."""
+"""vLLM silently samples at this temperature when it is asked for a lower one, except 0, which is greedy."""
 
 
 class RolloutConfig(Section):
-    """How the student's answers are sampled, and the vLLM engine that does it."""
+    """How the student's responses are sampled, and the vLLM engine that samples them."""
 
     n: int = Field(default=1, ge=1)
-    """Answers per prompt."""
+    """Responses per prompt."""
     temperature: float = Field(default=1.0, gt=0.0, le=10.0)
-    """Sampling temperature, at least 0.01, vLLM's lowest; 1.0 samples from the distribution that is
-    trained."""
+    """Sampling temperature, at least 0.01 (vLLM's lowest). At 1.0 the samples come from the distribution that
+    is trained."""
     top_p: Fraction = 1.0
-    """Nucleus sampling; below 1.0 the samples are no longer the student's own distribution."""
+    """Nucleus sampling. Below 1.0 the samples no longer come from the student's whole distribution."""
     max_num_seqs: int = Field(default=256, ge=1)
-    """Sequences the engine decodes at the same time."""
+    """Most sequences that the engine decodes at the same time."""
     gpu_memory_utilization: Fraction = 0.4
-    """Share of a GPU's memory the engine may take (weights and KV cache); unused on a CPU."""
+    """Share of a GPU's memory that the engine may take for weights and KV cache. Without effect on a CPU."""
     gpus: list[int] | None = None
-    """GPUs of the engine, tensor-parallel over all of them, counted among the visible ones; null is GPU 0.
-    Unused on a CPU."""
+    """GPUs of the engine, which is tensor-parallel over all of them. They are counted from 0 among the
+    visible ones; null means GPU 0. Without effect on a CPU."""
     enforce_eager: bool = True
-    """False lets vLLM compile and capture graphs: slower start, faster decoding on a GPU. Unused on a CPU."""
+    """`false` lets vLLM compile the model and capture CUDA graphs: a slower start and faster decoding.
+    Without effect on a CPU."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often an engine that dies or hangs is started anew before the run fails."""
+    """How often the run restarts an engine that dies or hangs before it fails."""
     timeout_s: float = Field(default=300.0, gt=0.0)
-    """Longest silence of the engine in seconds, after which it counts as hung; it reports as it decodes."""
+    """Seconds without a report after which the engine counts as hung. It reports while it decodes."""
 
     @field_validator("temperature")
     @classmethod
@@ -90,50 +86,50 @@ class OptimConfig(Section):
     lr: float = Field(default=1e-5, gt=0.0)
     """Peak learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Linear warm-up; step k of it runs at k / warmup_steps of the peak, so the first step is not zero."""
+    """Steps of linear warm-up. Step k has k / warmup_steps of the peak rate, so the first one is not zero."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What follows the warm-up; `linear` and `cosine` fall to zero after the last step."""
+    """Schedule after the warm-up. `linear` and `cosine` reach zero after the last step."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay, of matrices (embeddings too); biases and the weights of norms do not decay."""
+    """Decoupled weight decay of matrices and embeddings; biases and norm weights do not decay."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
         0.9,
         0.999,
     )
-    """AdamW's moment decay rates."""
+    """AdamW's decay rates of the first and second moment."""
     clip_grad: float = Field(default=1.0, gt=0.0)
-    """Largest global gradient norm."""
+    """Gradients are scaled down to this global norm where theirs is larger."""
 
 
 class ZeroConfig(Section):
     """DeepSpeed ZeRO."""
 
     stage: Literal[0, 1, 2, 3] = 3
-    """What is sharded over the ranks: 0 nothing, 1 optimizer, 2 and gradients, 3 and parameters."""
+    """What is sharded over the ranks: 0 nothing; 1 optimizer state; 2 also gradients; 3 also parameters."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """Keep the optimizer state (`optimizer`) or also the parameters (`all`, stage 3) in host memory.
-    Unused on a CPU."""
+    """Keep the optimizer state (`optimizer`), or the parameters too (`all`, with stage 3), in CPU memory.
+    Without effect on a CPU."""
 
 
 class TrainConfig(Section):
-    """Length of the run and how it is split."""
+    """Length of the run, and how its work is divided."""
 
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; give either this or `train.epochs`."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the training prompts; give either this or `train.steps`. The last batch is filled from the
-    next pass."""
+    """Passes over the training prompts; give either this or `train.steps`. The last batch is filled up from
+    another pass."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
-    """Most tokens in one forward and backward pass of a rank."""
+    """Most tokens in one micro-batch: one forward and backward pass of a rank."""
     world_size: int | None = Field(default=None, ge=1)
-    """Ranks; null is one per visible GPU, or one on a CPU."""
+    """Number of ranks; null means one per visible GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPUs when any are visible."""
+    """`auto` uses GPUs where any are visible."""
     async_depth: Literal[0, 1] = 0
-    """1: the engine samples the next batch while the ranks train on this one, from weights that are one
-    optimizer step older (one-step-off). Faster where the engine has GPUs of its own (`rollout.gpus`); a run
-    that is resumed or loses its engine does not repeat bit for bit."""
+    """With 1 the engine samples the next batch while the ranks train on this one, from weights that are one
+    optimizer step older (one-step-off). This is faster where the engine has GPUs of its own (`rollout.gpus`).
+    A run that is resumed, or loses its engine, then does not repeat bit for bit."""
     logger: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], OneOrMore] = Field(default=[])
-    """Where the numbers go live besides `events.jsonl`; each needs the extra of its name."""
+    """Trackers that receive the metrics besides `events.jsonl`. Each needs the extra of the same name."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -143,35 +139,35 @@ class TrainConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Checkpoints: one is always written after the last step."""
+    """Checkpoints. One is always written after the last step."""
 
     every: int = Field(default=0, ge=0)
-    """Steps between checkpoints; 0 writes only the last."""
+    """Steps between checkpoints; 0 writes only the last one."""
     keep: int = Field(default=2, ge=1)
-    """Newest checkpoints kept."""
+    """How many of the newest checkpoints are kept."""
     best: bool = False
-    """Also write and keep the checkpoint of the evaluation with the highest accuracy (`eval.every`), for
+    """Also write and keep a checkpoint at the evaluation with the highest accuracy (`eval.every`), for
     `distillctl eval --checkpoint RUN@best`."""
     grace_s: float | None = Field(default=None, gt=0.0)
-    """Seconds that a run may take to checkpoint after SIGINT, SIGTERM or SIGHUP; then its processes are
-    killed, and it can be resumed from the checkpoint before. Set it below the time after which a scheduler
-    sends SIGKILL (Slurm's KillWait: 30 s); null waits."""
+    """Seconds that a run may take to write a checkpoint after SIGINT, SIGTERM or SIGHUP. After that its
+    processes are killed, and the run resumes from the checkpoint before. Set it below the time after which a
+    scheduler sends SIGKILL (Slurm's KillWait: 30 s). null waits as long as it takes."""
 
 
 class EvalConfig(Section):
-    """Greedy accuracy on `data.val_files` during training, with the engine already in memory."""
+    """Evaluations during training: greedy accuracy on `data.val_files`, with the engine of the run."""
 
     every: int = Field(default=0, ge=0)
-    """Steps between evaluations; 0 turns them off."""
+    """Steps between evaluations; 0 means none."""
     limit: int | None = Field(default=None, ge=1)
-    """First rows of the validation data only; null is all."""
+    """Evaluate on the first rows of the validation data only; null means all rows."""
 
 
 class SamplesConfig(Section):
-    """Saved rollouts, see `samples/` in the run directory."""
+    """Rollouts saved in `samples/` of the run directory."""
 
     every: int = Field(default=10, ge=1)
-    """Steps between saved batches; the first and the last step are always saved."""
+    """Steps between saved batches. The first and the last step are always saved."""
 
 
 class Config(Section):
@@ -180,8 +176,8 @@ class Config(Section):
     student: StudentConfig
     teacher: TeacherConfig
     teachers: dict[str, RoutedTeacher] = Field(default={})
-    """More teachers by name, each with the keys of `teacher` and `key`; rows that none of them claims go to
-    `teacher`."""
+    """More teachers by name, each with the keys of `teacher` and a `key`. `teacher` scores the rows that none
+    of them claims."""
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     loss: LossConfig = LossConfig()
@@ -220,10 +216,10 @@ class Config(Section):
         return {DEFAULT_TEACHER: self.teacher, **self.teachers}
 
     def num_steps(self, num_prompts: int) -> int:
-        """Optimizer steps of the run on so many prompts.
+        """Optimizer steps of the run, which has `num_prompts` training prompts.
 
-        With `train.epochs` these are as few whole batches as show each prompt that often; the last one may
-        reach into the next pass.
+        With `train.epochs` it is the smallest number of whole batches that shows each prompt that often. The
+        last batch may reach into another pass.
         """
         if self.train.steps is not None:
             return self.train.steps

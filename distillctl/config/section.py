@@ -12,7 +12,7 @@ Scores = Literal["whole distribution", "listed tokens", "chosen tokens", "sample
 """What a loss needs of a teacher for each token: all log-probabilities; those of the teacher's most likely
 tokens; those of tokens that the student chooses; that of the sampled token."""
 OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-"""Of a list of texts: one text is a list of one, in a file as on the command line."""
+"""For a list of texts: a single text is taken as a list of one, in a file as on the command line."""
 
 
 class Section(BaseModel):
@@ -29,7 +29,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_no_flag(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` is no number, though Python takes it for 1."""
+        """Python takes `true` for the number 1; here it is not one."""
         if isinstance(value, bool) and not _takes_flags(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"is {str(value).lower()}, which is not a value of this key")
         return value
@@ -37,7 +37,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _can_be_written_down(cls, value: Any) -> Any:
-        """Python's integers have no end, and JSON can spell half of a surrogate pair."""
+        """Refuse integers beyond 64 bits, and half of a surrogate pair, which JSON can spell."""
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, int) and abs(item) >= 2**63:
                 raise ValueError("does not fit into 64 bits")

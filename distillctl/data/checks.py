@@ -1,4 +1,4 @@
-"""What is known about the prompts of a run before anything starts: teachers, answers, unused text, tokens."""
+"""What can be said of the prompts of a run before anything starts: teachers, answers, unused text, tokens."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 from distillctl.config.schema import Config
 from distillctl.data.encode import reference_text, require_references
+from distillctl.data.lengths import require_usable
 from distillctl.data.read import PromptRow, records
 from distillctl.data.special_tokens import SpecialTokens, special_token_warning
+from distillctl.data.template import require_rendering
 from distillctl.errors import ConfigError
 from distillctl.files.reading import identity
+from distillctl.models.model_dir import ModelDir
 from distillctl.run.checks import Check
 from distillctl.terminal.stream import inline
 
@@ -90,6 +93,26 @@ def unused_text_checks(train: Sequence[PromptRow], val: Sequence[PromptRow]) -> 
             hint = "write it into `content` where it belongs to the prompt or the answer"
             checks.append(Check("unused text", "warn", detail, hint))
     return checks
+
+
+def prompt_checks(
+    config: Config, student: ModelDir, train: Sequence[PromptRow], val: Sequence[PromptRow]
+) -> list[Check]:
+    """Whether the student can be given the prompts; warns of special tokens in their text.
+
+    Raises ConfigError where too few prompts can be short enough, and for rows that the template does not
+    render. Nothing is checked of a student whose tokenizer is not here.
+    """
+    if not student.has_tokenizer:
+        return []
+    data = config.data
+    longest = data.max_prompt_length
+    require_usable(train, student.num_tokens, longest, data.train_batch_size, "data.train_files")
+    if val:
+        require_usable(val, student.num_tokens, longest, 1, "data.val_files")
+    template = student.require_chat_template(f"student.model={config.student.model}")
+    require_rendering([*train, *val], template, student.special_tokens)
+    return special_token_checks(train, val, SpecialTokens(student.tokenizer))
 
 
 def special_token_checks(

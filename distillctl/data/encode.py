@@ -14,6 +14,7 @@ from distillctl.data.special_tokens import SpecialTokens
 from distillctl.data.template import FAILURES, refusal
 from distillctl.data.values import require_text
 from distillctl.errors import ConfigError
+from distillctl.models.tokenizer_files import no_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,10 +64,7 @@ class ChatEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises ConfigError for a tokenizer without a chat template."""
         if not tokenizer.chat_template:
-            hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
-            raise ConfigError(
-                f"{_name(tokenizer)}: has no chat template, so prompts cannot be rendered", hint
-            )
+            raise no_chat_template(f"{_name(tokenizer)}:")
         self._tokenizer = tokenizer
 
     def prompt_ids(self, row: PromptRow) -> list[int]:

@@ -1,8 +1,9 @@
-"""Whether prompts can be short enough, before anything is started. Neither torch nor transformers.
+"""Whether prompts can be short enough, before anything is started. Imports neither torch nor transformers.
 
-Exactly it is known only when the student's chat template is rendered, in the ranks (`prompts.render`). Here
-the user messages alone are encoded: a rendered prompt holds them and more, so it is longer, but for tokens
-that merge across their ends. With room for those the estimate never refuses a prompt that fits.
+The exact length is known only when the ranks render the student's chat template (`prompts.render`). Here the
+user messages alone are encoded. A rendered prompt contains these messages plus template text, so it is at
+least this long, give or take tokens that merge at the boundaries. The estimate leaves room for those, so it
+never refuses a prompt that fits.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from distillctl.errors import ConfigError
 
 CountTokens = Callable[[str], int]
 
-_MERGED_SHARE, _MERGED_TOKENS = 0.1, 4
-"""How much shorter a message may become inside a template."""
+_MERGED_SHARE = 0.1
+_MERGED_TOKENS = 4
+"""How much shorter a message may become inside a template: this share of its tokens, and so many more."""
 
 
 def require_usable(
@@ -33,15 +35,15 @@ def require_usable(
         usable += lengths[-1] <= max_prompt_length
         if usable >= num_needed:
             return
-    limit = f"data.max_prompt_length={max_prompt_length} tokens"
+    limit = f"data.max_prompt_length={max_prompt_length}"
     if usable:
         raise ConfigError(
-            f"{key}: at most {usable} of {len(rows)} prompts have no more than {limit}, and "
+            f"{key}: at most {usable} of {len(rows)} prompts fit into {limit}, but "
             f"data.train_batch_size={num_needed}",
             "raise data.max_prompt_length or lower data.train_batch_size",
         )
     raise ConfigError(
-        f"{key}: none of {len(rows)} prompts has no more than {limit}",
+        f"{key}: all {len(rows)} prompts are longer than {limit}",
         f"raise data.max_prompt_length: the shortest prompt has at least {min(lengths)}",
     )
 

@@ -15,15 +15,11 @@ import numpy as np
 
 from distillctl.data.encode import ChatEncoder, require_references
 from distillctl.data.read import PromptRow
-from distillctl.data_types import Prompt
+from distillctl.data_types import DEFAULT_TEACHER, Prompt
 from distillctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-_UNROUTED = "default"
-"""Teacher of rows that no route claims; the default of `Prompt.teacher`."""
 
 
 def render(
@@ -73,7 +69,7 @@ def _prompt(row: PromptRow, ids: list[int], reference: list[int] | None, routes:
         token_ids=ids,
         text=row.question,
         ground_truth=row.ground_truth,
-        teacher=_UNROUTED if row.route is None else routes.get(row.route, _UNROUTED),
+        teacher=DEFAULT_TEACHER if row.route is None else routes.get(row.route, DEFAULT_TEACHER),
         reference_ids=reference,
         data_source=row.data_source,
         extra_info=row.extra_info,

@@ -23,8 +23,10 @@ class SpecialTokens:
     """The special tokens of one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: a `tokenizers.Tokenizer` without truncation, which must be nobody else's."""
-        self._tokenizer = tokenizer
+        """`tokenizer`: a `tokenizers.Tokenizer`. It is copied, because each call changes its settings."""
+        self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         special = {i: token for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._ids = {token.content: i for i, token in special.items()}
         self._names: dict[int, str] = {i: name for name, i in self._ids.items()}
@@ -39,12 +41,7 @@ class SpecialTokens:
         from tokenizers import Tokenizer
 
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            return None
-        own = Tokenizer.from_str(backend.to_str())
-        own.no_truncation()
-        own.no_padding()
-        return cls(own)
+        return cls(backend) if isinstance(backend, Tokenizer) else None
 
     @cached_property
     def are_encodable_as_text(self) -> bool:

@@ -30,7 +30,8 @@ from distillctl.grading.summary import GradedResponse, grade_texts
 from distillctl.host.gpus import visible_gpus
 from distillctl.host.packages import require_gpu_build, require_packages
 from distillctl.models.loadable import Suspect, require_loadable
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
+from distillctl.models.model_dir import ModelDir
 from distillctl.run.resolve import resolve_checkpoint
 from distillctl.terminal.progress import note
 
@@ -105,13 +106,13 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
     options = ["--checkpoint", *["--baseline"] * (len(models) - 1)]
     named = labels if len(set(labels)) == len(labels) else list(models)
     targets = [
-        Target(label, model_path(one.model, option), option)
+        Target(label, find_model(one.model, option), option)
         for label, one, option in zip(named, resolved, options, strict=True)
     ]
-    teacher = None if settings.teacher is None else model_path(settings.teacher, "--teacher")
+    teacher = None if settings.teacher is None else find_model(settings.teacher, "--teacher")
     data = eval_data(resolved[0].run, settings.data, settings.limit, limits=settings.max_tokens is None)
     written.require_no_input(data.paths, data.source)
-    teachers = None if teacher is None else [kl_teacher(target.path, teacher) for target in targets]
+    teachers = None if teacher is None else [kl_teacher(target.model, teacher) for target in targets]
     questions = all_questions(targets, data, settings.max_tokens)
     _require_loadable(targets, teacher)
     return _Prepared(
@@ -126,9 +127,9 @@ def _prepare(models: Sequence[str], settings: EvalSettings) -> _Prepared:
     )
 
 
-def _require_loadable(targets: Sequence[Target], teacher: Path | None) -> None:
+def _require_loadable(targets: Sequence[Target], teacher: ModelDir | None) -> None:
     """Raise for models whose files lack tensors; note unused tensors on stderr."""
-    suspects = [Suspect(target.path, target.option, engine=True) for target in targets]
+    suspects = [Suspect(target.model, target.option, engine=True) for target in targets]
     if teacher is not None:
         suspects.append(Suspect(teacher, "--teacher", engine=False))
     for told in require_loadable(suspects):

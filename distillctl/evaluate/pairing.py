@@ -49,9 +49,9 @@ def compared(results: Sequence[Result]) -> dict[str, Any]:
     second (the teacher), and how many prompts only one of two models responded to.
     """
     first, *others = results
-    found = [difference(other.label, first.responses, other.responses) for other in others]
+    found = [(other.label, difference(first.responses, other.responses)) for other in others]
     return {
-        "differences": [asdict(one) for one in found if one is not None],
+        "differences": [{"baseline": label, **asdict(one)} for label, one in found if one is not None],
         "gap_closed": _gap(results),
         "unpaired": [
             {

@@ -15,9 +15,9 @@ from distillctl.data.template import require_rendering
 from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
 from distillctl.evaluate.data import EvalData
-from distillctl.models.architecture import model_shape
-from distillctl.models.compatibility import model_stop_token_ids, plain_tokenizer, tokenizer_vocab
-from distillctl.models.tokenizer_files import chat_template, special_tokens, tokenizer_config
+from distillctl.models.compatibility import stop_token_ids
+from distillctl.models.model_dir import ModelDir
+from distillctl.models.supported import require_decoder
 from distillctl.terminal.progress import note
 
 DEFAULT_MAX_TOKENS = 512
@@ -29,7 +29,7 @@ class Target:
     """A model to evaluate."""
 
     label: str
-    path: Path
+    model: ModelDir
     option: str = "--checkpoint"
     """The option that names it."""
 
@@ -66,8 +66,8 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
         asked = [len(prompt.token_ids) <= data.max_prompt_length for prompt in rendered[0][1]]
         if not any(asked):
             raise ConfigError(
-                f"all {len(asked)} prompts are longer than data.max_prompt_length={data.max_prompt_length} "
-                f"tokens, the limit of the run of {targets[0].label}",
+                f"all {len(asked)} prompts are longer than data.max_prompt_length={data.max_prompt_length}, "
+                f"the limit of the run of {targets[0].label}",
                 "give other data: --data FILE",
             )
     kept = [[p for p, wanted in zip(prompts, asked, strict=True) if wanted] for _, prompts in rendered]
@@ -88,7 +88,7 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
                 prompts=fitting,
                 num_dropped=len(prompts) - len(fitting),
                 max_tokens=max_tokens,
-                stop_token_ids=model_stop_token_ids(target.path, tokenizer),
+                stop_token_ids=stop_token_ids(target.model.generation_config, tokenizer.eos_token_id),
             )
         )
     return found
@@ -96,25 +96,19 @@ def all_questions(targets: Sequence[Target], data: EvalData, max_tokens: int | N
 
 def _render(target: Target, rows: Sequence[PromptRow], source: str) -> tuple[Any, list[Prompt]]:
     """The model's tokenizer, and a prompt for each row; `source` names the rows in messages."""
-    model_shape(target.path)  # these two raise ConfigError for files that transformers fails on
-    tokenizer_vocab(target.path)
-    described = tokenizer_config(target.path)
-    template = chat_template(target.path, described)
-    if template is None:
-        hint = "take an instruction-tuned model, or add a chat template to the tokenizer"
-        raise ConfigError(f"{target.path}: has no chat template, so prompts cannot be rendered", hint)
-    require_rendering(rows, template, special_tokens(described))
-    told = special_token_warning(
-        rows, SpecialTokens(plain_tokenizer(target.path)), f"{target.label}: {source}"
-    )
+    model = target.model
+    require_decoder(model.config, model.path / "config.json")  # transformers would fail in its own way
+    tokens = SpecialTokens(model.tokenizer)
+    require_rendering(rows, model.require_chat_template(f"{model}:"), model.special_tokens)
+    told = special_token_warning(rows, tokens, f"{target.label}: {source}")
     if told is not None:
         note(f"warning: {told}")
-    tokenizer = _tokenizer(target.path)
+    tokenizer = _tokenizer(model.path)
     prompts, _ = render(rows, tokenizer, sys.maxsize)
     empty = next((prompt for prompt in prompts if not prompt.token_ids), None)
     if empty is not None:
         hint = "correct chat_template.jinja, or choose another model"
-        message = f"{empty.prompt_id}: the chat template of {target.path} renders an empty prompt"
+        message = f"{empty.prompt_id}: the chat template of {model} renders an empty prompt"
         raise ConfigError(message, hint)
     return tokenizer, [replace(prompt, prompt_id=f"{_ROW}/{i}") for i, prompt in enumerate(prompts)]
 
@@ -154,7 +148,7 @@ def _positions(target: Target) -> int:
 
     If its position embeddings change with the length, this is the length up to which they stay the same.
     """
-    shape = model_shape(target.path)
+    shape = target.model.shape
     return (
         shape.max_positions
         if shape.switch_length is None
@@ -180,7 +174,7 @@ def _fitting(
         if lengths
         else "give other data, or another model"
     )
-    switch = model_shape(target.path).switch_length
+    switch = target.model.shape.switch_length
     why = "" if switch is None else (
         f": its {switch[0]} position embeddings change beyond {switch[1]} tokens "
         "(original_max_position_embeddings)"

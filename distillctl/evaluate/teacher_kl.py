@@ -6,13 +6,12 @@ Dimensions: N response tokens of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from distillctl.data_types import Rollout
 from distillctl.host.gpus import use_visible
-from distillctl.models.architecture import model_shape
+from distillctl.models.model_dir import ModelDir
 from distillctl.objective.alternatives import alternatives
 from distillctl.teacher.local import LocalTeacher
 from distillctl.terminal.progress import task
@@ -23,7 +22,7 @@ BATCH_TOKENS = 8192
 
 
 def response_kl(
-    student: Path, teacher: Path, rollouts: Sequence[Rollout], vocab_size: int, device: str
+    student: ModelDir, teacher: ModelDir, rollouts: Sequence[Rollout], vocab_size: int, device: str
 ) -> list[float]:
     """KL(student || teacher) in nats of each of the student's `rollouts`, summed over its tokens.
 
@@ -33,10 +32,10 @@ def response_kl(
         use_visible()  # its first GPU is the one that generated the responses. Not yet run on a GPU
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     place = torch.device(device)
-    models = [LocalTeacher(str(path), dtype, place) for path in (student, teacher)]
+    models = [LocalTeacher(str(model), dtype, place) for model in (student, teacher)]
     sums = [0.0] * len(rollouts)
     # Where the length of a row changes its position embeddings, each sequence gets a row of its own.
-    if any(model_shape(path).switch_length for path in (student, teacher)):
+    if student.shape.switch_length or teacher.shape.switch_length:
         shares = [[member] for member in range(len(rollouts))]
     else:
         shares = plan([rollout.length for rollout in rollouts], BATCH_TOKENS, 1)[0]

@@ -164,7 +164,11 @@ def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES, hint: str = _SAVE_AGA
     A byte order mark is refused: transformers and vLLM cannot read a file that begins with one, and they
     silently ignore such a generation_config.json.
     """
-    text = read_text(file, max_bytes, hint, bom=False)
+    return parse_json(read_text(file, max_bytes, hint, bom=False), file, hint)
+
+
+def parse_json(text: str, file: Path, hint: str = _SAVE_AGAIN) -> dict[str, Any]:
+    """A JSON object from the text of `file`; raises ConfigError for anything else."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """How a model's accuracy differs from a baseline's, over the prompts that both answered."""
+
+    num_prompts: int
+    difference: float
+    low: float
+    """95 % interval over prompts (`paired_interval`)."""
+    high: float
+    p_value: float
+    """McNemar's exact test for one answer to each prompt, else a sign-flip test over prompts."""
+    num_gained: int
+    """Prompts on which the model is right more often than the baseline."""
+    num_lost: int
+
+
+def paired_difference(model: Mapping[str, float], baseline: Mapping[str, float]) -> PairedDifference | None:
+    """From the share of right answers of both, by prompt; None without a common prompt."""
+    pairs = [share - baseline[prompt] for prompt, share in model.items() if prompt in baseline]
+    if not pairs:
+        return None
+    num_gained = sum(pair > 0 for pair in pairs)
+    num_lost = sum(pair < 0 for pair in pairs)
+    is_single = all(abs(pair) in (0.0, 1.0) for pair in pairs)
+    low, high = paired_interval(pairs)
+    return PairedDifference(
+        num_prompts=len(pairs),
+        difference=sum(pairs) / len(pairs),
+        low=low,
+        high=high,
+        p_value=mcnemar_exact(num_lost, num_gained) if is_single else sign_flip_test(pairs),
+        num_gained=num_gained,
+        num_lost=num_lost,
+    )
 
 
 def wilson_interval(successes: float, total: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from distillctl.config.loading import load_config
 from distillctl.errors import ConfigError
-from distillctl.grading.significance import mcnemar_exact, wilson_interval
+from distillctl.grading.significance import paired_difference, wilson_interval
 from distillctl.inspection.series import Series, load_events
 from distillctl.run.directory import RunDir, open_run
 from distillctl.run.sample_files import sample_steps, verdicts
@@ -78,17 +78,15 @@ def accuracy(run: RunDir, series: Series, first: RunDir) -> dict[str, Any] | Non
 def paired(first: dict[str, bool], second: dict[str, bool]) -> dict[str, Any] | None:
     """Verdicts by prompt of two models: how many prompts only one of them got right, and the p-value of
     McNemar's exact test; None without a common prompt."""
-    common = first.keys() & second.keys()
-    if not common:
+    found = paired_difference(second, first)
+    if found is None:
         return None
-    only_first = sum(first[prompt] and not second[prompt] for prompt in common)
-    only_second = sum(second[prompt] and not first[prompt] for prompt in common)
     return {
-        "num": len(common),
-        "only_first": only_first,
-        "only_this": only_second,
-        "difference": (only_second - only_first) / len(common),
-        "p_value": mcnemar_exact(only_first, only_second),
+        "num": found.num_prompts,
+        "only_first": found.num_lost,
+        "only_this": found.num_gained,
+        "difference": found.difference,
+        "p_value": found.p_value,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from distillctl.config.schema import Config
 from distillctl.files.reading import open_regular
 from distillctl.inspection.series import Series
+from distillctl.run.metrics import LARGE_MISMATCH_KL
 
 MIN_STEPS = 20
 """Fewer steps say nothing about a trend."""
@@ -26,8 +27,6 @@ CLOSE_KL = 0.02
 """Nats per token from which on there is little left to learn."""
 MAX_CLIPPED = 0.3
 """Share of truncated responses from which on the student hardly learns to end."""
-MAX_MISMATCH_KL = 0.015
-"""Nats between engine and trainer from which rollouts are no longer the student's own."""
 ENTROPY_LEFT = 0.1
 """Share of its first entropy below which a student has collapsed."""
 ROLLOUT_SHARE = 0.8
@@ -153,7 +152,7 @@ def _skipped(evidence: Evidence) -> Iterator[Finding]:
 
 def _mismatch(evidence: Evidence) -> Iterator[Finding]:
     mismatch = evidence.last("rollout/mismatch_kl")
-    if mismatch > MAX_MISMATCH_KL:
+    if mismatch > LARGE_MISMATCH_KL:
         message = f"engine and trainer differ by {mismatch:.3f} nats per token"
         yield Finding("rollouts are off-policy", "warn", message, "student.dtype=float32 for both")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from distillctl.errors import ConfigError
 from distillctl.host.isolation import child_environment, without_launchers
 from distillctl.launch.plan import Plan
-from distillctl.models.architecture import model_shape
 
 
 def require_loss(plan: Plan) -> None:
@@ -26,7 +25,7 @@ def require_loss(plan: Plan) -> None:
         trial = {
             "path": path,
             "folder": os.getcwd(),
-            "vocab_size": model_shape(plan.student).vocab_size,
+            "vocab_size": plan.student.shape.vocab_size,
             "device": plan.device,
             "report": str(report),
         }

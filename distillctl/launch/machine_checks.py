@@ -1,6 +1,6 @@
-"""Whether a run fits this machine, predicted before it starts: packages, memory, disk, /dev/shm, sockets.
+"""Whether a run fits this machine: packages, memory, disk, /dev/shm, sockets. Predicted before it starts.
 
-Everything here raises or returns; nothing is started, nothing of the run is written. No torch.
+Nothing is started, and nothing of the run is written. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,31 +16,29 @@ from distillctl.files.outputs import nearest, require_writable
 from distillctl.host import shared_memory
 from distillctl.host.hardware import memory_bytes
 from distillctl.host.packages import require_gpu_build, require_packages, require_quantization
-from distillctl.launch.memory_estimate import memory_estimate
+from distillctl.launch.memory_estimate import DTYPE_BYTES, memory_estimate
 from distillctl.launch.plan import Plan
-from distillctl.models.architecture import model_shape
 from distillctl.run import checkpoints
 
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path (unix(7): `sun_path` has 108 with the final NUL)."""
-_SIZES = {"float32": 4, "bfloat16": 2}
 _OPTIMIZER_BYTES = 12
 """Per parameter in a checkpoint: float32 master weight and AdamW's two moments."""
 _BESIDE_BYTES = 16 << 20
-"""Beside a checkpoint's weights: tokenizer, DeepSpeed's scripts, its share of samples and events."""
+"""What a checkpoint has besides weights: tokenizer, DeepSpeed's scripts, a share of samples and events."""
 _VLLM_SHARED_BYTES = 64 << 20
 """Room in /dev/shm for the queues between the processes of vLLM, where it has several."""
 _NCCL_SHARED_BYTES = 1 << 30
 """Room in /dev/shm for NCCL between the ranks of GPUs: what its user guide gives a container
 ("Troubleshooting", shared memory: `--shm-size=1g`). It takes little where GPUs reach each other directly."""
 _RANDOM_NAME = "x" * 8
-"""As long as what `tempfile` appends to a prefix."""
+"""Stands for the characters that `tempfile` appends to a prefix."""
 _LONGEST_NAME = 36
-"""Of the sockets in the scratch directory: a uuid4, vLLM's own. Ours are shorter."""
+"""Characters of the longest socket name in the scratch directory: vLLM's own is a uuid4, ours are shorter."""
 
 
 def require_fit(plan: Plan, folder: Path | None = None) -> None:
-    """Raise EnvironmentUnfit when the machine lacks what the run needs, ConfigError for an impossible path.
+    """Raise EnvironmentUnfit where the machine lacks what the run needs, ConfigError for an impossible path.
 
     `folder`: the run directory, which need not exist yet; None for a run that keeps nothing.
     """
@@ -51,7 +49,7 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
         # Checkpoints may be a mount of another disk; where there are none yet, its parents are looked at.
         require_writable(folder, folder / "checkpoints")
         _require_disk(plan, folder / "checkpoints")
-    weights = model_shape(plan.student).num_parameters * _SIZES[plan.student_dtype]
+    weights = plan.student.shape.num_parameters * DTYPE_BYTES[plan.student_dtype]
     require_shared_memory(weights, nccl=plan.device == "cuda" and plan.world_size > 1)
     _require_short_sockets(plan)
     if plan.device == "cpu":
@@ -60,14 +58,14 @@ def require_fit(plan: Plan, folder: Path | None = None) -> None:
 
 
 def require_shared_memory(num_bytes: int, *, nccl: bool = False) -> None:
-    """Raise EnvironmentUnfit unless /dev/shm can take weights of `num_bytes` and the engines' sockets.
+    """Raise EnvironmentUnfit unless /dev/shm has room for weights of `num_bytes` and the engines' sockets.
 
-    `nccl`: and what NCCL exchanges between ranks on GPUs.
+    With `nccl` it also needs room for what NCCL exchanges between ranks on GPUs.
     """
     root = shared_memory.ROOT
     use = "sockets and the weights on their way to the engine are kept there"
     if not os.path.isdir(root):
-        what = "is no directory" if os.path.lexists(root) else "is missing"
+        what = "is not a directory" if os.path.lexists(root) else "is missing"
         raise EnvironmentUnfit(f"{root} {what}: {use}", f"mount it: mount -t tmpfs tmpfs {root}")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise EnvironmentUnfit(f"{root} cannot be written: {use}", f"remount it: mount -o remount,rw {root}")
@@ -85,23 +83,25 @@ def require_shared_memory(num_bytes: int, *, nccl: bool = False) -> None:
 
 def checkpoint_bytes(plan: Plan) -> int:
     """Size of one checkpoint: optimizer state, the model's where ZeRO does not shard it, and `hf/`."""
-    size = _SIZES[plan.student_dtype]
+    size = DTYPE_BYTES[plan.student_dtype]
     model_states = 0 if plan.config.zero.stage == 3 else size
     per_parameter = _OPTIMIZER_BYTES + model_states + size
-    return model_shape(plan.student).num_parameters * per_parameter + _BESIDE_BYTES
+    return plan.student.shape.num_parameters * per_parameter + _BESIDE_BYTES
 
 
 def _require_disk(plan: Plan, folder: Path) -> None:
-    """While one is written `checkpoint.keep` others and the best are there; those of a resumed run have their
-    room."""
-    settings, steps = plan.config.checkpoint, plan.config.train.steps
+    """While a checkpoint is written, `checkpoint.keep` others and the best one exist. A resumed run has room
+    for those that it has written."""
+    settings = plan.config.checkpoint
+    steps = plan.config.train.steps
     num_new = settings.keep + 1 + settings.best - len(checkpoints.steps(folder))
     if not settings.every:
         num_new = 1
     elif steps is not None:
         num_new = min(num_new, math.ceil(steps / settings.every))
     num_new = max(1, num_new)
-    size, free = checkpoint_bytes(plan), shutil.disk_usage(nearest(folder)).free
+    size = checkpoint_bytes(plan)
+    free = shutil.disk_usage(nearest(folder)).free
     if num_new * size > free:
         raise EnvironmentUnfit(
             f"{folder} needs about {_gib(num_new * size)} for {num_new} checkpoint(s) of {_gib(size)}, its "
@@ -131,7 +131,8 @@ def _require_short_sockets(plan: Plan) -> None:
 
 
 def _require_memory(plan: Plan) -> None:
-    """On a CPU all processes share the memory."""
+    """Raise EnvironmentUnfit where the run needs more memory than there is; on a CPU all processes share
+    it."""
     phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}
     needed = (
         phases["rollout"]

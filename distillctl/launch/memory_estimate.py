@@ -1,23 +1,25 @@
-"""Memory a run will need, per process and phase, from the models' dimensions. An estimate, said to be one."""
+"""An estimate of the memory that a run needs, per process and phase, from the models' dimensions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from distillctl.launch.plan import Plan
-from distillctl.models.architecture import ModelShape, model_shape
+from distillctl.models.architecture import ModelShape
 from distillctl.rollout.start import kv_cache_bytes
 from distillctl.teacher.server import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+"""Bytes of one value of a model's weights."""
 _QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 _LOSS_BUFFERS = 8
 """Float32 [chunk, vocabulary] tensors alive at the peak of the chunked loss: two logits, two log-softmax, two
 probabilities, their difference, the gradient."""
 _CHUNK_BYTES = 128 << 20
 """One float32 [chunk, vocabulary] tensor where `loss.chunk_size` is null."""
-_ENGINE_BYTES, _SERVER_BYTES, _RANK_BYTES = 1 << 30, 2 << 30, 1 << 30
+_ENGINE_BYTES = 1 << 30
+_SERVER_BYTES = 2 << 30
+_RANK_BYTES = 1 << 30
 """Libraries and code: resident memory of a CPU run of the tiny pair. A teacher server has three processes."""
 _LAYER_ACTIVATIONS = 16
 """Hidden-size vectors kept per token and layer for the backward pass, besides three of the MLP's width."""
@@ -34,12 +36,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class _Teachers:
-    """Bytes that the teachers in the ranks take of each rank."""
+    """Bytes of each rank that the teachers in the ranks take."""
 
     scoring: int
-    """Weights while one of them scores, and what its forward pass needs."""
+    """While one of them scores: weights, and what its forward pass needs."""
     held: int
-    """Weights that stay during the update."""
+    """During the update: the weights that stay."""
     hidden: int
     """Hidden states of the rank's share of the batch."""
 
@@ -48,10 +50,11 @@ def memory_estimate(plan: Plan) -> list[Memory]:
     """Peak memory of the rollout engine, of teacher servers on this CPU, of the teachers' forward and the
     update (per rank), of the push."""
     config = plan.config
-    student = model_shape(plan.student)
-    weights = student.num_parameters * _BYTES[plan.student_dtype]
+    student = plan.student.shape
+    weights = student.num_parameters * DTYPE_BYTES[plan.student_dtype]
     cache = kv_cache_bytes(student, plan.max_model_len, config.rollout.max_num_seqs)
-    teachers, student_state = _local_teachers(plan), _student_state(student, plan)
+    teachers = _local_teachers(plan)
+    student_state = _student_state(student, plan)
     head_gradient = student.vocab_size * student.hidden_size * 4
     update = _activations(student, plan) + _loss_buffers(student, plan) + head_gradient
     base = _RANK_BYTES if plan.device == "cpu" else 0
@@ -69,15 +72,20 @@ def memory_estimate(plan: Plan) -> list[Memory]:
 
 
 def _local_teachers(plan: Plan) -> _Teachers:
-    """All weights stay on the rank, but of an offloaded teacher only its head while it does not score."""
-    config, ranks = plan.config, plan.world_size
+    """All weights stay on the rank; an offloaded teacher that does not score leaves only its LM head
+    there."""
+    config = plan.config
+    ranks = plan.world_size
     rows = int(config.data.train_batch_size * config.rollout.n / ranks * config.data.max_response_length)
-    held, extra, hidden = 0, [0], [0]
+    held = 0
+    extra = [0]
+    hidden = [0]
     for name, teacher in config.all_teachers.items():
         if teacher.is_served:
             continue
         job = plan.teachers[name]
-        shape, size = model_shape(Path(job.model)), _BYTES[job.dtype]
+        shape = job.model.shape
+        size = DTYPE_BYTES[job.dtype]
         per_parameter = _QUANTIZED_BYTES.get(teacher.quantization, size)
         weights = int(shape.num_parameters * per_parameter) // (ranks if teacher.shard else 1)
         head = shape.vocab_size * shape.hidden_size * size
@@ -95,26 +103,30 @@ def _servers(plan: Plan) -> list[Memory]:
     """Teacher servers of the run, all together; those on GPUs have these to themselves."""
     if plan.device == "cuda" or not plan.served:
         return []
-    total, length = 0, plan.config.max_length + 1
+    total = 0
+    length = plan.config.max_length + 1
     for name in plan.served:
         job = plan.teachers[name]
-        shape = model_shape(Path(job.model))
-        logits = min(length, MAX_BATCHED_TOKENS) * shape.vocab_size * (_BYTES[job.dtype] + 4)
-        total += _SERVER_BYTES + shape.num_parameters * _BYTES[job.dtype] + logits
+        shape = job.model.shape
+        logits = min(length, MAX_BATCHED_TOKENS) * shape.vocab_size * (DTYPE_BYTES[job.dtype] + 4)
+        total += _SERVER_BYTES + shape.num_parameters * DTYPE_BYTES[job.dtype] + logits
         total += kv_cache_bytes(shape, length, MAX_NUM_SEQS)
     return [Memory("teacher server", total, f"{len(plan.served)}: processes, weights, KV cache, logits")]
 
 
 def _loss_buffers(student: ModelShape, plan: Plan) -> int:
     """Tensors of one chunk of the loss."""
-    tokens, chunk = plan.config.train.micro_batch_tokens, plan.config.loss.chunk_size
+    tokens = plan.config.train.micro_batch_tokens
+    chunk = plan.config.loss.chunk_size
     row = student.vocab_size * 4
     return _LOSS_BUFFERS * min(_CHUNK_BYTES if chunk is None else chunk * row, tokens * row)
 
 
 def _student_state(student: ModelShape, plan: Plan) -> int:
     """Parameters, gradients, AdamW's moments (and float32 masters under bfloat16), as ZeRO shards them."""
-    stage, ranks, size = plan.config.zero.stage, plan.world_size, _BYTES[plan.student_dtype]
+    stage = plan.config.zero.stage
+    ranks = plan.world_size
+    size = DTYPE_BYTES[plan.student_dtype]
     count = student.num_parameters
     parameters = count * size // (ranks if stage == 3 else 1)
     gradients = count * size // (ranks if stage >= 2 else 1)
@@ -125,7 +137,8 @@ def _student_state(student: ModelShape, plan: Plan) -> int:
 
 def _activations(student: ModelShape, plan: Plan) -> int:
     """Activations of one micro-batch kept for the backward pass."""
-    size, tokens = _BYTES[plan.student_dtype], plan.config.train.micro_batch_tokens
+    size = DTYPE_BYTES[plan.student_dtype]
+    tokens = plan.config.train.micro_batch_tokens
     per_layer = _LAYER_ACTIVATIONS * student.hidden_size + 3 * student.intermediate_size
     if plan.config.student.gradient_checkpointing:
         return tokens * (student.num_layers * student.hidden_size + per_layer) * size

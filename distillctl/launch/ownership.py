@@ -1,4 +1,4 @@
-"""Which folders `train` writes in: a new one or a run, and none in which a name leads out of it. No torch.
+"""Which folders `train` may write in: a new one or a run, if nothing in it leads out of it. No torch.
 
 Stricter than `directory.open_run`, because what is taken for a run is written, swept and rotated.
 """
@@ -33,7 +33,7 @@ _INSIDE = {
 }
 """Names in some of the folders, and whether they are folders."""
 _HEAD_BYTES = 1 << 16
-"""Of a file, enough to tell whose it is."""
+"""Bytes at the start of a file that are enough to tell whose it is."""
 _EVENT = re.compile(rb'\{"t": [0-9.]+, "attempt": [0-9]+, "step": [0-9]+, ')
 """As `EventLog` begins each line."""
 
@@ -43,7 +43,7 @@ def holds_run(run: RunDir) -> bool:
 
     A run is a config.yaml that loads, with its own events.jsonl or status.json. Raises ConfigError for a
     folder with anything else, and for a run in which what is written or swept is a link or of another kind;
-    EnvironmentUnfit for a folder that cannot be read. What is no folder at all is for others to refuse.
+    EnvironmentUnfit for a folder that cannot be read. Others refuse what is not a folder at all.
     """
     try:
         with os.scandir(run.path) as found:
@@ -153,7 +153,7 @@ def _has_events(path: Path) -> bool:
 
 
 def _may_be_torn(line: bytes) -> bool:
-    """Whether a line that is no event begins as one: a crash may have cut it anywhere."""
+    """Whether a line that is not an event begins like one: a crash may have cut it anywhere."""
     return b'{"t": '.startswith(line.strip()[:6])
 
 

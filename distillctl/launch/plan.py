@@ -13,27 +13,39 @@ from distillctl.config.gpu_only import on_cpu
 from distillctl.config.schema import Config, TeacherConfig, teacher_section
 from distillctl.config.scores import require_scores
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.files.reading import read_json
 from distillctl.host.gpus import MIG, counted, cuda_environment, visible_gpus
-from distillctl.host.hardware import cpu_runtime, cpus, num_gpus
-from distillctl.models.architecture import model_shape
-from distillctl.models.locate import model_path
+from distillctl.host.hardware import cpu_runtime, cpus
+from distillctl.launch.gpu_assignment import check_gpus, check_slices
+from distillctl.models.architecture import UNLIMITED_POSITIONS
+from distillctl.models.locate import fetch_weights, find_model
+from distillctl.models.model_dir import ModelDir
 from distillctl.models.rope import switch_length
 from distillctl.rollout.start import engine_settings, kv_cache_bytes
 from distillctl.rollout.worker import EngineSettings
 from distillctl.teacher.logins import found_logins
 from distillctl.teacher.server import MAX_NUM_SEQS, server_arguments
-from distillctl.train.job import TeacherJob
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTeacher:
+    """A teacher of the run."""
+
+    model: ModelDir
+    """A teacher behind a URL may have no weights here."""
+    dtype: str
+    endpoints: list[str]
+    """Addresses of its servers as `TeacherJob.endpoints`; empty until the run starts its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run with everything resolved: devices, dtypes, model directories."""
+    """A run with everything resolved: devices, dtypes, models."""
 
     config: Config
-    student: Path
-    teachers: dict[str, TeacherJob]
-    """Named as in `Config.all_teachers`. One that the run serves itself gets its endpoint when it starts."""
+    """As this machine takes it: on a CPU without the settings that only a GPU has."""
+    student: ModelDir
+    teachers: dict[str, PlannedTeacher]
+    """Named as in `Config.all_teachers`."""
     device: str
     world_size: int
     student_dtype: str
@@ -79,6 +91,11 @@ class Plan:
         return replace(settings, max_logprobs=self.num_rollout_topk)
 
     @property
+    def models(self) -> list[ModelDir]:
+        """The student and all teachers."""
+        return [self.student, *(teacher.model for teacher in self.teachers.values())]
+
+    @property
     def used_gpus(self) -> dict[str, str]:
         """The run's GPUs: number among the visible ones, as in names of metrics, to identifier."""
         if self.device == "cpu":
@@ -103,17 +120,20 @@ class Plan:
 
     def server_arguments(self, name: str, socket: Path) -> list[str]:
         """Arguments of vLLM's server for one of `served`."""
-        teacher, job, loss = self.config.all_teachers[name], self.teachers[name], self.config.loss
-        on_gpu, length = self.device == "cuda", self.config.max_length + 1
-        shape = None if on_gpu else model_shape(Path(job.model))
+        teacher = self.config.all_teachers[name]
+        job = self.teachers[name]
+        loss = self.config.loss
+        on_gpu = self.device == "cuda"
+        length = self.config.max_length + 1
+        cache_bytes = None if on_gpu else kv_cache_bytes(job.model.shape, length, MAX_NUM_SEQS)
         return server_arguments(
-            Path(job.model),
+            job.model.path,
             dtype=job.dtype,
             socket=socket,
             max_model_len=length,
             max_logprobs=loss.topk + 1,  # of student_topk also the sampled token
             ask_ids=loss.needs == "chosen tokens",
-            kv_cache_bytes=kv_cache_bytes(shape, length, MAX_NUM_SEQS) if shape else None,
+            kv_cache_bytes=cache_bytes,
             num_gpus=len(teacher.gpus or []) if on_gpu else 0,
             gpu_memory_utilization=teacher.gpu_memory_utilization,
         )
@@ -124,46 +144,29 @@ def file_name(name: str) -> str:
     return quote(name, safe=" ")
 
 
-def resolve(config: Config, *, download: bool = True) -> Plan:
-    """Decide devices and dtypes and find the models. With `download=False` hub weights are not fetched.
+def resolve(config: Config) -> Plan:
+    """Decide devices and dtypes, and find the models; weights that are on the hub stay there.
 
     Raises ConfigError for settings that contradict the machine or the models, EnvironmentUnfit for models
     that cannot be had.
     """
-    gpus = num_gpus() if config.train.device != "cpu" else 0
-    ids = visible_gpus().ids if gpus else ()
-    if config.train.device == "cuda" and not gpus:
-        raise EnvironmentUnfit(
-            f"train.device is cuda, but {counted(0)}",
-            visible_gpus().note
-            or "check nvidia-smi and that nvidia-ml-py is installed (pip install 'distillctl[gpu]')",
-        )
-    sliced = any(gpu.startswith(MIG) for gpu in ids)
-    world_size = config.train.world_size or (1 if sliced else max(1, gpus))
-    if gpus:
-        check_gpus(config, world_size, gpus)
-        _check_slices(config, world_size, ids)
+    ids = _gpus(config)
+    world_size = _world_size(config, ids)
+    if ids:
+        check_gpus(config, world_size, len(ids))
+        check_slices(config, world_size, ids)
     else:
         config = on_cpu(config)
-    require_scores(config, on_gpu=bool(gpus))
-    auto = "bfloat16" if gpus else "float32"
-    student = model_path(config.student.model, "student.model", weights=download)
-    shape = model_shape(student)
-    _check_positions(config, "student.model", shape.max_positions)
-    _check_switch(config, "student.model", shape.switch_length)
-    if config.loss.num_listed > shape.vocab_size:
-        raise ConfigError(
-            f"loss.topk={config.loss.topk}, but student.model has {shape.vocab_size} tokens",
-            "lower loss.topk",
-        )
+    require_scores(config, on_gpu=bool(ids))
+    auto = "bfloat16" if ids else "float32"
+    found: dict[str, ModelDir] = {}
+    student = _student(config, found)
+    teachers = {name: _teacher(config, name, one, auto, found) for name, one in config.all_teachers.items()}
     return Plan(
         config=config,
         student=student,
-        teachers={
-            name: _teacher(config, name, teacher, auto, download)
-            for name, teacher in config.all_teachers.items()
-        },
-        device="cuda" if gpus else "cpu",
+        teachers=teachers,
+        device="cuda" if ids else "cpu",
         world_size=world_size,
         student_dtype=auto if config.student.dtype == "auto" else config.student.dtype,
         max_model_len=config.max_length,
@@ -171,21 +174,72 @@ def resolve(config: Config, *, download: bool = True) -> Plan:
     )
 
 
-def _teacher(config: Config, name: str, teacher: TeacherConfig, auto: str, download: bool) -> TeacherJob:
+def fetch_models(plan: Plan) -> None:
+    """Download the weights that the run loads itself and that are not here yet, and check all files.
+
+    Raises ConfigError for files that cannot be used, EnvironmentUnfit for models that cannot be had.
+    """
+    fetch_weights(plan.student, "student.model")
+    for name, teacher in plan.teachers.items():
+        if plan.config.all_teachers[name].url is None:
+            fetch_weights(teacher.model, f"{teacher_section(name)}.model")
+
+
+def _gpus(config: Config) -> tuple[str, ...]:
+    """Identifiers of the GPUs that the run may use; none for a run on the CPU."""
+    ids = tuple(visible_gpus().ids) if config.train.device != "cpu" else ()
+    if config.train.device == "cuda" and not ids:
+        raise EnvironmentUnfit(
+            f"train.device is cuda, but {counted(0)}",
+            visible_gpus().note
+            or "check nvidia-smi and that nvidia-ml-py is installed (pip install 'distillctl[gpu]')",
+        )
+    return ids
+
+
+def _world_size(config: Config, ids: Sequence[str]) -> int:
+    """Number of ranks: as configured, or one per GPU, or a single one on a CPU or on slices of a GPU."""
+    sliced = any(gpu.startswith(MIG) for gpu in ids)
+    return config.train.world_size or (1 if sliced else max(1, len(ids)))
+
+
+def _found(found: dict[str, ModelDir], spec: str, key: str) -> ModelDir:
+    """A model without the weights of the hub; a specification that stands twice is one model."""
+    if spec not in found:
+        found[spec] = find_model(spec, key, weights=False)
+    return found[spec]
+
+
+def _student(config: Config, found: dict[str, ModelDir]) -> ModelDir:
+    """Find the student and check that it takes the longest sequence and has the tokens of the loss."""
+    student = _found(found, config.student.model, "student.model")
+    _check_positions(config, "student.model", student.shape.max_positions)
+    _check_switch(config, "student.model", student.shape.switch_length)
+    if config.loss.num_listed > student.shape.vocab_size:
+        raise ConfigError(
+            f"loss.topk={config.loss.topk}, but student.model has {student.shape.vocab_size} tokens",
+            "lower loss.topk",
+        )
+    return student
+
+
+def _teacher(
+    config: Config, name: str, teacher: TeacherConfig, auto: str, found: dict[str, ModelDir]
+) -> PlannedTeacher:
     """Find one teacher and check that it takes the longest sequence."""
     key = f"{teacher_section(name)}.model"
-    path = model_path(teacher.model, key, weights=download and teacher.url is None)
+    model = _found(found, teacher.model, key)
     # A served teacher may be of any architecture that vLLM has, and has to generate a token.
-    served = teacher.is_served
-    positions = _positions(path / "config.json") if served else model_shape(path).max_positions
-    num_generated = 1 if served else 0
+    positions = _positions(model) if teacher.is_served else model.shape.max_positions
+    num_generated = 1 if teacher.is_served else 0
     _check_positions(config, key, positions, num_generated)
     if teacher.url is None:  # what a server that runs already takes is its own choice
-        _check_switch(config, key, switch_length(read_json(path / "config.json")), num_generated)
-    dtype = auto if teacher.dtype == "auto" else teacher.dtype
+        _check_switch(config, key, switch_length(model.config), num_generated)
     found_logins(name, teacher)
-    return TeacherJob(
-        model=str(path.absolute()), dtype=dtype, endpoints=list(map(_located, teacher.url or []))
+    return PlannedTeacher(
+        model=model,
+        dtype=auto if teacher.dtype == "auto" else teacher.dtype,
+        endpoints=list(map(_located, teacher.url or [])),
     )
 
 
@@ -195,11 +249,12 @@ def _located(endpoint: str) -> str:
     return endpoint if scheme or not colon else f"unix:{os.path.abspath(path)}"
 
 
-def _positions(file: Path) -> int:
-    """What a config.json of any architecture says about the longest sequence."""
-    positions = read_json(file).get("max_position_embeddings") or 2**31
+def _positions(model: ModelDir) -> int:
+    """The longest sequence of a model of any architecture."""
+    positions = model.config.get("max_position_embeddings") or UNLIMITED_POSITIONS
     if type(positions) is not int:
-        raise ConfigError(f"{file}: max_position_embeddings is no integer", "correct or download it again")
+        what = f"config.json of {model}: max_position_embeddings is not an integer"
+        raise ConfigError(what, "correct or download it again")
     return positions
 
 
@@ -233,48 +288,3 @@ def _check_switch(config: Config, key: str, switch: tuple[str, int] | None, num_
         "(original_max_position_embeddings): a sequence would be scored by the longest one beside it",
         f"lower data.max_prompt_length or data.max_response_length to {switch[1] - num_generated} together",
     )
-
-
-def check_gpus(config: Config, world_size: int, num_gpus: int) -> None:
-    """Raise ConfigError unless there are the GPUs that are named, and every teacher served has its own."""
-    if world_size > num_gpus:
-        hint = f"set train.world_size to {num_gpus} at most"
-        raise ConfigError(f"train.world_size={world_size}, but {counted(num_gpus)}", hint)
-    taken = dict.fromkeys(config.rollout.gpus or [0], "rollout.gpus")
-    if missing := [gpu for gpu in taken if not 0 <= gpu < num_gpus]:
-        hint = "they are counted from 0 among the visible ones"
-        raise ConfigError(f"rollout.gpus names GPU {missing[0]}, but {counted(num_gpus)}", hint)
-    if len(config.rollout.gpus or []) > len(set(config.rollout.gpus or [])):
-        raise ConfigError("rollout.gpus names a GPU twice", "name each once")
-    taken |= dict.fromkeys(range(world_size), f"the ranks (train.world_size={world_size})")
-    for name, teacher in config.all_teachers.items():
-        if not teacher.serve:
-            continue
-        key = f"{teacher_section(name)}.gpus"
-        hint = (
-            f"give it some of the {num_gpus} visible GPUs, counted from 0, and set train.world_size to what "
-            "is left"
-        )
-        if not teacher.gpus:
-            raise ConfigError(f"{key} is missing: a teacher with serve=true needs GPUs of its own", hint)
-        for gpu in teacher.gpus:
-            if not 0 <= gpu < num_gpus:
-                raise ConfigError(f"{key} names GPU {gpu}, but {counted(num_gpus)}", hint)
-            if gpu in taken:
-                raise ConfigError(f"{key} names GPU {gpu}, which {taken[gpu]} uses already", hint)
-            taken[gpu] = key
-
-
-def _check_slices(config: Config, world_size: int, ids: Sequence[str]) -> None:
-    """Refuse to give a process several MIG slices: CUDA shows it one (NVIDIA's MIG user guide, "CUDA Device
-    Enumeration")."""
-    groups = {"train.world_size": list(range(world_size)), "rollout.gpus": config.rollout.gpus or [0]}
-    for name, teacher in config.all_teachers.items():
-        groups[f"{teacher_section(name)}.gpus"] = teacher.gpus if teacher.serve and teacher.gpus else []
-    for key, places in groups.items():
-        if len(places) > 1 and any(ids[place].startswith(MIG) for place in places):
-            raise ConfigError(
-                f"{key} takes {len(places)} devices, of which some are slices of a GPU (MIG): CUDA shows a "
-                f"process one slice, and {counted(len(ids))}",
-                f"set {key} to one of them",
-            )

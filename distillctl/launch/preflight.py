@@ -1,182 +1,93 @@
-"""What is known about a pair of models before anything starts: from their files and the configuration alone.
+"""Every check of a run before it starts, in order; those of the configuration alone are in this module too.
 
-`static_checks` refuses pairs whose training would mean nothing and notes what is legal but rarely wanted. To
-add a check: a function that returns `Check`s, called in `static_checks`. Imports neither torch nor
-transformers: templates are compared as text, tokenizers by their vocabularies.
+What `train` refuses, and where:
+
+1. the configuration by itself: `config.schema`, when it is read;
+2. the run directory: `launch.resume`, again under its lock;
+3. `prepare`: the data and the plan, checks that need no weights, the download, checks that need weights;
+4. what only running engines show: `train.self_checks`, in the ranks, before the first step.
+
+To add a check: a function that raises or returns `Check`s, called in one of the lists below. Imports neither
+torch nor transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-from distillctl.config.schema import Config, teacher_section
-from distillctl.errors import ConfigError
-from distillctl.files.reading import read_json
-from distillctl.models.compatibility import (
-    generation_config,
-    require_plain_head,
-    shared_vocab,
-    stop_token_ids,
-    tokenizer_vocab,
-)
-from distillctl.models.tokenizer_files import chat_template, token_text, tokenizer_config
+from distillctl.config.schema import Config
+from distillctl.data.checks import answer_checks, prompt_checks, unused_text_checks
+from distillctl.data.run_rows import RunRows, read_run_rows
+from distillctl.grading.custom import load_reward
+from distillctl.launch.devices import device_checks
+from distillctl.launch.loss_trial import require_loss
+from distillctl.launch.machine_checks import require_fit
+from distillctl.launch.model_checks import pair_checks, weight_checks
+from distillctl.launch.plan import Plan, fetch_models, resolve
+from distillctl.monitor.tensorboard import require_tracker
 from distillctl.run.checks import Check
 from distillctl.teacher.logins import API_KEY, unsent_keys
 
-_MAX_SHOWN = 5
-"""Tokens named in one line."""
-_SAMPLING_KEYS = (
-    "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "no_repeat_ngram_size", "max_new_tokens", "max_length",
-)  # fmt: skip
-"""Keys of generation_config.json that engines take as defaults when they are told nothing."""
 
+def prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
+    """Run every check that can refuse the run. Checks that need no weights come before the download.
 
-def static_checks(config: Config, student: Path, teachers: Mapping[str, Path]) -> list[Check]:
-    """Check the student against every teacher, and the configuration against itself.
-
-    `student`, `teachers` (named as in `config.all_teachers`): model directories, which may lack weights. One
-    with neither weights nor tokenizer.json is a partial download: a single `warn` says that it was not
-    checked. Raises ConfigError where training would mean nothing (tokenizers that differ, a head that is no
-    linear map) and for files that cannot be read.
+    `folder`: its run directory, which need not exist yet. Returns what the checks have to say.
     """
-    ours = _read("student", config.student.model, student)
-    checks = [ours] if isinstance(ours, Check) else _student_checks(config, ours)
-    for name, path in teachers.items():
-        settings = config.all_teachers[name]
-        key = teacher_section(name)
-        theirs = _read(key, settings.model, path)
-        if isinstance(theirs, Check):
-            checks.append(theirs)
-            continue
-        if not settings.is_served:
-            require_plain_head(theirs.config, f"{key}.model")
-        if not isinstance(ours, Check):
-            checks += [*_vocabulary_checks(ours, theirs), _eos_check(ours, theirs)]
-            checks.append(_template_check(ours, theirs))
-    for url in unsent_keys(config):
-        detail = f"{url} gets the user and password in it; the API key in {API_KEY} is not sent to it"
-        checks.append(Check("teacher login", "warn", detail, "leave one of the two out"))
-    checks += [_objective_check(config), _sampling_check(config)]
-    return [*checks, *_staleness_checks(config)]
+    rows = read_run_rows(config)
+    plan = resolve(config)
+    checks = checks_without_weights(config, plan, rows)
+    require_loss(plan)
+    require_fit(plan, folder)
+    is_complete = all(model.has_tokenizer for model in plan.models)
+    fetch_models(plan)
+    if not is_complete:  # what was not here could not be checked
+        checks = checks_without_weights(config, plan, rows)
+    return plan, [*checks, *weight_checks(plan)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A model's files, read."""
-
-    key: str
-    """`student`, `teacher` or `teachers.NAME`."""
-    config: SimpleNamespace
-    """config.json."""
-    generation: dict[str, Any]
-    """generation_config.json."""
-    vocab: dict[str, int]
-    stop_ids: list[int]
-    template: str | None
+def preview(config: Config) -> tuple[Plan, RunRows, list[Check]]:
+    """The same checks for a dry run, with the models as far as they are here and whatever the machine."""
+    rows = read_run_rows(config)
+    plan = resolve(config)
+    checks = checks_without_weights(config, plan, rows)
+    require_loss(plan)
+    return plan, rows, [*checks, *weight_checks(plan)]
 
 
-def _read(key: str, spec: str, path: Path) -> _Model | Check:
-    """The model, or the check that says that only a part of it is here."""
-    if not (path / "tokenizer.json").is_file() and not list(path.glob("*.safetensors")):
-        detail = f"not checked: {key}.model={spec} has no tokenizer.json here"
-        return Check("tokenizers", "warn", detail)
-    config = SimpleNamespace(**{"model_type": "it", **read_json(path / "config.json")})
-    if not isinstance(getattr(config, "vocab_size", None), int):
-        raise ConfigError(f"{path / 'config.json'} has no vocab_size")
-    vocab, generation = tokenizer_vocab(path), generation_config(path)
-    tokenizer = tokenizer_config(path)
-    stops = stop_token_ids(generation, vocab.get(token_text(tokenizer.get("eos_token"))))
-    return _Model(key, config, generation, vocab, stops, chat_template(path, tokenizer))
+def checks_without_weights(config: Config, plan: Plan, rows: RunRows) -> list[Check]:
+    """`config` is the configuration as it was given; `plan` has it as this machine takes it."""
+    if config.reward.path is not None:
+        load_reward(config.reward.path, config.reward.name)
+    for tracker in config.train.logger:
+        require_tracker(tracker)
+    return [
+        *device_checks(plan, config),
+        *pair_checks(plan),
+        *login_checks(plan.config),
+        *objective_checks(plan.config),
+        *schedule_checks(plan.config, len(rows.train)),
+        *answer_checks(plan.config, rows.train, rows.val),
+        *unused_text_checks(rows.train, rows.val),
+        *prompt_checks(plan.config, plan.student, rows.train, rows.val),
+    ]
 
 
-def _vocabulary_checks(ours: _Model, theirs: _Model) -> list[Check]:
-    rows = ours.config.vocab_size, theirs.config.vocab_size
-    size, beyond = shared_vocab(ours.vocab, theirs.vocab, rows, theirs.key)
-    pair = f"student and {theirs.key}"
-    if beyond:
-        more = f" and {len(beyond) - _MAX_SHOWN} more" if len(beyond) > _MAX_SHOWN else ""
-        tokens = Check(
-            "tokenizers", "warn",
-            f"{pair} share {size} ids, above which are {', '.join(beyond[:_MAX_SHOWN])}{more}; responses are "
-            "cut before such a token",
-        )  # fmt: skip
-    else:
-        tokens = Check("tokenizers", "ok", f"{pair}: {len(ours.vocab)} ids agree")
-    if rows == (size, size):
-        return [tokens, Check("heads", "ok", f"{pair} have the shared {size} rows each")]
-    detail = f"{pair}: heads of {rows[0]} and {rows[1]} rows are both cut to the shared {size}"
-    return [tokens, Check("heads", "ok", detail)]
-
-
-def _eos_check(ours: _Model, theirs: _Model) -> Check:
-    """Stop ids; where the engine does not stop at what the teacher ends with, lengths explode."""
-    if ours.stop_ids and ours.stop_ids == theirs.stop_ids:
-        return Check("eos", "ok", f"student and {theirs.key} stop at {_named(ours.stop_ids, ours.vocab)}")
-    extra = sorted(set(ours.stop_ids) - set(theirs.stop_ids))
-    if extra and set(theirs.stop_ids) < set(ours.stop_ids):
-        detail = f"rollouts also stop at {_named(extra, ours.vocab)}, no stop token of {theirs.key}"
-        return Check("eos", "warn", detail)
-    detail = (
-        f"{theirs.key} ends answers with {_named(theirs.stop_ids, theirs.vocab)}, rollouts stop at "
-        f"{_named(ours.stop_ids, ours.vocab)}: the student is not taught to stop where the engine stops, and "
-        "responses grow to the length limit"
-    )
-    ids = theirs.stop_ids or "the id that ends an answer"
-    hint = f"set eos_token_id in the student's generation_config.json to {ids}"
-    return Check("eos", "warn", detail, f"take the instruction-tuned student, or {hint}")
-
-
-def _named(ids: Sequence[int], vocab: Mapping[str, int]) -> str:
-    """`'<|im_end|>' 151645, '<|endoftext|>' 151643`, or `nothing`."""
-    tokens = {i: token for token, i in vocab.items()}
-    return ", ".join(f"{tokens[i]!r} {i}" if i in tokens else str(i) for i in ids) or "nothing"
-
-
-def _template_check(ours: _Model, theirs: _Model) -> Check:
-    name, key = "chat template", theirs.key
-    assert ours.template is not None  # refused before
-    if theirs.template is None:
-        detail = f"{key} has none: it scores the student's format, which it was perhaps never trained on"
-        return Check(name, "warn", detail, "take an instruction-tuned teacher")
-    if ours.template.split() == theirs.template.split():
-        return Check(name, "ok", f"student and {key} have the same")
-    detail = (
-        f"student's and that of {key} differ: prompts are rendered with the student's, so the teacher sees a "
-        "format (system prompt, markers) that it was perhaps not trained on"
-    )
-    return Check(name, "warn", detail, f"compare the two, or give the student the template of {key}")
-
-
-def _student_checks(config: Config, ours: _Model) -> list[Check]:
-    """The head, and what an engine or a template would do on its own."""
-    require_plain_head(ours.config, "student.model")
-    if ours.template is None:
-        raise ConfigError(
-            f"student.model={config.student.model} has no chat template, so prompts cannot be rendered",
-            "take an instruction-tuned student, or save the tokenizer of one with the student",
+def login_checks(config: Config) -> list[Check]:
+    """Servers whose address has a login, so that they are not sent the API key."""
+    hint = "leave one of the two out"
+    return [
+        Check(
+            "teacher login", "warn",
+            f"{url} gets the user and password in it; the API key in {API_KEY} is not sent to it", hint,
         )
-    checks = []
-    given = {key: ours.generation.get(key) for key in _SAMPLING_KEYS}
-    ignored = [f"{key}={value}" for key, value in given.items() if value is not None]
-    if ignored:
-        detail = (
-            f"student's {', '.join(ignored)} are not applied: rollouts use rollout.temperature="
-            f"{config.rollout.temperature:g} and rollout.top_p={config.rollout.top_p:g}"
-        )
-        checks.append(Check("generation_config", "ok", detail))
-    if "enable_thinking" in (ours.template or ""):
-        detail = (
-            "student's chat template has enable_thinking, left at its default: a response may begin with a "
-            f"think block, which counts towards data.max_response_length={config.data.max_response_length}"
-        )
-        hint = "raise data.max_response_length, or change the default in the student's chat_template.jinja"
-        checks.append(Check("thinking", "warn", detail, hint))
-    return checks
+        for url in unsent_keys(config)
+    ]  # fmt: skip
+
+
+def objective_checks(config: Config) -> list[Check]:
+    """What the configured loss really trains, and on which samples."""
+    return [_objective_check(config), _sampling_check(config), *_staleness_checks(config)]
 
 
 def _objective_check(config: Config) -> Check:
@@ -282,7 +193,8 @@ def _staleness_checks(config: Config) -> list[Check]:
 
 def schedule_checks(config: Config, num_prompts: int) -> list[Check]:
     """A warm-up that is as long as the run, which on so many training prompts is known with epochs too."""
-    steps, warmup = config.num_steps(num_prompts), config.optim.warmup_steps
+    steps = config.num_steps(num_prompts)
+    warmup = config.optim.warmup_steps
     if not warmup or warmup < steps:
         return []
     reached = "reaches its peak only in the last step" if warmup == steps else "never reaches its peak"

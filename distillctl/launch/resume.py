@@ -88,7 +88,8 @@ def choose_checkpoint(
 
 
 def _require_same(old: Config, new: Config, path: Path, *, elastic: bool) -> None:
-    before, after = _flat(old), _flat(new)
+    before = _flat(old)
+    after = _flat(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if elastic:
         keys = [key for key in keys if key != _WORLD_SIZE]

@@ -21,10 +21,10 @@ from distillctl.host.shared_memory import scratch_directory
 from distillctl.launch import processes
 from distillctl.launch.plan import Plan
 from distillctl.launch.processes import Child
-from distillctl.run import checkpoints
-from distillctl.run.directory import RunDir, read_status, write_status
+from distillctl.run import checkpoints, status
+from distillctl.run.directory import RunDir, read_status
 from distillctl.run.events import EventLog
-from distillctl.train.job import STARTING, TrainJob
+from distillctl.train.job import STARTING, TeacherJob, TrainJob
 
 POLL_S = 0.1
 REPEAT_S = 1.0
@@ -91,11 +91,10 @@ def run(
             checkpoints.sweep(run_dir.checkpoints)
     state = "done" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
     code = error.exit_code if error else 0
-    status = read_status(run_dir.status_path)
+    step = read_status(run_dir.status_path).get("step", 0)
     with suppress(OSError, EnvironmentUnfit):  # a full disk must not hide the error that it caused
-        step = status.get("step", 0)
         events.emit("end", step=step, state=state, exit_code=code, seconds=time.time() - started)
-        write_status(run_dir.status_path, {**status, "state": state, "exit_code": code})
+        status.end(run_dir, state, code)
     if error is not None:
         raise error
 
@@ -112,8 +111,12 @@ class _Attempt:
         signals: Signals,
         preflight_only: bool,
     ) -> None:
-        self.plan, self.run_dir, self.scratch = plan, run_dir, scratch
-        self.events, self.signals, self.preflight_only = events, signals, preflight_only
+        self.plan = plan
+        self.run_dir = run_dir
+        self.scratch = scratch
+        self.events = events
+        self.signals = signals
+        self.preflight_only = preflight_only
         self.logs = run_dir.logs(run_dir.attempt)
         self.settings = plan.engine(scratch)
         self.engine: Child | None = None
@@ -126,16 +129,28 @@ class _Attempt:
         """Start everything."""
         plan = self.plan
         self.engine = processes.start_rollout_engine(plan, self.settings, self.logs)
-        teachers = dict(plan.teachers)
+        teachers = {
+            name: TeacherJob(str(teacher.model.path.absolute()), teacher.dtype, teacher.endpoints)
+            for name, teacher in plan.teachers.items()
+        }
         for number, name in enumerate(plan.served):
             socket = self.scratch / f"teacher_{number}.sock"  # a unix socket's path is short: no name in it
             self.teachers.append(processes.start_teacher(plan, name, socket, self.logs))
             teachers[name] = replace(teachers[name], endpoints=[f"unix:{socket}"])
-        job = TrainJob(
+        path = self.logs / "job.json"
+        self._job(teachers, checkpoint).save(path)
+        for rank in range(plan.world_size):
+            self.ranks.append(processes.start_rank(plan, rank, path, self.scratch))
+
+    def _job(self, teachers: dict[str, TeacherJob], checkpoint: Path | None) -> TrainJob:
+        """What the ranks are told."""
+        plan = self.plan
+        written_by = None if checkpoint is None else checkpoints.read_manifest(checkpoint)["world_size"]
+        return TrainJob(
             run_dir=str(self.run_dir.path.absolute()),
             working_directory=os.getcwd(),
             attempt=self.run_dir.attempt,
-            student=str(plan.student.absolute()),
+            student=str(plan.student.path.absolute()),
             teachers=teachers,
             device=plan.device,
             world_size=plan.world_size,
@@ -143,16 +158,11 @@ class _Attempt:
             socket=self.settings.socket,
             scratch=str(self.scratch),
             checkpoint=str(checkpoint.absolute()) if checkpoint else None,
-            universal=checkpoint is not None
-            and checkpoints.read_manifest(checkpoint)["world_size"] != plan.world_size,
+            universal=written_by not in (None, plan.world_size),
             parent_pid=self.settings.parent_pid,
             gpus=plan.used_gpus,
             preflight_only=self.preflight_only,
         )
-        path = self.logs / "job.json"
-        job.save(path)
-        for rank in range(plan.world_size):
-            self.ranks.append(processes.start_rank(plan, rank, path, self.scratch))
 
     def supervise(self) -> None:
         """Return when all ranks are done; raise what ended them otherwise."""
@@ -172,7 +182,8 @@ class _Attempt:
         processes.kill([*self.ranks, *engines, *self.teachers])
 
     def _heed_signals(self) -> None:
-        signals, grace_s = self.signals, self.plan.config.checkpoint.grace_s
+        signals = self.signals
+        grace_s = self.plan.config.checkpoint.grace_s
         if signals.repeated:
             raise self._stopped("at once, by a second signal")
         if signals.older_than(grace_s):
@@ -193,8 +204,8 @@ class _Attempt:
     def _ranks_are_done(self) -> bool:
         codes = [rank.process.poll() for rank in self.ranks]
         if all(code == 0 for code in codes):
-            status = read_status(self.run_dir.status_path)
-            if self.signals.first and status.get("step", 0) < status.get("steps", 1):
+            found = read_status(self.run_dir.status_path)
+            if self.signals.first and found.get("step", 0) < found.get("steps", 1):
                 raise self._stopped("by a signal")
             return True
         dead = [rank for rank, code in zip(self.ranks, codes, strict=True) if code]
@@ -224,7 +235,8 @@ class _Attempt:
 
     def _keep_engine(self) -> None:
         """Start a fresh rollout engine in place of one that died; the ranks bring its weights up to date."""
-        engine, limit = self.engine, self.plan.config.rollout.max_restarts
+        engine = self.engine
+        limit = self.plan.config.rollout.max_restarts
         assert engine is not None
         if engine.process.poll() is None:
             return

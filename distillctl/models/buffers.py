@@ -1,4 +1,4 @@
-"""Buffers of a model that ZeRO-3 sharded while it loaded, as plain transformers has them."""
+"""Restoring the buffers of a model that ZeRO-3 sharded while it loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def restore_buffers(model: Any, dtype: torch.dtype) -> None:
-    """Recompute the buffers that are in no file, such as the frequencies of rotary embeddings.
+    """Recompute the buffers that no file holds, such as the frequencies of rotary embeddings.
 
     `deepspeed.zero.Init` gives every tensor that is made while the model is put together the dtype of its
     weights. In bfloat16 the frequencies are then off by up to 0.4 %, and angles with them by position times

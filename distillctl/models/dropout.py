@@ -1,7 +1,7 @@
-"""Dropout off: models score and train as they are, whatever rates their configuration holds.
+"""Switching dropout off: models score and train without it, whatever their configuration says.
 
-With dropout the student's distribution in an update is not the one that was sampled from, and the KL is that
-of another model. What is saved keeps the configuration's rates.
+With dropout the student's distribution in an update would differ from the one that was sampled, and the KL
+would be that of another model. The saved model keeps the rates of its configuration.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 
 def without_rates(config: Any) -> Any:
-    """A copy of a transformers configuration with every rate at 0, those of nested ones too."""
+    """A copy of a transformers configuration with every dropout rate at 0, in nested configurations too."""
     copy = deepcopy(config)
-    left, seen = [vars(copy)], set()
+    left = [vars(copy)]
+    seen = set()
     while left:
         space = left.pop()
         if id(space) in seen:
@@ -31,7 +32,7 @@ def without_rates(config: Any) -> Any:
 
 
 def switch_off(model: Any, given: Any) -> None:
-    """Set the rates to 0 that the model's class has by itself: of its dropout layers, and plain attributes.
+    """Set the rates to 0 that the model's class has by itself: those of dropout layers, and plain attributes.
 
     `given`: the configuration to save the model with (`saved_as_given`).
     """
@@ -47,8 +48,9 @@ def switch_off(model: Any, given: Any) -> None:
 
 @contextmanager
 def saved_as_given(model: Any) -> Iterator[None]:
-    """While the context lasts the model has the configuration that it was given, to be saved with."""
-    own, model.config = model.config, model.config_as_given
+    """Within the context the model has the configuration that it was given, to be saved with it."""
+    own = model.config
+    model.config = model.config_as_given
     try:
         yield
     finally:

@@ -13,16 +13,16 @@ from distillctl.models.buffers import restore_buffers
 from distillctl.models.dropout import switch_off, without_rates
 from distillctl.models.loadable import require_whole
 from distillctl.models.packed_attention import PACKED
+from distillctl.models.supported import USE_SUPPORTED
 from distillctl.models.tensor_faults import faults
 
 
 def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A causal language model from safetensors that takes `packed_arguments`; with a DeepSpeed configuration,
-    sharded while it loads. Its dropout is off.
+    """A causal language model from safetensors that takes `packed_arguments`, without dropout.
 
-    `options` are further arguments of transformers' `from_pretrained`. Raises ConfigError for a model of
-    which tensors are missing or have another shape, and for one whose head has a bias, which the chunked
-    objective would leave out.
+    With a DeepSpeed configuration (`zero3`) it is sharded while it loads. `options` are further arguments of
+    transformers' `from_pretrained`. Raises ConfigError where tensors are missing or have another shape, and
+    for an LM head with a bias, which the objective would leave out.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
@@ -53,7 +53,7 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise ConfigError(
             f"{path}: the head of {model.config.model_type} has a bias, which the objective does not add",
-            "use a model of the Llama or Qwen families",
+            USE_SUPPORTED,
         )
     return model
 
@@ -61,8 +61,8 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
 def load_quantized(path: str, dtype: torch.dtype, device: torch.device, quantization: str) -> Any:
     """A causal language model on `device`, its linear layers except the head quantised by bitsandbytes.
 
-    `int8` is LLM.int8(): weights in 8 bits and activations too, but for outliers, so that a score depends a
-    little on the sequences beside it. `int4` is NF4, weights only. Everything else has `dtype`. Raises
+    `int8` is LLM.int8(): weights and activations in 8 bits, except outliers, so that a score depends slightly
+    on the sequences beside it. `int4` is NF4: weights only. Everything else has `dtype`. Raises
     EnvironmentUnfit without bitsandbytes.
     """
     require_quantization()
@@ -80,7 +80,7 @@ def load_quantized(path: str, dtype: torch.dtype, device: torch.device, quantiza
 
 
 def load_sharded(path: str, dtype: torch.dtype) -> Any:
-    """ZeRO-3 without an optimizer."""
+    """A causal language model that ZeRO-3 shards over the ranks, without an optimizer."""
     import deepspeed
 
     config = {

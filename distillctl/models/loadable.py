@@ -1,9 +1,9 @@
-"""Whether transformers loads a model whole: no tensor missing, none of another shape.
+"""Whether transformers loads a model completely: no tensor missing, none of another shape.
 
-transformers gives tensors that it does not find random values and says so only in a log. `require_loadable`
-asks it beforehand, in a process of its own (`tensor_faults`), to load the models on torch's meta device: 3
-seconds (2.7 of them imports) for models of any size. `require_whole` is what `load_model` uses on the loaded
-model, so that nothing goes past the check.
+transformers gives random values to tensors that it does not find, and says so only in a log.
+`require_loadable` therefore loads the models beforehand on torch's meta device, in a process of its own
+(`tensor_faults`). This takes 3 seconds (2.7 of them imports) for models of any size. `load_model` checks the
+loaded model again with `require_whole`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
+from typing import Any
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.files.reading import read_json
 from distillctl.host.isolation import NOWHERE, child_environment
 from distillctl.models import tensor_faults
 from distillctl.models.locate import is_shipped
+from distillctl.models.model_dir import ModelDir
 from distillctl.models.safetensors_header import AGAIN
 from distillctl.models.tensor_faults import BUILD_TIMEOUT_S, Faults
-from distillctl.models.weight_files import layer_of, require_engine_files, weight_files
+from distillctl.models.weight_files import is_beyond, require_engine_files
 
 _MAX_SHOWN = 5
 """Tensors named in one line."""
 _PASSED_OVER = re.compile(r"rotary_(?:pos_)?emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached")
-"""Buffers of the rotary embedding that older versions saved, with which vLLM starts all the same."""
+"""Buffers of the rotary embedding that older versions of transformers saved. vLLM starts with them."""
 _SAVE_AGAIN = "load the model with transformers and save it again with save_pretrained"
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A model directory to look at."""
+    """A model to look at."""
 
-    path: Path
+    model: ModelDir
     key: str
     """The setting that names it."""
     engine: bool
@@ -48,25 +49,25 @@ class Suspect:
 
 
 def require_loadable(suspects: Sequence[Suspect]) -> list[str]:
-    """Raise ConfigError unless transformers loads each model whole; returns what it would leave unused.
+    """Raise ConfigError unless transformers loads each model completely; returns what it would leave unused.
 
-    Models that are not here with their weights are left to those who load them; those shipped with distillctl
-    are whole. Of quantised ones `prequantized` says what is looked at.
+    Models whose weights are not here are passed over, and so are those shipped with distillctl.
+    `prequantized` says what is checked of a quantised model.
     """
     wanted: dict[Path, Suspect] = {}
     for suspect in suspects:
-        if _is_to_be_checked(suspect.path):
+        if _is_to_be_checked(suspect.model):
             if suspect.trained:
-                _require_plain(suspect.path, suspect.key)
+                _require_plain(suspect.model, suspect.key)
             if suspect.engine:
-                require_engine_files(suspect.path, suspect.key)
-            wanted.setdefault(suspect.path, suspect)
+                require_engine_files(suspect.model, suspect.key)
+            wanted.setdefault(suspect.model.path, suspect)
     notes = []
-    for path, found in _found(list(wanted), wanted).items():
-        require_whole(found, str(path), wanted[path].key)
-        if any(suspect.engine for suspect in suspects if suspect.path == path):
-            _require_engine(found, path, wanted[path].key)
-        notes += [f"{wanted[path].key}: {note}" for note in _notes(found)]
+    for first, found in zip(wanted.values(), _found(list(wanted.values())), strict=True):
+        require_whole(found, str(first.model), first.key)
+        if any(suspect.engine for suspect in suspects if suspect.model.path == first.model.path):
+            _require_engine(found, first.model, first.key)
+        notes += [f"{first.key}: {note}" for note in _notes(found)]
     return notes
 
 
@@ -91,13 +92,13 @@ def require_whole(found: Faults, path: str, key: str = "") -> None:
         )
 
 
-def _require_engine(found: Faults, path: Path, key: str) -> None:
-    """Raise ConfigError where vLLM would run another model than transformers, or none.
+def _require_engine(found: Faults, model: ModelDir, key: str) -> None:
+    """Raise ConfigError where vLLM would run another model than transformers, or would not start.
 
-    It goes by `architectures`, never reads what config.json ties, and does not start with names that only
-    transformers maps to the model's.
+    vLLM chooses the class by `architectures`, never reads a tensor that config.json ties, and does not know
+    the names that only transformers maps to the model's.
     """
-    where = f"{key}: config.json of {path}"
+    where = f"{key}: config.json of {model}"
     if found.classes:
         named, own = found.classes
         raise ConfigError(
@@ -119,23 +120,22 @@ def _require_engine(found: Faults, path: Path, key: str) -> None:
         )
     if found.foreign:
         raise ConfigError(
-            f"{key}: {path} holds {listed(found.foreign)} under names that transformers maps to the model's "
+            f"{key}: {model} holds {listed(found.foreign)} under names that transformers maps to the model's "
             "and the engine does not know",
             _SAVE_AGAIN,
         )
-    _require_places(found, path, where)
+    _require_places(found, model.config, where)
 
 
-def _require_places(found: Faults, path: Path, where: str) -> None:
+def _require_places(found: Faults, config: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError for tensors that the model has no place for, with which vLLM does not start.
 
-    It passes over biases, the rotary embedding's buffers, and layers for predicting several tokens at once
+    vLLM skips biases, buffers of the rotary embedding, and layers that predict several tokens at once
     (`AutoWeightsLoader`).
     """
-    config = read_json(path / "config.json")
     num_layers = config.get("num_hidden_layers")
     unused = [name for name in found.unused if not _PASSED_OVER.search(name)]
-    beyond = [name for name in unused if _is_beyond(name, num_layers)]
+    beyond = [name for name in unused if is_beyond(name, num_layers)]
     if beyond and not config.get("num_nextn_predict_layers"):
         raise ConfigError(
             f"{where} has num_hidden_layers={num_layers}, but the files hold "
@@ -149,12 +149,6 @@ def _require_places(found: Faults, path: Path, where: str) -> None:
             "engine does not start",
             "correct config.json (model_type, quantization_config), or remove what does not belong to it",
         )
-
-
-def _is_beyond(name: str, num_layers: object) -> bool:
-    """Whether a tensor is of a layer that config.json does not count."""
-    layer = layer_of(name)
-    return layer is not None and isinstance(num_layers, int) and layer >= num_layers
 
 
 def _notes(found: Faults) -> list[str]:
@@ -175,38 +169,38 @@ def listed(names: Sequence[str]) -> str:
     return f"{count} ({', '.join(name[:100] for name in names[:_MAX_SHOWN])}{more})"
 
 
-def _is_to_be_checked(path: Path) -> bool:
-    return not is_shipped(path) and bool(weight_files(path))
+def _is_to_be_checked(model: ModelDir) -> bool:
+    return not is_shipped(model.path) and bool(model.weight_files)
 
 
-def _require_plain(path: Path, key: str) -> None:
+def _require_plain(model: ModelDir, key: str) -> None:
     """Raise ConfigError for a quantised model."""
-    if read_json(path / "config.json").get("quantization_config") is not None:
+    if model.config.get("quantization_config") is not None:
         raise ConfigError(
-            f"{key}: config.json of {path} has a quantization_config: quantised weights cannot be trained",
+            f"{key}: config.json of {model} has a quantization_config: quantised weights cannot be trained",
             "take the model that was quantised, in 16 or 32 bits",
         )
 
 
-def _found(paths: list[Path], wanted: Mapping[Path, Suspect]) -> dict[Path, Faults]:
-    """What the child finds in each model."""
-    if not paths:
-        return {}
+def _found(suspects: Sequence[Suspect]) -> list[Faults]:
+    """What the child process finds in each model."""
+    if not suspects:
+        return []
+    paths = [str(suspect.model.path.absolute()) for suspect in suspects]
     offline = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", tensor_faults.__name__, json.dumps([str(path.absolute()) for path in paths])],
+        [sys.executable, "-m", tensor_faults.__name__, json.dumps(paths)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=NOWHERE,
         env=child_environment({**environ, **offline}, NOWHERE),
     )  # fmt: skip
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if len(answers) < len(paths):
-        culprit = wanted[paths[len(answers)]]
-        raise _failure(culprit, done.returncode, done.stderr)
-    return {path: Faults(**answer) for path, answer in zip(paths, answers, strict=True)}
+        raise _failure(suspects[len(answers)], done.returncode, done.stderr)
+    return [Faults(**answer) for answer in answers]
 
 
 def _failure(culprit: Suspect, code: int, log: str) -> ConfigError | EnvironmentUnfit:
-    what = f"{culprit.key}: transformers does not load {culprit.path}"
+    what = f"{culprit.key}: transformers does not load {culprit.model}"
     if code == -signal.SIGALRM:
         return ConfigError(
             f"{what}: to build it takes more than {BUILD_TIMEOUT_S} s", "check the sizes in its config.json"

@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.files.reading import read_json, require_utf8
-from distillctl.models.weight_files import check_weights, code_refused, needs_code, weight_files
+from distillctl.files.reading import require_utf8
+from distillctl.models.model_dir import ModelDir
+from distillctl.models.supported import code_refused, needs_code
+from distillctl.models.weight_files import check_weights
 
 BUILTIN = "builtin:"
 _MODELS = Path(__file__).parent.parent / "builtin"
 _WEIGHTS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-"""What is fetched of a hub repository: safetensors only, never pickled weights or code."""
+"""What is fetched from a hub repository: safetensors only, never pickled weights or code."""
 _DESCRIPTION = [
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "chat_template.jinja",
 ]  # fmt: skip
-"""What is fetched to look at a model before its weights are."""
+"""What is fetched to check a model before its weights are."""
 
 
 def builtin_models() -> list[str]:
@@ -32,10 +34,37 @@ def is_shipped(path: Path) -> bool:
 def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
     """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
 
+    `key` names the setting in errors; otherwise as `find_model`, which also checks the files.
+    """
+    return _located(spec, key, weights=weights).path
+
+
+def find_model(spec: str, key: str, *, weights: bool = True) -> ModelDir:
+    """A model that is shipped (`builtin:NAME`), a directory, or on the Hugging Face Hub (a hub id).
+
     `key` names the setting in errors. With `weights=False` only the configuration and the tokenizer of a hub
     model are fetched (without network, what the cache has of them), and a directory need not have more.
     Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
     """
+    model = _located(spec, key, weights=weights)
+    if not is_shipped(model.path) and (weights or model.hub_id is None):
+        _require_usable(model, key, weights=weights)
+    return model
+
+
+def fetch_weights(model: ModelDir, key: str) -> None:
+    """Make a model that was found with `weights=False` one with all its weights; raises as `find_model`.
+
+    Of a hub model the same revision is downloaded.
+    """
+    if model.hub_id is not None:
+        _download(model.hub_id, key, _WEIGHTS, revision=model.path.name)
+        _require_usable(model, key, weights=True)
+    elif not model.weight_files and not is_shipped(model.path):  # else they were checked
+        check_weights(model, key)
+
+
+def _located(spec: str, key: str, *, weights: bool) -> ModelDir:
     if not spec:
         raise ConfigError(f"{key} is empty", "name a model directory or a hub id")
     if spec.startswith(BUILTIN):
@@ -45,17 +74,17 @@ def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
                 f"{key}: no model {name!r} is shipped with distillctl",
                 f"shipped: {', '.join(BUILTIN + n for n in builtin_models())}",
             )
-        return _MODELS / name
+        return ModelDir(_MODELS / name)
     try:
         path = Path(spec).expanduser()
         is_directory = path.is_dir()
     except (OSError, RuntimeError):  # a name too long, the home of nobody
         raise _no_model(spec, key) from None
     if is_directory:
-        return _checked(path.resolve(), key, weights=weights)
+        return ModelDir(path.resolve())
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise _no_model(spec, key)
-    return _from_hub(spec, key, weights=weights)
+    return ModelDir(_download(spec, key, _WEIGHTS if weights else _DESCRIPTION), spec)
 
 
 def _no_model(spec: str, key: str) -> ConfigError:
@@ -65,31 +94,29 @@ def _no_model(spec: str, key: str) -> ConfigError:
     )
 
 
-def _checked(path: Path, key: str, *, weights: bool = True) -> Path:
-    require_utf8(path, key)
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"{key}: {path} has no config.json", "give a transformers model directory")
-    described = (path / name for name in ("config.json", "tokenizer_config.json"))
-    if any(needs_code(read_json(file)) for file in described if file.is_file()):
-        raise code_refused(f"{key}: {path}")
-    if weights or weight_files(path):
-        check_weights(path, key)
-    return path
+def _require_usable(model: ModelDir, key: str, *, weights: bool) -> None:
+    """Raise ConfigError unless a directory has what is needed, and all of the weights where it has some."""
+    require_utf8(model.path, key)
+    if not (model.path / "config.json").is_file():
+        raise ConfigError(f"{key}: {model} has no config.json", "give a transformers model directory")
+    if needs_code(model.config) or needs_code(model.tokenizer_config):
+        raise code_refused(f"{key}: {model}")
+    if weights or model.weight_files:
+        check_weights(model, key)
 
 
-def _from_hub(spec: str, key: str, *, weights: bool) -> Path:
+def _download(hub_id: str, key: str, patterns: list[str], revision: str | None = None) -> Path:
+    """The snapshot of a hub model in the local cache, with the files that `patterns` name."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = _WEIGHTS if weights else _DESCRIPTION
-        path = Path(huggingface_hub.snapshot_download(spec, allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except HFValidationError:
-        raise _no_model(spec, key) from None
+        raise _no_model(hub_id, key) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentUnfit(
-            f"{key}: {spec} is not in the local cache and the hub did not give it: "
+            f"{key}: {hub_id} is not cached and could not be downloaded from the Hugging Face Hub: "
             f"{str(error).splitlines()[0]}",
             f"give a local directory: {key}=PATH",
         ) from None
-    return _checked(path, key) if weights else path

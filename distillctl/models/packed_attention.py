@@ -19,17 +19,16 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from distillctl.errors import ConfigError
+from distillctl.models.supported import ATTENTION_EXTRAS, USE_SUPPORTED
 
 PACKED = "distillctl_packed"
 """Name of the attention function, for `attn_implementation`."""
-_UNSUPPORTED = ("softcap", "s_aux")
-"""What some models' attention does besides (Gemma 2, gpt-oss) and this one does not."""
 
 
 def packed_arguments(input_ids_T: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
     """Arguments of a model loaded with `PACKED` for sequences of `lengths`, which lie one after another.
 
-    What it returns, and keeps for that, is settled here, whatever its config.json asks for.
+    They also decide what the model returns and keeps, whatever its config.json says.
     """
     device = input_ids_T.device
     ends_S = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
@@ -59,15 +58,15 @@ def _attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Output [1, T, H, D]; tokens see themselves and those before them in their own sequence.
+    """Output [1, T, H, D]. A token attends to itself and to the tokens before it in its own sequence.
 
     Raises ConfigError for a model whose attention does more than that.
     """
-    for name in _UNSUPPORTED:
+    for name in ATTENTION_EXTRAS:
         if others.get(name) is not None:
             raise ConfigError(
                 f"{module.config.model_type}: its attention has {name}, which ours does not support",
-                "use a model of the Llama or Qwen families",
+                USE_SUPPORTED,
             )
     if query_1HTD.is_cuda and query_1HTD.dtype != torch.float32:  # not yet run on a GPU
         window = -1 if sliding_window is None else sliding_window - 1
@@ -87,7 +86,8 @@ def _attention(
 
 
 def _window(query_1HTD: Tensor, sliding_window: int | None) -> Tensor | None:
-    """The mask [1, 1, T, T] of a window that is shorter than the sequence; None where causality is all."""
+    """The mask [1, 1, T, T] of a window that is shorter than the sequence; None for plain causal
+    attention."""
     length = query_1HTD.shape[2]
     if sliding_window is None or length <= sliding_window:
         return None

@@ -1,11 +1,10 @@
-"""Models whose files are quantised already (`quantization_config`): what of them can be checked by names.
+"""What can be checked by names alone of a model whose files are quantised (`quantization_config`).
 
-Each method has its own tensors in place of a matrix (`weight` and `weight_scale`; `qweight`, `qzeros` and
-`scales`; …), below the name of the module that has the matrix. What is not quantised, all that is no matrix
-among it, keeps its name. So for any method a matrix has to stand in the files in some form, in the same parts
-as the same matrix of the other layers, but for those that methods write for some layers only. Whether the
-parts are those that the method needs is not looked at: what all layers lack is left to those who load the
-model.
+Each method writes its own tensors in place of a matrix (`weight` and `weight_scale`; `qweight`, `qzeros` and
+`scales`; …), under the name of the module that has the matrix. Everything else keeps its name. So for any
+method the files must hold each matrix in some form, in the same parts as that matrix of the other layers,
+except parts that a method writes for some layers only. Whether the method needs other parts is not checked:
+what all layers lack shows when the model is loaded.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any
 
-from distillctl.models.weight_files import layer_of
+from distillctl.models.weight_files import is_beyond, layer_of
 
 PLAIN = ("F16", "BF16", "F32", "F64")
-"""safetensors' names of the dtypes that weights have which are not quantised."""
+"""safetensors' names of the dtypes of weights that are not quantised."""
 _OPTIONAL = re.compile(r"(?:weight_)?(?:zero_point|g_idx)|(?:input|output|[qkv])_\w+")
-"""Parts that a method writes for some layers only: of asymmetric or reordered weights, of static activations
+"""Parts that a method writes for some layers only: for asymmetric or reordered weights, static activations
 and caches."""
 Parts = dict[str, str]
-"""What stands in the files for a quantised matrix: names below the module's and their dtypes."""
+"""The tensors that hold a quantised matrix: names within the module, and their dtypes."""
 
 
 def quantized_modules(model: Any, where: Mapping[str, Any]) -> dict[str, Parts]:
@@ -46,8 +45,8 @@ def quantized_modules(model: Any, where: Mapping[str, Any]) -> dict[str, Parts]:
 def as_quantized(
     model: Any, info: Mapping[str, Any], where: Mapping[str, Any], quantized: Mapping[str, Parts]
 ) -> dict[str, Any]:
-    """transformers' loading information of the unquantised `model` without what is as it should be in a
-    quantised one, and with what such a one lacks."""
+    """transformers' loading information of the unquantised `model`, corrected for a quantised one: without
+    differences that belong there, and with the parts that are missing."""
 
     def stands(name: str) -> bool:
         """Whether other tensors take the place of this one."""
@@ -55,9 +54,9 @@ def as_quantized(
         return last == "weight" and module in quantized
 
     def is_unused(name: str) -> bool:
-        """Scales of caches stand in layers beside the modules."""
-        layer = layer_of(name)
-        return not _within(name, quantized) and (layer is None or layer >= model.config.num_hidden_layers)
+        """Not for scales of caches, which stand in layers beside the modules."""
+        is_within_layer = layer_of(name) is not None and not is_beyond(name, model.config.num_hidden_layers)
+        return not _within(name, quantized) and not is_within_layer
 
     missing = {name for name in info["missing_keys"] if not stands(name)}
     return {
@@ -74,9 +73,9 @@ def as_quantized(
 def unpacked(
     model: Any, where: Mapping[str, Any], quantized: Mapping[str, Parts], method: str
 ) -> dict[str, str]:
-    """Matrices, with their dtypes, of a model that bitsandbytes should have quantised, where none is.
+    """Matrices, with their dtypes, of a model that bitsandbytes should have quantised but did not.
 
-    transformers would take them for packed ones; other methods may leave all matrices as they were.
+    transformers would take them for packed matrices. Other methods may leave all matrices as they are.
     """
     if method != "bitsandbytes" or quantized:
         return {}

@@ -1,4 +1,4 @@
-"""Rotary embeddings whose frequencies change with the length: where they change.
+"""The length at which the frequencies of some rotary embeddings change.
 
 transformers picks the frequencies of `longrope` and `dynamic` by the longest sequence of a row, vLLM those of
 `longrope` by its `max_model_len`. A sequence is scored alike beside any other, and by both, while all lengths
@@ -36,6 +36,6 @@ def switch_length(config: Mapping[str, Any]) -> tuple[str, int] | None:
 
 
 def _parameters(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is given for all layers together, or for each of their types."""
+    """The parameters for all layers, and those for each type of layer."""
     given = [config[key] for key in _KEYS if isinstance(config.get(key), dict)]
     return given + [nested for one in given for nested in one.values() if isinstance(nested, dict)]

@@ -24,9 +24,11 @@ _BITS = {
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
-"""Of one value of each dtype that the format knows."""
-_MAX_DIMENSIONS, _MAX_COUNT = 64, 2**63 - 1
-"""Of one tensor, and of its sizes and places: what torch can hold."""
+"""Bits of one value of each dtype that the format knows."""
+_MAX_DIMENSIONS = 64
+"""Most dimensions of a tensor that torch can hold."""
+_MAX_COUNT = 2**63 - 1
+"""Largest size or offset of a tensor that torch can hold."""
 _MAX_NAME = 1000
 """Characters of a tensor's name; those of models have about a hundred."""
 
@@ -34,8 +36,8 @@ _MAX_NAME = 1000
 def read_header(file: Path, key: str) -> dict[str, Any]:
     """Each tensor's `dtype`, `shape` and `data_offsets`, by name.
 
-    Raises ConfigError naming `key` unless the file is a whole one: as long as its header says, with tensors
-    of known dtypes that have the size of their shape and neither overlap nor leave holes.
+    Raises ConfigError naming `key` unless the file is complete: it is as long as its header says, and its
+    tensors have known dtypes and the size of their shape, and neither overlap nor leave holes.
     """
     size = require_file(file, AGAIN)
     header, start = _read(file, key, size)
@@ -45,7 +47,7 @@ def read_header(file: Path, key: str) -> dict[str, Any]:
         if len(name) > _MAX_NAME:
             raise _corrupt(file, key, f"its header has a name of {len(name)} characters")
         if not _is_text(name):
-            raise _corrupt(file, key, f"its header has the name {name[:80]!r}, which is no text")
+            raise _corrupt(file, key, f"its header has the name {name[:80]!r}, which is not text")
         if wrong := _fault(entry, size):
             raise _corrupt(file, key, f"its header has {wrong} for {name[:80]!r}")
     end = 0
@@ -97,17 +99,20 @@ def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]
 
 
 def _fault(entry: object, size: int) -> str:
-    """What is wrong with a tensor's entry by itself, in a file of `size` bytes, or an empty string."""
+    """What is wrong with a tensor's own entry in a file of `size` bytes; an empty string if nothing is."""
     if not isinstance(entry, dict):
         return "no object"
-    dtype, shape, place = (entry.get(name) for name in ("dtype", "shape", "data_offsets"))
+    dtype = entry.get("dtype")
+    shape = entry.get("shape")
+    place = entry.get("data_offsets")
     if not _are_counts(place) or len(place) != 2:
         return "no place"
     if type(dtype) is not str or dtype not in _BITS:
         return f"the unknown dtype {json.dumps(dtype)[:40]}"
     if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         return "no shape"
-    (first, last), num_values = place, math.prod(shape)
+    first, last = place
+    num_values = math.prod(shape)
     if num_values > 8 * size:
         return "a shape with more values than the file has bits"
     num_bits = num_values * _BITS[dtype]
@@ -117,12 +122,12 @@ def _fault(entry: object, size: int) -> str:
 
 
 def _are_counts(value: object) -> TypeGuard[list[int]]:
-    """Whether it is a list of integers that are not negative and not beyond 64 bits."""
+    """Whether it is a list of non-negative integers within 64 bits."""
     return isinstance(value, list) and all(type(one) is int and 0 <= one <= _MAX_COUNT for one in value)
 
 
 def _is_text(name: str) -> bool:
-    """JSON can spell halves of surrogate pairs, which are no characters and cannot be written."""
+    """False for halves of surrogate pairs, which JSON can spell but no file can hold."""
     return not any("\ud800" <= char <= "\udfff" for char in name)
 
 

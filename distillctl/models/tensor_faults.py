@@ -1,7 +1,8 @@
-"""What is wrong with the tensors in model directories, by the classes that would load them.
+"""What is wrong with the tensors of models, according to the classes that would load them.
 
-The models are built on torch's meta device, where tensors have shapes and no memory: transformers' own class
-for the configuration, its own renaming of tensors, its own ties. Run as a program it does so for several.
+The models are built on torch's meta device, where tensors have shapes and no memory. The classes, the
+renaming of tensors and the ties are transformers' own. Run as a program, this module does so for several
+models.
 """
 
 from __future__ import annotations
@@ -16,41 +17,42 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.files.memory_limit import limited
-from distillctl.files.reading import read_json
 from distillctl.host.parent_death import die_with_parent
+from distillctl.models.model_dir import ModelDir
 from distillctl.models.prequantized import PLAIN, Parts, as_quantized, quantized_modules, unpacked
 from distillctl.models.weight_files import loaded_files
 
 BUILD_TIMEOUT_S = 50
-"""Longest time to build one model without memory."""
+"""Longest time, in seconds, to build one model on the meta device."""
 BUILD_BYTES = 2 << 30
-"""Most memory to build one: buffers such as rotary frequencies are real."""
+"""Most memory to build one: buffers, such as rotary frequencies, are not on the meta device."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """What is wrong with a model's tensors; the names are transformers', sorted."""
 
     missing: list[str]
-    """Needed, and in no file: they would have random values."""
+    """The model needs them and no file has them: they would get random values."""
     misshapen: list[str]
-    """`NAME [file's shape] instead of [model's]`, or `NAME of DTYPE` for values that are no weights."""
+    """`NAME [file's shape] instead of [model's]`, or `NAME of DTYPE` for values that cannot be weights."""
     unused: list[str]
-    """In the files, and not part of the model that config.json describes."""
+    """The files have them, but the model that config.json describes does not."""
     untied: list[str]
-    """Tied by config.json, but with values of their own in the files."""
+    """config.json ties them, but the files hold other values for them."""
     renamed: list[str]
-    """Tied by config.json, and in the files under this name only instead of that of what it is tied to."""
+    """config.json ties them, and the files hold them alone, not what they are tied to."""
     foreign: list[str]
-    """In the files under names that transformers maps to the model's and would not save it with."""
+    """The files hold them under names that transformers maps to the model's, but would not write itself."""
     doubled: list[str]
-    """Of the foreign ones, those that transformers maps to what another tensor is mapped to as well."""
+    """Foreign tensors that transformers maps to the same name as another tensor."""
     classes: list[str]
-    """The first class of `architectures`, which vLLM runs, and that of model_type where it is not there."""
+    """Where `architectures` lacks the class of model_type: its first class, which vLLM runs, and that
+    class."""
 
 
 def faults(model: Any, info: Mapping[str, Any]) -> Faults:
-    """From a transformers model and the loading information that came with it."""
+    """What the loading information that transformers returned with `model` says."""
     misshapen = (
         f"{name} {list(file)} instead of {list(own)}" for name, file, own in info.get("mismatched_keys", ())
     )
@@ -67,20 +69,20 @@ def faults(model: Any, info: Mapping[str, Any]) -> Faults:
 
 
 def main() -> None:
-    """Entry point of the child: paths as a JSON list; prints the `Faults` of each, a line each.
+    """Entry point of the child: takes a JSON list of paths and prints the `Faults` of each as a line.
 
-    An error ends it; its last line is shown.
+    An error ends the process; the parent shows the last line of it.
     """
     die_with_parent()
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
     set_verbosity_error()  # what it would log is in the loading information
-    for path in map(Path, json.loads(sys.argv[1])):
+    for directory in map(ModelDir, map(Path, json.loads(sys.argv[1]))):
         signal.alarm(BUILD_TIMEOUT_S)
-        with limited(path, BUILD_BYTES):
-            model, info = load_on_meta(path)
-        found = _all_faults(path, model, info)
+        with limited(directory.path, BUILD_BYTES):
+            model, info = load_on_meta(directory.path)
+        found = _all_faults(directory, model, info)
         signal.alarm(0)
         print(json.dumps(asdict(found)), flush=True)
 
@@ -88,7 +90,7 @@ def main() -> None:
 def load_on_meta(path: Path) -> tuple[Any, dict[str, Any]]:
     """A model whose tensors have shapes and no memory, and transformers' loading info, for `faults`.
 
-    Of a quantised model it is the one that was quantised.
+    For a quantised model this is the model before it was quantised.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,21 +111,23 @@ def load_on_meta(path: Path) -> tuple[Any, dict[str, Any]]:
 
 def tensor_names(path: Path) -> set[str]:
     """Names of all tensors in the files that a model directory is loaded from."""
-    return set(_tensors(path))
+    return set(_tensors(ModelDir(path)))
 
 
-def _tensors(path: Path) -> dict[str, Any]:
-    """Slices of a model directory's tensors by name; nothing is read yet."""
+def _tensors(directory: ModelDir) -> dict[str, Any]:
+    """Slices of a model's tensors by name; nothing is read yet."""
     from safetensors import safe_open
 
-    opened: list[Any] = [safe_open(path / file, framework="pt") for file in loaded_files(path)]
+    files = (directory.path / name for name in loaded_files(directory))
+    opened: list[Any] = [safe_open(file, framework="pt") for file in files]
     return {name: file.get_slice(name) for file in opened for name in file.offset_keys()}
 
 
-def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
-    """Those that transformers knows, and those that its loading passes over."""
-    tensors, config = _tensors(path), read_json(path / "config.json")
-    settings, named = config.get("quantization_config"), config.get("architectures") or []
+def _all_faults(directory: ModelDir, model: Any, info: dict[str, Any]) -> Faults:
+    """The faults that transformers reports, and those that its loading passes over."""
+    tensors = _tensors(directory)
+    settings = directory.config.get("quantization_config")
+    named = directory.config.get("architectures") or []
     targets = _targets(model, tensors)
     where = {targets[name]: tensor for name, tensor in tensors.items()}
     quantized = quantized_modules(model, where) if settings else {}
@@ -131,7 +135,8 @@ def _all_faults(path: Path, model: Any, info: dict[str, Any]) -> Faults:
         info = as_quantized(model, info, where, quantized)
     wrong = _no_floats(model, where, quantized)
     wrong |= unpacked(model, where, quantized, str((settings or {}).get("quant_method")))
-    found, ties = faults(model, info), model.all_tied_weights_keys.items()
+    found = faults(model, info)
+    ties = model.all_tied_weights_keys.items()
     foreign, doubled = _other_names(model, targets)
     own = type(model).__name__
     return replace(
@@ -157,7 +162,7 @@ def _targets(model: Any, names: Iterable[str]) -> dict[str, str]:
         name: rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0]
         for name in names
     }
-    # As transformers does: what is no name after all of them and was one before is left as it was.
+    # As in transformers: a new name that the model lacks does not replace one that it has.
     return {name: name if to not in state and name in state else to for name, to in found.items()}
 
 
@@ -165,7 +170,8 @@ def _other_names(model: Any, targets: Mapping[str, str]) -> tuple[list[str], lis
     """`Faults.foreign` and `Faults.doubled`."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    state, saved = model.state_dict(), set(revert_weight_conversion(model, dict(model.named_parameters())))
+    state = model.state_dict()
+    saved = set(revert_weight_conversion(model, dict(model.named_parameters())))
     foreign = sorted(n for n, to in targets.items() if n != to and to in state and n not in saved)
     count = Counter(targets.values())
     return foreign, [name for name in foreign if count[targets[name]] > 1]
@@ -174,7 +180,7 @@ def _other_names(model: Any, targets: Mapping[str, str]) -> tuple[list[str], lis
 def _no_floats(model: Any, where: Mapping[str, Any], quantized: Mapping[str, Parts]) -> dict[str, str]:
     """Weights, with their dtypes, that are integers, complex or narrower than 16 bits in the files.
 
-    They are those of a quantised model whose config.json does not say so, or lack what they are scaled with.
+    They belong to a quantised model whose config.json does not say so, or the files lack their scales.
     """
     named = [(name, where[name].get_dtype()) for name, _ in model.named_parameters() if name in where]
     return {
@@ -185,9 +191,9 @@ def _no_floats(model: Any, where: Mapping[str, Any], quantized: Mapping[str, Par
 
 
 def _untied(ties: Iterable[tuple[str, str]], where: Mapping[str, Any]) -> list[str]:
-    """Tensors that config.json ties to another one and that have values of their own in the files.
+    """Tensors that config.json ties to another one, but for which the files hold other values.
 
-    Read here, because on the meta device transformers does not compare them.
+    They are compared here, because transformers does not do so on the meta device.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a model directory says about its tokenizer besides the vocabulary: special tokens, chat template."""
+"""The files of a model's tokenizer: vocabulary, special tokens, chat template. Imports no transformers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import ConfigError
-from distillctl.files.reading import read_json, read_text
+from distillctl.files.reading import parse_json, read_text
 
 _MAX_TEMPLATE_BYTES = 1 << 20
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
-def tokenizer_config(path: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json; either may be missing."""
-    tree: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (path / name).is_file():
-            tree |= read_json(path / name)
-    return tree
+def parse_tokenizer(text: str, file: Path) -> Any:
+    """A `tokenizers.Tokenizer` of the text of a tokenizer.json, without its truncation and padding.
+
+    `file` is where the text comes from. Raises ConfigError for a text that is not a tokenizer.
+    """
+    again = "download it again, or write it with save_pretrained"
+    if "model" not in parse_json(text, file):
+        raise ConfigError(f"{file} is not a tokenizer: it has no 'model'", again)
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the package raises nothing more specific
+        if type(error) is not Exception:
+            raise
+        raise ConfigError(f"{file} is not a tokenizer: {error}", again) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def token_text(token: Any) -> str:
@@ -30,7 +42,7 @@ def token_text(token: Any) -> str:
 def special_tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
     """The tokens that a chat template may name, such as `bos_token`; blank where `tokenizer` has none.
 
-    Not undefined, because a tokenizer's class may know one that no file names.
+    They are blank rather than undefined, because a tokenizer's class may know one that no file names.
     """
     return {name: token_text(tokenizer.get(name)) for name in _SPECIAL_TOKENS}
 
@@ -38,8 +50,8 @@ def special_tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
 def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     """The template transformers would render with: chat_template.jinja before tokenizer_config.json.
 
-    `tokenizer`: what `tokenizer_config` found. None without a template; raises ConfigError for one that is no
-    text, or begins with a byte order mark, which would stand in every prompt.
+    `tokenizer`: the merged tokenizer configuration. Returns None without a template. Raises ConfigError for
+    one that is not text, or that begins with a byte order mark, which would stand in every prompt.
     """
     file = path / "chat_template.jinja"
     if file.is_file():
@@ -50,7 +62,7 @@ def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
         template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
     if template and not isinstance(template, str):
         raise ConfigError(
-            f"{path / 'tokenizer_config.json'}: chat_template is no text", "save the model again"
+            f"{path / 'tokenizer_config.json'}: chat_template is not text", "save the model again"
         )
     if template and len(template) > _MAX_TEMPLATE_BYTES:
         raise ConfigError(
@@ -58,3 +70,11 @@ def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
             "check that it is the model you mean",
         )
     return template or None
+
+
+def no_chat_template(named: str) -> ConfigError:
+    """The error for a model, or its tokenizer, without a chat template; `named` begins it."""
+    return ConfigError(
+        f"{named} has no chat template, so prompts cannot be rendered",
+        "take an instruction-tuned model, or add a chat template to the tokenizer",
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distillctl.monitor.charset import Look, styled
 from distillctl.monitor.history import History
 from distillctl.monitor.state import RunState
+from distillctl.run.metrics import LARGE_MISMATCH_KL
 from distillctl.terminal.sparkline import sparkline
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ NARROW_COLUMNS = 60
 """Narrower terminals do not show the average and the header either."""
 KL_RISE = 3.0
 """The row of the reverse KL is marked when its value exceeds its moving average by this factor."""
-LARGE_MISMATCH_KL = 0.015
-"""Nats between rollout engine and trainer above which a row is marked: rollouts are then hardly on-policy."""
 _HEADER = ("metric", "now", "ema", "min", "max")
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from distillctl.errors import ConfigError
-from distillctl.files.reading import read_json
 from distillctl.host.gpus import cuda_environment, visible_gpus
 from distillctl.host.hardware import cpu_runtime, cpus
 from distillctl.host.isolation import child_environment
 from distillctl.host.shared_memory import owner
-from distillctl.models.architecture import ModelShape, model_shape
+from distillctl.models.architecture import ModelShape
+from distillctl.models.model_dir import ModelDir
 from distillctl.rollout.vllm_plugin import OWNER_ENV
 from distillctl.rollout.worker import EngineSettings
 
@@ -105,9 +107,8 @@ def kv_cache_bytes(shape: ModelShape, max_model_len: int, max_num_seqs: int) -> 
     return min(max(needed, 64 << 20), _MAX_KV_CACHE_BYTES)
 
 
-def rope_type(model: Path) -> str:
-    """Type of a model's rotary embeddings according to its config.json; `default` if it names none."""
-    config = read_json(model / "config.json")
+def rope_type(config: Mapping[str, Any]) -> str:
+    """Type of the rotary embeddings according to a config.json; `default` if it names none."""
     if config.get("dual_chunk_attention_config"):
         return "dual chunk"
     trees = [
@@ -121,7 +122,7 @@ def rope_type(model: Path) -> str:
 
 
 def engine_settings(
-    model: Path,
+    model: ModelDir,
     *,
     dtype: str,
     socket: Path,
@@ -132,16 +133,16 @@ def engine_settings(
     enforce_eager: bool = True,
 ) -> EngineSettings:
     """Settings of a rollout worker that this process starts."""
-    shape = model_shape(model)
+    shape = model.shape
     length = min(max_model_len, shape.max_positions)
-    plain = rope_type(model) in _PLAIN_ROPES
+    plain = rope_type(model.config) in _PLAIN_ROPES
     if not plain and shape.max_positions > _MAX_POSITIONS:
         raise ConfigError(
             f"{model}: max_position_embeddings={shape.max_positions} is above {_MAX_POSITIONS}",
             "set it to the longest sequence that the model supports",
         )
     return EngineSettings(
-        model=str(model.absolute()),
+        model=str(model.path.absolute()),
         dtype=dtype,
         socket=str(socket),
         max_model_len=length,

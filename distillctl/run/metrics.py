@@ -53,6 +53,9 @@ METRICS = {
     "val/kl": Metric("nats", "KL(student || teacher) per token of the first 64 validation answers, greedy"),
 }
 
+LARGE_MISMATCH_KL = 0.015
+"""`rollout/mismatch_kl`, in nats, from which on rollouts are hardly the student's own samples."""
+
 
 def metric_table(present: Collection[str]) -> list[tuple[str, Metric]]:
     """Those of `present` that are known, in the table's order; `kl/reverse/NAME` (one of several teachers)

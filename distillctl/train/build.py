@@ -17,9 +17,9 @@ from distillctl.config.schema import Config, teacher_section
 from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import read_rows
 from distillctl.data_types import MicroBatch, Prompt, Rollout
-from distillctl.files.reading import read_json
 from distillctl.grading.custom import load_reward, rewards
-from distillctl.models.compatibility import model_stop_token_ids, shared_vocab, tokenizer_vocab
+from distillctl.models.compatibility import shared_vocab, stop_token_ids
+from distillctl.models.model_dir import ModelDir
 from distillctl.objective.inputs import Objective
 from distillctl.rollout.client import Sampling, request_names
 from distillctl.run.checks import Check
@@ -152,11 +152,12 @@ def _prove_weights(engine: RolloutEngine, num_done: int) -> Check:
 
 
 def _sampling(job: TrainJob, config: Config, tokenizer: Any) -> Sampling:
+    generation = ModelDir(Path(job.student)).generation_config
     return Sampling(
         temperature=config.rollout.temperature,
         top_p=config.rollout.top_p,
         max_tokens=config.data.max_response_length,
-        stop_token_ids=model_stop_token_ids(Path(job.student), tokenizer),
+        stop_token_ids=stop_token_ids(generation, tokenizer.eos_token_id),
     )
 
 
@@ -211,19 +212,14 @@ def _prompts(
 
 def shared_vocab_size(job: TrainJob) -> int:
     """Token ids that the student shares with all teachers; raises ConfigError where tokenizers differ."""
-    ours = tokenizer_vocab(Path(job.student))
-    rows = _head_rows(job.student)
+    student = ModelDir(Path(job.student))
     sizes = []
     for name, teacher in job.teachers.items():
-        theirs = tokenizer_vocab(Path(teacher.model))
-        heads = (rows, _head_rows(teacher.model))
-        size, _ = shared_vocab(ours, theirs, heads, teacher_section(name))
+        other = ModelDir(Path(teacher.model))
+        rows = int(student.config["vocab_size"]), int(other.config["vocab_size"])
+        size, _ = shared_vocab(student.vocabulary, other.vocabulary, rows, teacher_section(name))
         sizes.append(size)
     return min(sizes)
-
-
-def _head_rows(model: str) -> int:
-    return int(read_json(Path(model) / "config.json")["vocab_size"])
 
 
 def reward_function(

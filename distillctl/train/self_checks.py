@@ -19,7 +19,7 @@ from distillctl.config.schema import teacher_section
 from distillctl.data_types import MicroBatch, Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.host.hardware import memory_bytes
-from distillctl.models.weight_files import weight_files
+from distillctl.models.model_dir import ModelDir
 from distillctl.objective.inputs import Objective
 from distillctl.objective.teacher_scores import TopK
 from distillctl.run.checks import Check
@@ -186,7 +186,7 @@ def served_agrees(
     The weights are loaded for this check only. Where they are not on this machine, or there is no room for
     them, the check says so. Raises RunFailed where the two disagree, ConfigError for NaN.
     """
-    if not weight_files(Path(path)):
+    if not ModelDir(Path(path)).weight_files:
         return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
     shortage = no_room(path, dtype, batch.rows_N.device)
     if shortage:
@@ -211,7 +211,7 @@ def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
     from safetensors import safe_open
 
     num_values = 0
-    for file in weight_files(Path(path)):
+    for file in ModelDir(Path(path)).weight_files:
         with safe_open(file, framework="pt") as opened:
             num_values += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.offset_keys())
     needed = num_values * dtype.itemsize + WORKSPACE_BYTES

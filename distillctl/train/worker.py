@@ -22,8 +22,9 @@ from distillctl.errors import DistillError, EnvironmentUnfit, RunFailed
 from distillctl.grading.summary import grade_rollouts
 from distillctl.host import shared_memory
 from distillctl.host.parent_death import die_with_parent
+from distillctl.run import status
 from distillctl.run.checkpoints import step_dir
-from distillctl.run.directory import RunDir, write_status
+from distillctl.run.directory import RunDir
 from distillctl.run.events import EventLog
 from distillctl.train import checkpoint
 from distillctl.train.build import build_trainer
@@ -160,9 +161,13 @@ class TrainingRun:
 
     def _status(self, step: int) -> None:
         if self.distributed.is_main:
-            fields = {"step": step, "steps": self.trainer.num_steps, "attempt": self.job.attempt}
-            pid = self.job.parent_pid
-            write_status(self.run.status_path, {"state": "running", **fields, "pid": pid})
+            status.advance(
+                self.run,
+                step=step,
+                num_steps=self.trainer.num_steps,
+                attempt=self.job.attempt,
+                launcher_pid=self.job.parent_pid,
+            )
 
 
 def main() -> None:

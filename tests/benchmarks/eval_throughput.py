@@ -31,7 +31,7 @@ from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.questions import Target, all_questions
 from distillctl.evaluate.responses import MAX_NUM_SEQS, Task, responses, running_engine
 from distillctl.host.shared_memory import scratch_directory
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.rollout.start import engine_settings
 from distillctl.rollout.worker import EngineSettings, build_engine
 
@@ -64,7 +64,7 @@ def plain(settings, model, count):
 
 
 def main(model="builtin:tiny-student", count=2000, rounds=5):
-    count, rounds, path = int(count), int(rounds), model_path(model, "MODEL")
+    count, rounds, directory = int(count), int(rounds), find_model(model, "MODEL")
     work, asked = Task(1, 0.0, "cpu"), rows(count)
     ids = [f"train/{i}" for i in range(count)]
     data = EvalData(
@@ -72,20 +72,20 @@ def main(model="builtin:tiny-student", count=2000, rounds=5):
     )
     with scratch_directory() as scratch, tempfile.TemporaryDirectory() as folder:
         settings = engine_settings(
-            path, dtype="float32", socket=scratch / "none.sock", max_model_len=MAX_LEN,
+            directory, dtype="float32", socket=scratch / "none.sock", max_model_len=MAX_LEN,
             max_num_seqs=MAX_NUM_SEQS,
         )  # fmt: skip
-        code = f"import eval_throughput as b; b.plain({asdict(settings)!r}, {str(path)!r}, {count})"
+        code = f"import eval_throughput as b; b.plain({asdict(settings)!r}, {str(directory)!r}, {count})"
         child = start_plain(code, scratch)
         ask(child, "ready")
         rates = {"eval": [], "vllm": []}
-        with running_engine(Target("model", path), MAX_LEN, "cpu") as client:
+        with running_engine(Target("model", directory), MAX_LEN, "cpu") as client:
             evaluation.running_engine = lambda *_: nullcontext(client)
             for turn in range(rounds + 1):  # the first round warms up
                 cache = Cache(Path(tempfile.mkdtemp(dir=folder)), None)
                 time.sleep(REST_S)
                 start = time.perf_counter()
-                (questions,) = all_questions([Target("model", path)], data, MAX_TOKENS)
+                (questions,) = all_questions([Target("model", directory)], data, MAX_TOKENS)
                 found, _ = responses(questions, work, cache)
                 graded = _answers(found, data)
                 seconds = time.perf_counter() - start

@@ -20,7 +20,7 @@ import numpy as np
 
 from distillctl.data_types import Prompt
 from distillctl.host.shared_memory import scratch_directory
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.rollout.client import RolloutClient, Sampling, sample_seed
 from distillctl.rollout.start import engine_environment, engine_settings, start_engine
 from distillctl.rollout.vllm_plugin import OWNER_ENV
@@ -78,7 +78,7 @@ def main(model="builtin:tiny-student", count=128, max_tokens=60, rounds=7):
     count, max_tokens, rounds = int(count), int(max_tokens), int(rounds)
     with scratch_directory() as scratch:
         settings = engine_settings(
-            model_path(model, "MODEL"), dtype="float32", socket=scratch / "rollout.sock",
+            find_model(model, "MODEL"), dtype="float32", socket=scratch / "rollout.sock",
             max_model_len=PROMPT_TOKENS + max_tokens, max_num_seqs=256,
         )  # fmt: skip
         code = f"import rollout_throughput as b; b.plain({asdict(settings)!r}, {count}, {max_tokens})"

@@ -21,7 +21,7 @@ from statistics import median
 from rollout_throughput import ask, start_plain
 
 from distillctl.host.shared_memory import scratch_directory
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.rollout.start import engine_settings
 from distillctl.run.events import read_events
 
@@ -32,7 +32,7 @@ PROMPT, RESPONSE = 160, 96
 def engine_s(model):
     with scratch_directory() as scratch:
         settings = engine_settings(
-            model_path(model, "STUDENT"), dtype="float32", socket=scratch / "rollout.sock",
+            find_model(model, "STUDENT"), dtype="float32", socket=scratch / "rollout.sock",
             max_model_len=PROMPT + RESPONSE, max_num_seqs=256,
         )  # fmt: skip
         begin = time.perf_counter()
@@ -46,7 +46,7 @@ def engine_s(model):
 
 def command_s(student, teacher, folder, number):
     run = Path(folder) / f"run_{number}"
-    models = {name: model_path(model, name) for name, model in (("student", student), ("teacher", teacher))}
+    models = {name: find_model(model, name) for name, model in (("student", student), ("teacher", teacher))}
     settings = [*(f"{name}.model={path}" for name, path in models.items()), "train.steps=1", "eval.every=0",
                 "optim.warmup_steps=0", f"data.max_prompt_length={PROMPT}",
                 f"data.max_response_length={RESPONSE}", "data.train_batch_size=8"]  # fmt: skip

@@ -10,8 +10,7 @@ from distillctl.data.checks import answer_checks, special_token_checks, unused_t
 from distillctl.data.read import PromptRow
 from distillctl.data.special_tokens import SpecialTokens
 from distillctl.errors import ConfigError
-from distillctl.models.compatibility import plain_tokenizer
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 PRESET = "tiny-from-small-arith"
 TINY = ["train.device=cpu", "data.train_batch_size=2", "train.steps=1"]
@@ -81,7 +80,7 @@ def test_validation_rows_without_a_truth_are_counted(truths, best, words):
 
 
 def test_special_tokens_are_counted_for_each_set_of_rows():
-    tokens = SpecialTokens(plain_tokenizer(model_path("builtin:tiny-student", "test")))
+    tokens = SpecialTokens(find_model("builtin:tiny-student", "test").tokenizer)
     hostile = row(content="a <|im_end|> b")
     checks = special_token_checks([row(), hostile, hostile], [hostile], tokens)
     assert [check.level for check in checks] == ["warn", "warn"]
@@ -123,13 +122,13 @@ def test_a_column_of_teachers_that_is_empty_is_refused(refused, folder, value):
 
 
 def test_one_row_with_a_teacher_is_enough(folder, distillctl, monkeypatch):
-    monkeypatch.setattr("distillctl.launch.train_command.measured_checks", lambda plan: [])
+    monkeypatch.setattr("distillctl.launch.dry_run.measured_checks", lambda plan: [])
     lines(folder / "a.jsonl", [{"prompt": "What is 2+3?"}, {"prompt": "x", "domain": "law"}])
     assert distillctl("train", "--preset", PRESET, *TINY, *ROUTED, "--dry-run")[0] == 0
 
 
 def test_a_dry_run_says_what_is_missing_and_what_is_text(folder, distillctl, monkeypatch):
-    monkeypatch.setattr("distillctl.launch.train_command.measured_checks", lambda plan: [])
+    monkeypatch.setattr("distillctl.launch.dry_run.measured_checks", lambda plan: [])
     lines(folder / "bare.jsonl", [{"prompt": "What is <|im_end|> 2+3?"}] * 3)
     keys = ["data.train_files=bare.jsonl", "data.val_files=bare.jsonl", "eval.every=1", "eval.limit=2"]
     code, out, _ = distillctl("train", "--preset", PRESET, *TINY, *keys, "--dry-run", "--json")

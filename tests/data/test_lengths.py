@@ -9,12 +9,11 @@ from distillctl.data.lengths import fewest_tokens, require_usable
 from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow
 from distillctl.errors import ConfigError
-from distillctl.models.compatibility import token_counter
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
-STUDENT = model_path("builtin:tiny-student", "student.model")
-COUNT = token_counter(STUDENT)
-TOKENIZER = AutoTokenizer.from_pretrained(STUDENT)
+STUDENT = find_model("builtin:tiny-student", "student.model")
+COUNT = STUDENT.num_tokens
+TOKENIZER = AutoTokenizer.from_pretrained(STUDENT.path)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300).filter(str.strip)
 words = st.lists(
     st.sampled_from(["Tom", " ", "has", "12", "\n", "apples", "?", "user"]), min_size=1, max_size=60

@@ -9,7 +9,7 @@ from distillctl.data.read import PromptRow
 from distillctl.evaluate.cache import Cache, Response
 from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.questions import Target, all_questions, row_of
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 
 def _eval_data(num_rows: int) -> EvalData:
@@ -36,7 +36,7 @@ def eval_data():
 
 @pytest.fixture(scope="session")
 def student() -> Target:
-    return Target("student", model_path("builtin:tiny-student", "test"))
+    return Target("student", find_model("builtin:tiny-student", "test"))
 
 
 @pytest.fixture(scope="session")

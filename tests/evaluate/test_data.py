@@ -10,6 +10,7 @@ from distillctl.config.loading import load_preset, to_yaml
 from distillctl.errors import ConfigError
 from distillctl.evaluate.data import eval_data
 from distillctl.evaluate.questions import Target, all_questions, row_of
+from distillctl.models.model_dir import ModelDir
 from distillctl.train.build import val_prompts
 
 PRESET = "tiny-from-small-arith"
@@ -162,10 +163,10 @@ def test_files_of_a_run_are_found_from_another_folder(tmp_path, monkeypatch, cap
 @pytest.fixture
 def short(tmp_path, student):
     """The tiny student with room for 64 tokens, prompt and response together."""
-    shutil.copytree(student.path, tmp_path / "short")
+    shutil.copytree(student.model.path, tmp_path / "short")
     file = tmp_path / "short/config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "max_position_embeddings": 64}))
-    return Target("short", tmp_path / "short")
+    return Target("short", ModelDir(tmp_path / "short"))
 
 
 def asked_rows(target, text, max_tokens=None, data=None):
@@ -179,7 +180,9 @@ def test_prompts_that_the_runs_own_evaluation_left_out_are_left_out(tmp_path, st
     assert asked_rows(student, "", data=eval_data(run, [], None)) == ([0, 2], 1, 96)
     assert asked_rows(student, "a.jsonl", 96) == ([0, 1, 2], 0, 96)
     run = run_dir(tmp_path / "none", "data.val_files=a.jsonl", "data.max_prompt_length=2")
-    with pytest.raises(ConfigError, match=r"all 3 prompts are longer than data\.max_prompt_length=2 tokens"):
+    with pytest.raises(
+        ConfigError, match=r"all 3 prompts are longer than data\.max_prompt_length=2, the limit"
+    ):
         all_questions([student], eval_data(run, [], None), None)
 
 

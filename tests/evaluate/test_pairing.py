@@ -14,6 +14,7 @@ from distillctl.evaluate.teacher import KlTeacher, ResponseKl, mean_kl, response
 from distillctl.files.atomic import write_json
 from distillctl.grading.scorers import Grade
 from distillctl.grading.summary import GradedResponse
+from distillctl.models.locate import find_model
 
 
 def result(label, verdicts, kls=None, num_dropped=0):
@@ -153,7 +154,7 @@ def test_responses_count_up_to_the_first_token_that_the_teacher_lacks(asked, stu
     longer = rollouts_with(
         [([5, 6], [7, 8, 9]), ([5, 6], [7, 301, 9]), ([5], [8]), ([5], [301]), ([464], [7])]
     )
-    teacher = KlTeacher(student.path.with_name("tiny-teacher"), 460, 300)
+    teacher = KlTeacher(find_model("builtin:tiny-teacher", "test"), 460, 300)
     expected = response_kls(asked, teacher, whole, Task(1, 0.0, "cpu"), cache)
     found = response_kls(asked, teacher, longer, Task(1, 0.0, "cpu"), cache)
     assert [one.num_tokens for one in found] == [3, 1, 1, 0, 0]
@@ -169,7 +170,7 @@ def test_a_kl_is_computed_once(asked, student, cache, monkeypatch):
     from distillctl.evaluate.responses import Task
 
     answers = rollouts_with([([5, 6], [7, 8, 9])])
-    teacher = KlTeacher(student.path.with_name("tiny-teacher"), 465, 465)
+    teacher = KlTeacher(find_model("builtin:tiny-teacher", "test"), 465, 465)
     first = response_kls(asked, teacher, answers, Task(1, 0.0, "cpu"), cache)
     monkeypatch.setattr(teacher_kl, "response_kl", lambda *_: [0.125])
     assert response_kls(asked, teacher, answers, Task(1, 0.0, "cpu"), cache) == first

@@ -11,7 +11,8 @@ from distillctl.evaluate import responses as module
 from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.questions import Target, all_questions, row_of
 from distillctl.evaluate.responses import Task, cache_key, responses, running_engine
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
+from distillctl.models.model_dir import ModelDir
 
 pytestmark = pytest.mark.engine
 
@@ -23,10 +24,10 @@ def engine(student, tmp_path_factory):
     """One real engine for all tests; its model says that it has four billion positions, for which there would
     be no memory."""
     path = tmp_path_factory.mktemp("models") / "endless"
-    shutil.copytree(student.path, path)
+    shutil.copytree(student.model.path, path)
     config = json.loads((path / "config.json").read_text()) | {"max_position_embeddings": 4_000_000_000}
     (path / "config.json").write_text(json.dumps(config))
-    with running_engine(Target("endless", path), 256, "cpu") as client:
+    with running_engine(Target("endless", ModelDir(path)), 256, "cpu") as client:
         yield client
 
 
@@ -136,7 +137,7 @@ def test_a_disk_that_is_full_costs_no_answer(asked, work, tmp_path, reference, m
 
 def test_what_decides_the_answers_decides_where_they_are_kept(asked, student, eval_data, cache, tmp_path):
     work, data = Task(1, 0.0, "cpu"), eval_data(12)
-    other_model = Target("x", model_path("builtin:tiny-teacher", "test"))
+    other_model = Target("x", find_model("builtin:tiny-teacher", "test"))
     fewer = replace(data, rows=data.rows[:3], file_of_row=["a"] * 3, prompt_ids=data.prompt_ids[:3])
     others = [
         (asked, replace(work, temperature=0.5)),
@@ -152,21 +153,21 @@ def test_what_decides_the_answers_decides_where_they_are_kept(asked, student, ev
     assert all(keys.count(key) == 1 for key in keys)
     assert set(keys[0]["versions"]) >= {"transformers", "torch", "distillctl"}
     assert all(keys[0]["versions"].values())
-    named_otherwise = replace(asked, target=Target("another label", student.path))
+    named_otherwise = replace(asked, target=Target("another label", ModelDir(student.model.path)))
     assert cache_key(named_otherwise, work, cache) == keys[0]
 
 
 def test_a_template_that_renders_otherwise_has_other_answers(student, eval_data, cache, tmp_path):
     """As one with the date in it does every day."""
-    shutil.copytree(student.path, tmp_path / "m")
+    shutil.copytree(student.model.path, tmp_path / "m")
     template = tmp_path / "m" / "chat_template.jinja"
     keys = []
     for day in ("Monday", "Tuesday"):
         template.write_text("<|im_start|>system\n" + day + student_template(student))
-        (questions,) = all_questions([Target("m", tmp_path / "m")], eval_data(2), 48)
+        (questions,) = all_questions([Target("m", ModelDir(tmp_path / "m"))], eval_data(2), 48)
         keys.append(cache_key(questions, Task(1, 0.0, "cpu"), cache)["prompts"])
     assert keys[0] != keys[1]
 
 
 def student_template(student):
-    return (student.path / "chat_template.jinja").read_text()
+    return (student.model.path / "chat_template.jinja").read_text()

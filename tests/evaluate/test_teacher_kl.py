@@ -6,7 +6,7 @@ import torch
 
 from distillctl.data_types import Prompt, Rollout
 from distillctl.evaluate.teacher_kl import response_kl
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 
 def test_the_sum_is_over_all_tokens_of_a_response(monkeypatch):
@@ -31,8 +31,8 @@ def test_the_sum_is_over_all_tokens_of_a_response(monkeypatch):
                 weight_version=0,
             )
         )
-    paths = [model_path(f"builtin:{name}", "test") for name in ("tiny-student", "tiny-teacher")]
-    models = [AutoModelForCausalLM.from_pretrained(path).double() for path in paths]
+    found = [find_model(f"builtin:{name}", "test") for name in ("tiny-student", "tiny-teacher")]
+    models = [AutoModelForCausalLM.from_pretrained(one.path).double() for one in found]
     size = models[0].config.vocab_size
     values = []
     for rollout in rollouts:
@@ -41,5 +41,5 @@ def test_the_sum_is_over_all_tokens_of_a_response(monkeypatch):
         with torch.no_grad():
             q, p = (m(ids).logits[0, start:-1, :size].log_softmax(-1) for m in models)
         values.append(float((q.exp() * (q - p)).sum()))
-    assert response_kl(*paths, rollouts, size, "cpu") == pytest.approx(values, rel=1e-5)
-    assert response_kl(paths[0], paths[0], rollouts, size, "cpu") == pytest.approx([0.0] * 7, abs=1e-5)
+    assert response_kl(*found, rollouts, size, "cpu") == pytest.approx(values, rel=1e-5)
+    assert response_kl(found[0], found[0], rollouts, size, "cpu") == pytest.approx([0.0] * 7, abs=1e-5)

@@ -49,7 +49,7 @@ def verdict(*, right, extracted):
 
 def test_a_paired_difference():
     ours, theirs = answers([True, True, True, True, False, False]), answers([True] + [False] * 4 + [True])
-    found = difference("base", ours, theirs)
+    found = difference(ours, theirs)
     assert (found.num_prompts, found.num_gained, found.num_lost) == (6, 3, 1)
     assert found.difference == pytest.approx(2 / 6)
     # Of 2^4 outcomes of four fair coins 10 are as uneven as 3 to 1.
@@ -62,7 +62,7 @@ def test_a_paired_difference():
 
 
 def test_a_few_gained_prompts_leave_doubt():
-    found = difference("base", answers([True] * 5), answers([False] * 5))
+    found = difference(answers([True] * 5), answers([False] * 5))
     assert found.difference == 1.0
     assert found.low < 0.1
     assert found.high == 1.0
@@ -70,13 +70,13 @@ def test_a_few_gained_prompts_leave_doubt():
 
 def test_several_answers_to_a_prompt_are_compared_by_their_share():
     ours, theirs = answers([[True, False], [True, True]]), answers([[False, False], [True, True]])
-    found = difference("base", ours, theirs)
+    found = difference(ours, theirs)
     assert (found.difference, found.num_gained, found.num_lost) == (0.25, 1, 0)
 
 
 def test_only_common_graded_prompts_are_compared():
-    assert difference("base", answers([None, None]), answers([True, False])) is None
-    assert difference("base", answers([True, None]), answers([False, True])).num_prompts == 1
+    assert difference(answers([None, None]), answers([True, False])) is None
+    assert difference(answers([True, None]), answers([False, True])).num_prompts == 1
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_table_has_models_differences_the_gap_and_requirements():
     ]
     report = {
         "results": [*rows, {**rows[0], "model": "t"}],
-        "differences": [asdict(difference("b", ours, before))],
+        "differences": [{"baseline": "b", **asdict(difference(ours, before))}],
         "unpaired": [],
         "gap_closed": 0.5,
         "requirements": [

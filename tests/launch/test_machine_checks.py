@@ -13,7 +13,6 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.host import shared_memory
 from distillctl.launch import machine_checks, train_command
 from distillctl.launch.plan import resolve
-from distillctl.models.architecture import model_shape
 from distillctl.run import checkpoints
 
 MIB = 1 << 20
@@ -150,7 +149,7 @@ def test_the_disk_of_mounted_checkpoints_counts(refused, mounted, folder, distil
 
 def test_a_checkpoint_is_as_large_as_predicted(plan):
     """As runs write it: in ZeRO-3 `optim_states.pt` has 12 B per parameter and `hf/` the weights."""
-    count = model_shape(plan().student).num_parameters
+    count = plan().student.shape.num_parameters
     beside = machine_checks._BESIDE_BYTES
     assert machine_checks.checkpoint_bytes(plan()) == 16 * count + beside
     assert machine_checks.checkpoint_bytes(plan(student={"dtype": "bfloat16"})) == 14 * count + beside
@@ -191,7 +190,7 @@ def test_a_machine_without_shared_memory_is_exit_3(refused, folder, monkeypatch)
     (folder / "shm").write_text("")
     code, err = refused()
     assert code == 3
-    assert "shm is no directory" in err
+    assert "shm is not a directory" in err
 
 
 def test_shared_memory_that_is_read_only_is_exit_3(refused, mounted, monkeypatch):

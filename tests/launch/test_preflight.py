@@ -1,7 +1,6 @@
 """What the files of two models and a configuration tell before anything is started."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from distillctl.config.loading import load_preset
 from distillctl.config.schema import Config
-from distillctl.errors import ConfigError
-from distillctl.launch.preflight import schedule_checks, static_checks
+from distillctl.errors import ConfigError, DistillError
+from distillctl.launch import preflight
+from distillctl.launch.model_checks import pair_checks
+from distillctl.launch.plan import Plan, PlannedTeacher
+from distillctl.launch.preflight import objective_checks, schedule_checks
 from distillctl.models.locate import model_path
+from distillctl.models.model_dir import ModelDir
 from distillctl.run.checks import Check, lines
 
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -67,7 +71,12 @@ class Pair:
             "train": {"steps": 100},
         }
         config = Config.model_validate({**config, **sections})
-        return static_checks(config, self.student, dict.fromkeys(config.all_teachers, self.teacher))
+        teacher = PlannedTeacher(ModelDir(self.teacher), "float32", [])
+        plan = Plan(
+            config=config, student=ModelDir(self.student), device="cpu", world_size=1,
+            teachers=dict.fromkeys(config.all_teachers, teacher), student_dtype="float32", max_model_len=1024,
+        )  # fmt: skip
+        return [*pair_checks(plan), *objective_checks(config)]
 
     def check(self, name, **sections):
         """The only check of that name."""
@@ -191,26 +200,6 @@ def test_a_complete_model_without_tokenizer_json_is_refused(pair):
     (pair.teacher / "model.safetensors").touch()
     with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
         pair.checks()
-
-
-OFFLINE = """
-from distillctl.models.locate import model_path
-print(model_path("org/name", "student.model", weights=False))
-"""
-
-
-def test_a_partly_cached_hub_model_is_found_without_network(tmp_path):
-    repo, commit = tmp_path / "hub" / "models--org--name", "0" * 40
-    snapshot = repo / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE], env=env, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(snapshot)
 
 
 # End of sequence
@@ -455,6 +444,63 @@ def test_a_shorter_warm_up_is_not(train):
     assert schedule(train, 3) == []
 
 
+# The order of all checks
+
+
+@pytest.fixture
+def settings(pair, tmp_path):
+    """The pair, copied without weights, as the configuration of a run."""
+    (tmp_path / "data.jsonl").write_text('{"prompt": "What is 2+3?"}\n')
+
+    def make(*overrides):
+        files = [f"data.train_files={tmp_path}/data.jsonl", "data.train_batch_size=1", "eval.every=0"]
+        models = [f"student.model={pair.student}", f"teacher.model={pair.teacher}"]
+        return load_preset("tiny-from-small-arith", [*files, *models, "train.device=cpu", *overrides])
+
+    return make
+
+
+def bring(folder, pattern):
+    """Copy files of the shipped models into the pair, as a download would."""
+    for name in ("student", "teacher"):
+        for file in model_path(f"builtin:tiny-{name}", "").glob(pattern):
+            shutil.copy(file, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.max_prompt_length=1", "all 1 prompts are longer than"),
+        ("reward.path=gone.py", "gone.py: no such file"),
+        ("train.micro_batch_tokens=1000000000", "GiB of memory"),
+    ],
+)
+def test_what_needs_no_weights_is_refused_before_the_download(
+    settings, tmp_path, monkeypatch, override, words
+):
+    monkeypatch.setattr(preflight, "fetch_models", lambda _: pytest.fail("it was downloaded"))
+    with pytest.raises(DistillError, match=words):
+        preflight.prepare(settings(override, "rollout.n=2"), tmp_path / "run")
+
+
+def test_what_comes_with_the_weights_is_checked_after_the_download(settings, tmp_path, monkeypatch):
+    """A directory stands for a hub model of which at first the configuration alone is here."""
+    for file in tmp_path.glob("*/*token*"):
+        file.unlink()
+    monkeypatch.setattr(preflight, "fetch_models", lambda _: bring(tmp_path, "*"))
+    _, checks = preflight.prepare(settings(), tmp_path / "run")
+    assert [check.detail for check in checks if check.name == "tokenizers"] == [
+        "student and teacher: 465 ids agree"
+    ]
+
+
+def test_weights_that_are_incomplete_are_refused_last(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "fetch_models", lambda _: bring(tmp_path, "*.safetensors"))
+    edit(tmp_path / "teacher" / "config.json", lambda tree: tree.update(tie_word_embeddings=False))
+    with pytest.raises(ConfigError, match=r"teacher\.model: .* lacks 1 tensor \(lm_head\.weight\)"):
+        preflight.prepare(settings(), tmp_path / "run")
+
+
 # How it is told, and what it costs
 
 
@@ -481,14 +527,15 @@ def test_no_line_breaks_within_a_check(pair):
 LIGHT = """
 import sys
 from distillctl.config.schema import Config
-from distillctl.models.locate import model_path
-from distillctl.launch.preflight import static_checks
-student, teacher = (model_path(f"builtin:tiny-{name}", "") for name in ("student", "teacher"))
+from distillctl.launch.model_checks import pair_checks
+from distillctl.launch.plan import resolve
+from distillctl.launch.preflight import objective_checks
 config = Config.model_validate({
-    "student": {"model": "s"}, "teacher": {"model": "t"},
-    "data": {"train_files": ["x"]}, "train": {"steps": 1},
+    "student": {"model": "builtin:tiny-student"}, "teacher": {"model": "builtin:tiny-teacher"},
+    "data": {"train_files": ["x"], "max_prompt_length": 64, "max_response_length": 64},
+    "train": {"steps": 1, "device": "cpu"},
 })
-assert static_checks(config, student, {"default": teacher})
+assert pair_checks(resolve(config)) and objective_checks(config)
 print(*{name.split(".")[0] for name in sys.modules})
 """
 

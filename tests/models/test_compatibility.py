@@ -1,20 +1,11 @@
 """Which pairs belong together."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
-from tokenizers import Tokenizer
 
 from distillctl.errors import ConfigError
-from distillctl.models.compatibility import (
-    model_stop_token_ids,
-    require_plain_head,
-    shared_vocab,
-    stop_token_ids,
-    tokenizer_vocab,
-)
-from distillctl.models.locate import model_path
+from distillctl.models.compatibility import require_plain_head, shared_vocab, stop_token_ids
 
 LETTERS = {"a": 0, "b": 1, "c": 2}
 
@@ -79,38 +70,6 @@ def test_other_differences_are_refused_even_at_the_end(ours, theirs, message):
     assert message in caught.value.message
 
 
-def test_a_vocabulary_has_the_id_of_every_token_added_ones_included():
-    path = model_path("builtin:tiny-student", "student.model")
-    vocab = tokenizer_vocab(path)
-    assert sorted(vocab.values()) == list(range(465))
-    assert [vocab[t] for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")] == [0, 1, 2]
-    text = "2+3=5"
-    encoding = Tokenizer.from_file(str(path / "tokenizer.json")).encode(text)
-    assert [vocab[token] for token in encoding.tokens] == encoding.ids
-
-
-@pytest.mark.parametrize("name", ["tiny-student", "tiny-teacher"])
-def test_a_vocabulary_is_that_of_the_tokenizer_which_transformers_loads(name):
-    from transformers import AutoTokenizer
-
-    path = model_path(f"builtin:{name}", "student.model")
-    assert tokenizer_vocab(path) == AutoTokenizer.from_pretrained(path).get_vocab()
-
-
-def test_a_directory_without_tokenizer_json_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(ConfigError, match=r"no tokenizer\.json") as caught:
-        tokenizer_vocab(tmp_path)
-    assert "AutoTokenizer" in caught.value.hint
-    assert "save_pretrained" in caught.value.hint
-
-
-@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\n", "{}"])
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
-    (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
-        tokenizer_vocab(tmp_path)
-
-
 @pytest.mark.parametrize("key", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
 def test_models_that_change_their_logits_after_the_head_are_refused(key):
     with pytest.raises(ConfigError, match=key):
@@ -123,10 +82,3 @@ def test_stop_ids_come_from_generation_config_and_tokenizer():
     assert stop_token_ids({"eos_token_id": 7}, 7) == [7]
     assert stop_token_ids({}, 3) == [3]
     assert stop_token_ids({"eos_token_id": 7}, None) == [7]
-
-
-def test_a_model_directory_may_lack_a_generation_config(tmp_path):
-    tokenizer = SimpleNamespace(eos_token_id=3)
-    assert model_stop_token_ids(tmp_path, tokenizer) == [3]
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2]}))
-    assert model_stop_token_ids(tmp_path, tokenizer) == [1, 2, 3]

@@ -14,7 +14,7 @@ from distillctl.models import loadable
 from distillctl.models.load import load_model
 from distillctl.models.loadable import Faults, Suspect, require_loadable
 from distillctl.models.locate import model_path
-from distillctl.models.weight_files import INDEX
+from distillctl.models.model_dir import INDEX, ModelDir
 
 SOURCE = model_path("builtin:tiny-student", "")
 SIZES = {
@@ -236,8 +236,12 @@ def models(tmp_path_factory):
     shutil.copytree(SOURCE, root / "not packed")
     edit(root / "not packed", quantization_config=METHODS["nf4"][1])
     paths = sorted(root.iterdir())
-    found = loadable._found(paths, {path: Suspect(path, "teacher.model", engine=False) for path in paths})
-    return {path.name: (path, faults) for path, faults in found.items()}
+    found = loadable._found([suspect(path) for path in paths])
+    return {path.name: (path, faults) for path, faults in zip(paths, found, strict=True)}
+
+
+def suspect(path, **options):
+    return Suspect(ModelDir(path), "teacher.model", **{"engine": False, **options})
 
 
 @pytest.mark.slow
@@ -330,10 +334,8 @@ def test_two_tensors_for_one_parameter_are_found(models):
 @pytest.fixture
 def answers(monkeypatch, models):
     """`require_loadable` on the models without another child."""
-    monkeypatch.setattr(loadable, "_found", lambda paths, _: {path: models[path.name][1] for path in paths})
-    return lambda name, *, engine: require_loadable(
-        [Suspect(models[name][0], "teacher.model", engine=engine)]
-    )
+    monkeypatch.setattr(loadable, "_found", lambda found: [models[one.model.path.name][1] for one in found])
+    return lambda name, *, engine: require_loadable([suspect(models[name][0], engine=engine)])
 
 
 def test_a_refusal_names_the_key_the_first_tensors_and_their_number(answers, models):
@@ -397,7 +399,7 @@ def test_a_class_that_the_engine_alone_would_take_is_refused_for_it(answers):
 
 def test_a_quantised_student_is_refused(models):
     with pytest.raises(ConfigError, match="quantised weights cannot be trained"):
-        require_loadable([Suspect(models["fp8"][0], "student.model", engine=True, trained=True)])
+        require_loadable([suspect(models["fp8"][0], engine=True, trained=True)])
 
 
 def test_layers_that_the_engine_does_not_start_with_are_refused(answers):
@@ -424,5 +426,5 @@ def test_embeddings_under_the_name_of_the_head_are_refused_for_the_engine_alone(
 def test_a_model_whose_buffers_alone_take_gigabytes_is_not_built(tmp_path):
     shutil.copytree(SOURCE, tmp_path / "huge")
     edit(tmp_path / "huge", head_dim=2 * 10**9)
-    with pytest.raises(ConfigError, match=r"student.model: transformers does not load .*huge.* memory"):
-        require_loadable([Suspect(tmp_path / "huge", "student.model", engine=True)])
+    with pytest.raises(ConfigError, match=r"teacher.model: transformers does not load .*huge.* memory"):
+        require_loadable([suspect(tmp_path / "huge", engine=True)])

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from distillctl.data_types import Prompt
 from distillctl.errors import EngineLost, RunFailed
 from distillctl.host.shared_memory import scratch_directory
-from distillctl.models.architecture import model_shape
 from distillctl.models.locate import model_path
+from distillctl.models.model_dir import ModelDir
 from distillctl.rollout.client import RolloutClient, Sampling, request_names, sample_seed
 from distillctl.rollout.start import engine_settings, start_engine
 from distillctl.train.agreement import Scores, require_agreement
@@ -36,7 +36,11 @@ def student():
 def worker(student):
     with scratch_directory() as scratch:
         settings = engine_settings(
-            student, dtype="float32", socket=scratch / "rollout.sock", max_model_len=256, max_num_seqs=16
+            ModelDir(student),
+            dtype="float32",
+            socket=scratch / "rollout.sock",
+            max_model_len=256,
+            max_num_seqs=16,
         )
         settings = replace(settings, max_logprobs=8)
         process = start_engine(settings, scratch / "engine.json", scratch / "rollout.log")
@@ -230,7 +234,11 @@ def bfloat16_client(worker, student):
     folder = worker[1] / "bfloat16"
     folder.mkdir(mode=0o700)
     settings = engine_settings(
-        student, dtype="bfloat16", socket=folder / "rollout.sock", max_model_len=256, max_num_seqs=16
+        ModelDir(student),
+        dtype="bfloat16",
+        socket=folder / "rollout.sock",
+        max_model_len=256,
+        max_num_seqs=16,
     )
     process = start_engine(settings, folder / "engine.json", folder / "rollout.log")
     connected = RolloutClient(folder / "rollout.sock", 120)
@@ -280,9 +288,9 @@ def small_client(worker, student):
     folder = worker[1] / "small"
     folder.mkdir(mode=0o700)
     settings = engine_settings(
-        student, dtype="float32", socket=folder / "rollout.sock", max_model_len=256, max_num_seqs=16
+        ModelDir(student), dtype="float32", socket=folder / "rollout.sock", max_model_len=256, max_num_seqs=16
     )
-    block_bytes = model_shape(student).kv_bytes_per_token(4) * 128
+    block_bytes = ModelDir(student).shape.kv_bytes_per_token(4) * 128
     settings = replace(settings, kv_cache_bytes=4 * block_bytes)
     process = start_engine(settings, folder / "engine.json", folder / "rollout.log")
     connected = RolloutClient(folder / "rollout.sock", 120)

@@ -8,6 +8,7 @@ import pytest
 
 from distillctl.errors import ConfigError
 from distillctl.models.locate import model_path
+from distillctl.models.model_dir import ModelDir
 from distillctl.rollout.start import engine_settings
 
 
@@ -20,7 +21,9 @@ def settings(tmp_path):
     def make(**changes):
         tree = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(tree | changes))
-        return engine_settings(model, dtype="float32", socket=Path("s"), max_model_len=200, max_num_seqs=256)
+        return engine_settings(
+            ModelDir(model), dtype="float32", socket=Path("s"), max_model_len=200, max_num_seqs=256
+        )
 
     return make
 

@@ -9,14 +9,13 @@ from distillctl.config import loading
 from distillctl.config.schema import Config
 from distillctl.errors import ConfigError
 from distillctl.errors.redact import without_logins
-from distillctl.launch import train_command
+from distillctl.launch import preflight, train_command
 from distillctl.launch.plan import resolve
-from distillctl.launch.preflight import static_checks
+from distillctl.launch.preflight import login_checks
 from distillctl.launch.processes import logins_environment
-from distillctl.models.locate import model_path
 from distillctl.run.events import EventLog
 from distillctl.teacher.logins import API_KEY, LOGIN, found_logins, logins_of
-from distillctl.train.job import TrainJob
+from distillctl.train.job import TeacherJob, TrainJob
 
 SECRET = "s3cret-of-mine"
 URL, MASKED = f"http://me:{SECRET}@host:8000", "http://***@host:8000"
@@ -94,7 +93,7 @@ def started(folder, monkeypatch):
     """Runs `train` up to its start; the configuration that the launcher got."""
     found = []
     monkeypatch.setattr(train_command.supervisor, "run", lambda plan, *_, **__: found.append(plan.config))
-    monkeypatch.setattr(train_command, "require_fit", lambda *_: None)
+    monkeypatch.setattr(preflight, "require_fit", lambda *_: None)
     return found
 
 
@@ -139,14 +138,15 @@ def test_a_stored_password_of_an_older_run_is_masked_when_it_is_read(folder, sta
 
 
 def test_ranks_get_it_by_their_environment_alone(monkeypatch, tmp_path):
-    plan = resolve(load(f"teacher.url={URL}"), download=False)
+    plan = resolve(load(f"teacher.url={URL}"))
     assert SECRET not in json.dumps([plan.rank_environment(0), plan.rank_command()])
     for name, value in logins_environment(plan.config).items():
         monkeypatch.setenv(name, value)
     assert logins_of("default") == [f"me:{SECRET}"]
     assert logins_of("another") == []
+    teachers = {"default": TeacherJob("t", "float32", plan.teachers["default"].endpoints)}
     job = TrainJob(
-        run_dir="r", working_directory="/", attempt=1, student="s", teachers=plan.teachers, device="cpu",
+        run_dir="r", working_directory="/", attempt=1, student="s", teachers=teachers, device="cpu",
         world_size=1, student_dtype="float32", socket="x", scratch="y", checkpoint=None,
         parent_pid=1, gpus={},
     )  # fmt: skip
@@ -156,15 +156,13 @@ def test_ranks_get_it_by_their_environment_alone(monkeypatch, tmp_path):
 
 def test_a_key_that_is_not_sent_beside_a_login_is_said(monkeypatch):
     monkeypatch.setenv(API_KEY, "sk-key")
-    student, teacher = (model_path(f"builtin:tiny-{who}", "test") for who in ("student", "teacher"))
-    checks = static_checks(load(f"teacher.url={URL}"), student, {"default": teacher})
-    (found,) = [check for check in checks if check.name == "teacher login"]
+    (found,) = login_checks(load(f"teacher.url={URL}"))
+    assert found.name == "teacher login"
     assert found.level == "warn"
     assert f"teacher.url {MASKED} gets the user and password in it" in found.detail
     assert "sk-key" not in found.detail
     monkeypatch.delenv(API_KEY)
-    checks = static_checks(load(f"teacher.url={URL}"), student, {"default": teacher})
-    assert "teacher login" not in {check.name for check in checks}
+    assert login_checks(load(f"teacher.url={URL}")) == []
 
 
 def test_a_configuration_without_logins_is_written_as_before():

@@ -26,9 +26,10 @@ from distillctl.config.schema import Config
 from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
 from distillctl.host.shared_memory import scratch_directory
-from distillctl.launch.plan import check_gpus, file_name, resolve
-from distillctl.models.architecture import model_shape
+from distillctl.launch.gpu_assignment import check_gpus
+from distillctl.launch.plan import fetch_models, file_name, resolve
 from distillctl.models.locate import model_path
+from distillctl.models.model_dir import ModelDir
 from distillctl.objective.inputs import Tokens
 from distillctl.rollout.start import engine_environment, kv_cache_bytes
 from distillctl.teacher import endpoints, served
@@ -61,7 +62,7 @@ def server(path):
             max_model_len=MAX_LENGTH + 1,
             max_logprobs=MAX_LOGPROBS,
             ask_ids=True,
-            kv_cache_bytes=kv_cache_bytes(model_shape(path), MAX_LENGTH + 1, 16),
+            kv_cache_bytes=kv_cache_bytes(ModelDir(path).shape, MAX_LENGTH + 1, 16),
             num_gpus=0,
             gpu_memory_utilization=0.9,
         )
@@ -681,13 +682,14 @@ def test_a_teacher_behind_a_url_needs_no_weights_here(path, tmp_path):
     for file in ("config.json", "tokenizer.json"):
         shutil.copy(path / file, tmp_path)
     plan = resolve(config_of(teacher={"model": str(tmp_path), "url": ["http://a:1"]}))
-    assert plan.teachers["default"].model == str(tmp_path)
+    assert plan.teachers["default"].model.path == tmp_path
+    fetch_models(plan)
     with pytest.raises(ConfigError, match=r"no \.safetensors weights"):
-        resolve(config_of(teacher={"model": str(tmp_path)}))
+        fetch_models(resolve(config_of(teacher={"model": str(tmp_path)})))
 
 
 def test_a_served_teacher_needs_a_position_more_than_the_sequences(path):
-    full = model_shape(path).max_positions
+    full = ModelDir(path).shape.max_positions
     lengths = {"max_prompt_length": full - 100, "max_response_length": 100}
     assert resolve(config_of(data=lengths))
     for server in ({"serve": True}, {"url": ["http://a:1"]}):
