@@ -25,10 +25,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def load_reward(path: str, name: str) -> RewardFunction:
-    """The function `name` of the Python file `path`, which is run.
+    """Load the function `name` from the Python file `path`. The file is executed.
 
-    Raises ConfigError when there is no such file, it cannot be imported, or it has no such function that
-    takes the arguments of a reward function, or the file's own code raises an exception.
+    Raises ConfigError if the file does not exist, cannot be imported or raises an exception, or if it has no
+    such function that takes the arguments of a reward function.
     """
     module = run_file(path, "reward.path")
     function = getattr(module, name, None)
@@ -49,11 +49,11 @@ def load_reward(path: str, name: str) -> RewardFunction:
 
 
 def rewards(rollouts: Sequence[Rollout], tokenizer: Any, function: RewardFunction) -> np.ndarray:
-    """float32 [R]: what `function` makes of each rollout's text, special tokens left out.
+    """Score the text of each rollout, without special tokens, with `function`; float32 [R].
 
-    A row without `extra_info` gives `{}`, as in verl. Raises RunFailed when the function returns anything but
-    a finite float32 number, a boolean, or a dict with such a `score`. An exception of the function passes,
-    with a note that names the prompt.
+    For a row without `extra_info` the function gets `{}`, as in verl. Raises RunFailed if it returns anything
+    but a finite float32 number, a boolean, or a dict with such a `score`. An exception of the function is
+    raised again, with a note that names the prompt.
     """
     texts = tokenizer.batch_decode(
         [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
@@ -63,7 +63,7 @@ def rewards(rollouts: Sequence[Rollout], tokenizer: Any, function: RewardFunctio
 
 
 def reward(rollout: Rollout, text: str, function: RewardFunction) -> float:
-    """What `function` makes of one answer; raises as `rewards`."""
+    """The score that `function` gives one response; raises like `rewards`."""
     prompt = rollout.prompt
     try:
         result = function(
@@ -74,13 +74,13 @@ def reward(rollout: Rollout, text: str, function: RewardFunction) -> float:
         )
     except BaseException as error:
         error.add_note(
-            f"raised by the function of reward.path for an answer to the prompt {prompt.prompt_id}"
+            f"raised by the function of reward.path for a response to the prompt {prompt.prompt_id}"
         )
         raise
     score = result.get("score") if isinstance(result, dict) else result
-    if isinstance(score, Real | np.bool_) and abs(float(score)) <= _LARGEST:  # which NaN is not
+    if isinstance(score, Real | np.bool_) and abs(float(score)) <= _LARGEST:  # false for NaN
         return float(score)
-    message = f"reward.path: for an answer to the prompt {prompt.prompt_id} its function returned"
+    message = f"reward.path: for a response to the prompt {prompt.prompt_id} its function returned"
     raise RunFailed(
         f"{message} {_described(result)}", "return a finite number, or a dict with one as `score`"
     )
