@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """What is minimised; `LossConfig` says what each field means."""
 
     vocab_size: int
     """Size of the vocabulary both models share; both heads are cut to it before the softmax."""
-    kind: str = "reverse_kl"
-    """A `loss.kind`; not used with `custom`."""
+    kind: str | None = "reverse_kl"
+    """A `loss.kind`; None with `custom`."""
     custom: ValueAndSlope | None = None
-    """The loss of `loss.path` in place of a divergence of the package."""
+    """The loss of `loss.path`, in the form of a divergence."""
     beta: float = 0.5
     topk: int = 64
     topk_divergence: str = "forward_kl"

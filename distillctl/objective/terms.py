@@ -18,7 +18,7 @@ from torch import Tensor
 from distillctl.objective.buckets import coarsen, overlap, spread, with_tail
 from distillctl.objective.divergences import divergence
 from distillctl.objective.estimators import estimate, k3
-from distillctl.objective.inputs import Objective
+from distillctl.objective.inputs import Objective, ValueAndSlope
 from distillctl.objective.policy import clipped_surrogate
 from distillctl.objective.teacher_scores import TopK
 
@@ -76,16 +76,23 @@ def distillation_term(chunk: Chunk, objective: Objective) -> Term:
             value_C, slope_C = estimate(objective.estimator, chunk.logq_C - chunk.logp_C)
             weight_C = chunk.importance(objective.max_ratio)
             term = Term(weight_C * value_C, chunk.one_hot(weight_C * slope_C), {})
+        case None:
+            assert objective.custom is not None
+            term = _whole(objective.custom, chunk, objective)
         case kind:
-            assert chunk.log_p_CV is not None, "a divergence needs the whole distribution of the teacher"
-            value_and_slope = objective.custom or divergence(kind)
-            term = Term(*value_and_slope(chunk.log_q_CV, chunk.q_CV, chunk.log_p_CV, objective), {})
+            term = _whole(divergence(kind), chunk, objective)
     if objective.max_clamp is None or objective.policy_gradient:
         return term
     bound = objective.max_clamp
     outside_C = term.value_C.abs() > bound
     slope_CV = term.slope_CV.masked_fill_(outside_C[:, None], 0.0)
     return Term(term.value_C.clamp(-bound, bound), slope_CV, term.stats)
+
+
+def _whole(value_and_slope: ValueAndSlope, chunk: Chunk, objective: Objective) -> Term:
+    """A divergence over the whole vocabulary."""
+    assert chunk.log_p_CV is not None, "a divergence needs the whole distribution of the teacher"
+    return Term(*value_and_slope(chunk.log_q_CV, chunk.q_CV, chunk.log_p_CV, objective), {})
 
 
 def _policy_gradient(chunk: Chunk, objective: Objective) -> Term:

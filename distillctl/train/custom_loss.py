@@ -121,7 +121,7 @@ def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
     """
     for name, log_q_NV, log_p_NV in _made_up(vocab_size, device):
         q_NV = log_q_NV.exp()
-        value_N, slope_NV = loss(log_q_NV, q_NV, log_p_NV, Objective(vocab_size))
+        value_N, slope_NV = loss(log_q_NV, q_NV, log_p_NV, Objective(vocab_size=vocab_size))
         for what, tensor in (("values that are", value_N), ("a gradient that is", slope_NV)):
             if not tensor.isfinite().all():
                 raise ConfigError(f"{loss.where()} gives {what} not finite, tried on {name}", _HINT)

@@ -75,7 +75,7 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
     for NaN.
     """
     (scores,) = LocalTeacher(path, dtype, batch.rows_N.device).score([batch])
-    objective = Objective(vocab_size, chunk_size=_CHUNK)
+    objective = Objective(vocab_size=vocab_size, chunk_size=_CHUNK)
     stats = student.statistics(ScoredBatch(micro_batch=batch, scores=scores, objective=objective))
     kl = float(stats["kl/reverse"].mean())
     _require_finite("student.model", kl)
@@ -104,7 +104,7 @@ def teacher_checks(
     for NaN.
     """
     (scores,) = teacher.score([batch])
-    objective = Objective(vocab_size, kind="sampled", chunk_size=_CHUNK)
+    objective = Objective(vocab_size=vocab_size, kind="sampled", chunk_size=_CHUNK)
     stats = student.statistics(ScoredBatch(micro_batch=batch, scores=scores, objective=objective))
     if scores.listed is None:
         entropy = float(stats["teacher/entropy"].mean())

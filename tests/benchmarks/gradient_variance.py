@@ -22,19 +22,19 @@ from distillctl.objective.log_probs import log_probs
 from distillctl.objective.teacher_scores import TeacherChunk
 
 OBJECTIVES = {
-    "reverse_kl": Objective(0),
-    "forward_kl": Objective(0, "forward_kl"),
-    "jsd, beta 0.5": Objective(0, "jsd"),
-    "topk, K=1, forward": Objective(0, "topk", topk=1),
-    "topk, K=8, forward": Objective(0, "topk", topk=8),
-    "topk, K=8, reverse": Objective(0, "topk", topk=8, topk_divergence="reverse_kl"),
-    "student_topk, K=1": Objective(0, "student_topk", topk=1),
-    "student_topk, K=8": Objective(0, "student_topk", topk=8),
+    "reverse_kl": Objective(vocab_size=0),
+    "forward_kl": Objective(vocab_size=0, kind="forward_kl"),
+    "jsd, beta 0.5": Objective(vocab_size=0, kind="jsd"),
+    "topk, K=1, forward": Objective(vocab_size=0, kind="topk", topk=1),
+    "topk, K=8, forward": Objective(vocab_size=0, kind="topk", topk=8),
+    "topk, K=8, reverse": Objective(vocab_size=0, kind="topk", topk=8, topk_divergence="reverse_kl"),
+    "student_topk, K=1": Objective(vocab_size=0, kind="student_topk", topk=1),
+    "student_topk, K=8": Objective(vocab_size=0, kind="student_topk", topk=8),
     **{
-        f"sampled, {name}": Objective(0, "sampled", estimator=name)
+        f"sampled, {name}": Objective(vocab_size=0, kind="sampled", estimator=name)
         for name in ("k1", "k2", "k3", "k3+", "abs")
     },
-    "sampled, policy gradient": Objective(0, "sampled", policy_gradient=True),
+    "sampled, policy gradient": Objective(vocab_size=0, kind="sampled", policy_gradient=True),
 }
 
 

@@ -125,7 +125,7 @@ def test_a_model_with_a_tied_or_untied_head_gets_autograds_gradient(make_case, t
     case = make_case(20)
     ids_N = torch.arange(20) % 13
     model, exact = TiedModel(tied), TiedModel(tied)
-    objective = Objective(case.vocab_size, kind or "reverse_kl", chunk_size=chunk_size)
+    objective = Objective(vocab_size=case.vocab_size, kind=kind or "reverse_kl", chunk_size=chunk_size)
     if kind:
         loss, _ = chunked_loss(model(ids_N), model.head, case.teacher, case.tokens, objective)
     else:

@@ -94,7 +94,7 @@ def test_the_file_runs_in_the_folder_of_the_command(load, tmp_path):
     source = f"from pathlib import Path\nAT_IMPORT = {read}\n"
     loss = load(f"{source}def loss(s, t):\n    return -AT_IMPORT * {read} * s[:, 0]\n")
     log_q_CV = torch.tensor([[0.5, 0.5]]).log()
-    value_C, slope_CV = loss(log_q_CV, log_q_CV.exp(), log_q_CV, Objective(2))
+    value_C, slope_CV = loss(log_q_CV, log_q_CV.exp(), log_q_CV, Objective(vocab_size=2))
     torch.testing.assert_close(value_C, -4.0 * log_q_CV[:, 0])
     assert slope_CV.tolist() == [[-4.0, 0.0]]
 
@@ -132,6 +132,6 @@ def test_a_function_that_raises_fails_the_run_with_its_line(load, raised):
     loss = load(f"def loss(s, t):\n    return helper(s)\n\ndef helper(s):\n    raise {raised}\n", ":loss")
     log_q_CV = torch.zeros(1, 2).log_softmax(-1)
     with pytest.raises(RunFailed) as caught:
-        loss(log_q_CV, log_q_CV.exp(), log_q_CV, Objective(2))
+        loss(log_q_CV, log_q_CV.exp(), log_q_CV, Objective(vocab_size=2))
     kind = raised.partition("(")[0]
     assert caught.value.message == f"loss.path: mine.py:5: function loss raised {kind}: a b"

@@ -16,7 +16,7 @@ def expected_gradient(old_V, q_logits_V, p_logits_V, **objective):
     head_VV = torch.eye(V, dtype=torch.float64)
     tokens = Tokens(torch.arange(V), old_V, old_V.log())
     teacher = Dense(p_logits_V.expand(V, V), head_VV)
-    loss, _ = chunked_loss(hidden_NV, head_VV, teacher, tokens, Objective(V, **objective))
+    loss, _ = chunked_loss(hidden_NV, head_VV, teacher, tokens, Objective(vocab_size=V, **objective))
     loss.backward()
     return hidden_NV.grad.sum(0)
 

@@ -109,7 +109,7 @@ def our_loss(samples, **fields):
         view = Dense(hidden(teacher), teacher.lm_head.weight)
     loss, _ = chunked_loss(
         hidden(student), student.lm_head.weight, view, Tokens(targets, weights, torch.zeros(len(targets))),
-        Objective(student.config.vocab_size, chunk_size=8, **fields),
+        Objective(vocab_size=student.config.vocab_size, chunk_size=8, **fields),
     )  # fmt: skip
     loss.backward()
     return loss.item(), gradients(student)

@@ -60,7 +60,7 @@ class Case:
         rollouts = [replace(r, token_weight=w) for r, w in zip(rollouts, weights, strict=True)]
         shares = plan([r.length for r in rollouts], 100, self.distributed.world_size)[self.distributed.rank]
         micro = [collate(rollouts, members, self.distributed.device) for members in shares]
-        objective, total = Objective(VOCAB_SIZE, "reverse_kl", chunk_size=64), torch.zeros(1)
+        objective, total = Objective(vocab_size=VOCAB_SIZE, kind="reverse_kl", chunk_size=64), torch.zeros(1)
         for batch, scores in zip(micro, self.teacher.score(micro), strict=True):
             if poison and self.distributed.rank == self.distributed.world_size - 1:
                 batch.tokens.weights_N[0] = math.nan

@@ -190,7 +190,7 @@ def precision(out):
         weight_version=0,
     )
     batch = collate([long], [0], cpu)  # weights of 1: gradients beside which AdamW's epsilon is nothing
-    objective = Objective(VOCAB_SIZE, "reverse_kl", chunk_size=256)
+    objective = Objective(vocab_size=VOCAB_SIZE, kind="reverse_kl", chunk_size=256)
     teachers = {
         "copy": LocalTeacher(path, bfloat16, cpu),
         "sharded": LocalTeacher(path, bfloat16, cpu, shard=True),

@@ -19,7 +19,7 @@ from distillctl.train.training_batch import ReferenceBatch, ScoredBatch, TokenSt
 CPU = torch.device("cpu")
 ALONE = SimpleNamespace(sum=lambda values: values)
 DENSE = Dense(torch.empty(0), torch.empty(0))
-OBJECTIVE = Objective(7)
+OBJECTIVE = Objective(vocab_size=7)
 NAMES = stat_names(OBJECTIVE, DENSE, rewarded=False)
 
 
@@ -105,7 +105,7 @@ def test_several_teachers_have_a_kl_each():
 
 def test_what_only_one_of_two_teachers_can_tell_is_a_mean_over_its_own_tokens():
     """Of `student_topk` a teacher at hand has metrics of the list, one behind a server has not."""
-    objective = Objective(7, kind="student_topk", topk=2)
+    objective = Objective(vocab_size=7, kind="student_topk", topk=2)
     served = TopK(torch.empty(0), torch.empty(0), torch.empty(0))
     made = rollouts(3, 5)
     metrics = metrics_of(made)
