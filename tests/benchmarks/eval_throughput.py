@@ -26,7 +26,7 @@ from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow
 from distillctl.evaluate import responses as evaluation
 from distillctl.evaluate.cache import Cache
-from distillctl.evaluate.command import _answers
+from distillctl.evaluate.command import _graded
 from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.questions import Target, all_questions
 from distillctl.evaluate.responses import MAX_NUM_SEQS, Task, responses, running_engine
@@ -87,7 +87,7 @@ def main(model="builtin:tiny-student", count=2000, rounds=5):
                 start = time.perf_counter()
                 (questions,) = all_questions([Target("model", directory)], data, MAX_TOKENS)
                 found, _ = responses(questions, work, cache)
-                graded = _answers(found, data)
+                graded = _graded(found, data)
                 seconds = time.perf_counter() - start
                 time.sleep(REST_S)
                 child.stdin.write("go\n")

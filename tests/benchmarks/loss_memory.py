@@ -1,6 +1,7 @@
 """Peak memory of the loss, forward and backward, against a dense one that holds all logits at once.
 
-python tests/benchmarks/loss_memory.py [--tokens 4096] [--vocab 151936] [--hidden 896] [--kinds KIND ...]
+    python tests/benchmarks/loss_memory.py [--tokens 4096] [--vocab 151936] [--hidden 896]
+        [--kinds NAME|FILE.py ...]
 
 A KIND is one of `loss.kind` or a FILE.py of `loss.path`. Each line is one process on the CPU in float32, with
 the teacher at hand and the default chunk size. Peak: the largest resident memory (VmHWM, reset just before)
