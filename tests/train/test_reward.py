@@ -123,7 +123,7 @@ def test_missing_file_is_named():
 
 def test_file_that_is_no_python_is_refused(tmp_path):
     (tmp_path / "reward.txt").write_text("def compute_score(**kwargs): return 1")
-    with pytest.raises(ConfigError, match=r"reward\.path: .*reward\.txt is no Python file"):
+    with pytest.raises(ConfigError, match=r"reward\.path: .*reward\.txt is not a Python file"):
         load_reward(str(tmp_path / "reward.txt"), "compute_score")
 
 
@@ -134,7 +134,7 @@ def test_missing_function_lists_those_that_are_there(load):
 
 
 def test_name_of_something_else_is_refused(load):
-    with pytest.raises(ConfigError, match=r"reward\.name: compute_score in .* is no function"):
+    with pytest.raises(ConfigError, match=r"reward\.name: compute_score in .* is not a function"):
         load("compute_score = 1.0\n")
 
 
