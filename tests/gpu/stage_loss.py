@@ -138,7 +138,8 @@ def _random_loss() -> Callable[[str, torch.dtype], list[Tensor]]:
         if kind == "dense":
             loss = _dense_reverse_kl(own, view, tokens.weights_N)
         else:
-            loss, _ = chunked_loss(*own, view, tokens, Objective(NUM_TOKENS, kind=kind, chunk_size=100))
+            objective = Objective(vocab_size=NUM_TOKENS, kind=kind, chunk_size=100)
+            loss, _ = chunked_loss(*own, view, tokens, objective)
         loss.backward()
         return [loss.detach(), *(values.grad for values in own)]
 
