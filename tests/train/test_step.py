@@ -96,8 +96,8 @@ def trainer(parts, *overrides, reward=None):
     return Trainer(
         config=config, distributed=parts, tokenizer=None, stream=SimpleNamespace(batch=lambda step: prompts),
         val_prompts=[], engine=parts, sampling=Sampling(1.0, 1.0, 4, []), teachers={"default": parts},
-        student=parts, objective=Objective(VOCAB_SIZE), reward=reward, should_stop=parts.should_stop,
-        num_steps=3, num_done=0, saved=None,
+        student=parts, objective=Objective(vocab_size=VOCAB_SIZE), reward=reward,
+        should_stop=parts.should_stop, num_steps=3, num_done=0, saved=None,
     )  # fmt: skip
 
 
