@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from distillctl.errors import ConfigError
-from distillctl.host.isolation import child_environment, without_launchers
+from distillctl.host.gpus import cuda_environment
+from distillctl.host.isolation import child_environment
 from distillctl.launch.plan import Plan
 
 
@@ -30,19 +31,19 @@ def require_loss(plan: Plan) -> None:
             "report": str(report),
         }
         settings.write_text(json.dumps(trial))
-        environment = {**without_launchers(os.environ), **plan.rank_environment(0)}
+        gpus = cuda_environment(plan.gpus[:1]) if plan.device == "cuda" else {}
         done = subprocess.run(
             [sys.executable, "-m", "distillctl.train.custom_loss", str(settings)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=child_environment(environment, scratch),
+            env=child_environment({**os.environ, **gpus}, scratch),
             cwd=scratch,
         )
-        told = json.loads(report.read_text()) if report.exists() else None
-    if told is not None:
-        raise ConfigError(told["message"], told["hint"])
-    if done.returncode:
+        found = json.loads(report.read_text()) if report.exists() else None
+    if found is None:
         lines = "\n".join(f"  {line}" for line in done.stdout.decode(errors="replace").splitlines()[-20:])
         message = f"loss.path: {path}: the process that tried it ended with code {done.returncode}"
         raise ConfigError(f"{message}; its last lines:\n{lines}", "correct the file")
+    if found:
+        raise ConfigError(found["message"], found["hint"])

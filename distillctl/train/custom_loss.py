@@ -147,14 +147,15 @@ def _made_up(vocab_size: int, device: torch.device) -> Iterator[tuple[str, Tenso
 
 
 def main() -> None:
-    """The trial: leaves what is wrong in the file `report` of its settings, or nothing."""
+    """The trial: writes to the file `report` of its settings what is wrong, or an empty report."""
+    report = {}
     settings = json.loads(Path(sys.argv[1]).read_text())
     try:
         loss = CustomLoss.load(settings["path"], Path(settings["folder"]))
         try_loss(loss, settings["vocab_size"], torch.device(settings["device"]))
     except DistillError as error:
         report = {"message": error.message, "hint": error.hint}
-        Path(settings["report"]).write_text(json.dumps(report))
+    Path(settings["report"]).write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

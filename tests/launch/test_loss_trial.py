@@ -28,8 +28,9 @@ def test_a_function_without_a_loss_is_refused_with_file_and_line(refused):
     assert message.startswith("loss.path: mine.py:2: function loss returned the shape [7, 465]")
 
 
-def test_a_function_that_ends_its_process_is_refused_with_what_it_said(refused):
-    message = refused("import os\nprint('so long', flush=True)\nos._exit(3)\n")
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_function_that_ends_its_process_is_refused_with_what_it_said(refused, code):
+    message = refused(f"import os\nprint('so long', flush=True)\nos._exit({code})\n")
     assert message == (
-        "loss.path: mine.py: the process that tried it ended with code 3; its last lines:\n  so long"
+        f"loss.path: mine.py: the process that tried it ended with code {code}; its last lines:\n  so long"
     )
