@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distillctl.host.gpus import VisibleGpus
 from distillctl.launch import supervisor
 
 PRESET = "tiny-from-small-arith"
@@ -106,7 +107,7 @@ ENVIRONMENT = {"a GPU too many"}
 @pytest.mark.parametrize("case", OVERRIDES)
 def test_bad_overrides(refused, monkeypatch, case):
     overrides, words = OVERRIDES[case]
-    monkeypatch.setattr("distillctl.launch.plan.num_gpus", lambda: 0)
+    monkeypatch.setattr("distillctl.launch.plan.visible_gpus", lambda: VisibleGpus(()))
     good = ["train.device=cpu", "eval.every=0", "data.train_files=good.jsonl", "data.train_batch_size=2"]
     code = 3 if case in ENVIRONMENT else 2
     assert words in refused("train", "--preset", PRESET, *good, *overrides.split(), code=code)[0]

@@ -144,7 +144,7 @@ ANY = {
     "a size is a text": (lambda m: edit(m / "config.json", hidden_size="96"), 'hidden_size is "96"'),
     "a size is zero": (lambda m: edit(m / "config.json", num_attention_heads=0), "num_attention_heads is 0"),
     "an unknown architecture": (lambda m: edit(m / "config.json", model_type="mine"), "no model_type 'mine'"),
-    "no decoder": (lambda m: edit(m / "config.json", architectures=["BertForMaskedLM"]), "no causal"),
+    "no decoder": (lambda m: edit(m / "config.json", architectures=["BertForMaskedLM"]), "is not a causal"),
     "code of its own": (lambda m: edit(m / "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
     "code of its own, further in": (lambda m: edit(m / "config.json", **NESTED), "auto_map"),
     "code of its own for the tokenizer": (lambda m: edit(m / "tokenizer_config.json", **NESTED), "auto_map"),
