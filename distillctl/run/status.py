@@ -1,4 +1,4 @@
-"""Updating status.json over the life of a run. The launcher and rank 0 write it, only with these functions."""
+"""Updating status.json over the life of a run: only these functions write it, in the launcher and rank 0."""
 
 from __future__ import annotations
 
