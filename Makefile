@@ -1,11 +1,13 @@
 # make demo: install, then prep, train, eval on the tiny models.   make test: install, then every check.
 # make check-fast: install, then the checks that take less than three minutes.   CONTRIBUTING.md has the others.
+# make docs: build the documentation site into site/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = runs/demo
+ZENSICAL = $(shell sed -n 's/^docs = \["zensical==\(.*\)"\]$$/\1/p' pyproject.toml)
 
-.PHONY: demo test check check-fast browser fmt dist gpu-check clean
+.PHONY: demo test check check-fast browser docs fmt dist gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/distillctl prep arith --out data/arith --force
@@ -29,6 +31,15 @@ check: $(VENV)/.installed
 
 check-fast: check
 	$(BIN)/python -m pytest -m 'not engine and not slow'
+
+# Needs none of the engines: the builder alone is installed, where it is missing or another version.
+docs:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test "$$($(BIN)/zensical --version 2>&1)" = "$(ZENSICAL)" || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check zensical==$(ZENSICAL)
+	rm -rf site
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python tools/check_site.py site
 
 fmt: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -55,4 +66,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs data build dist
+	rm -rf $(VENV) runs data build dist site .cache

@@ -103,7 +103,8 @@ def nav_problems(nav: list[Any], docs: Path) -> Iterator[str]:
     for name in sorted(there - set(listed)):
         yield f"{name}: is not in the nav of zensical.toml"
     for name in sorted({name for name in listed if name not in there or listed.count(name) > 1}):
-        yield f"{name}: the nav of zensical.toml lists it {listed.count(name)} times, docs/ has it {name in there:d}"
+        where = "but docs/ has no such page" if name not in there else "twice"
+        yield f"{name}: is in the nav of zensical.toml, {where}"
 
 
 def _listed(nav: list[Any]) -> Iterator[str]:

@@ -53,7 +53,8 @@ def draw(source: Path) -> None:
         command = ["npx", "--yes", "--package", MERMAID, "mmdc", "--quiet", "-c", config, "-p", browser]
         subprocess.run(
             [*command, "-b", "transparent", "-I", source.stem, "-i", source, "-o", drawn],
-            env={**os.environ, "PUPPETEER_SKIP_DOWNLOAD": "1"}, check=True,
+            env={**os.environ, "PUPPETEER_SKIP_DOWNLOAD": "1"},
+            check=True,
         )
         svg = drawn.read_text()
     source.with_suffix(".svg").write_text(_finished(svg, source))

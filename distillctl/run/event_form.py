@@ -1,13 +1,15 @@
-"""The form that each line of events.jsonl must have. It is checked here, so readers need not check again.
+"""The kinds of events, the keys of each, and what a line of events.jsonl has to be.
 
-Kinds and keys of other versions pass. A file that is damaged or made by somebody else may hold anything; its
-malformed lines do not pass.
+Whoever reads an event that `parse_event` returned need not check it again. A file of another version has
+other kinds and keys, which pass. A file that was damaged or made by somebody else may hold anything; lines
+that break the rules below do not pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json  # several times as fast as json on files of 100 MB
@@ -25,6 +27,28 @@ MAX_NAMES = 1000
 """Most metrics in one event, and in one file."""
 
 
+def _is_anything(value: object) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A key of an event: its meaning, what its value has to be, and whether it has to be there."""
+
+    meaning: str
+    check: Callable[[object], bool]
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of event: its meaning, its keys, and what these have to be together."""
+
+    meaning: str
+    fields: Mapping[str, Field]
+    check: Callable[[dict[str, Any]], bool] = _is_anything
+
+
 def parse_event(line: bytes) -> dict[str, Any] | None:
     """Parse one line. The event always has `step`; None for a torn line and for anything but an event.
 
@@ -34,13 +58,24 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
         event = from_json(line)
     except ValueError:  # not JSON, not UTF-8, or nested too deep
         return None
-    if not isinstance(event, dict) or type(event.get("kind")) is not str:
+    if not isinstance(event, dict):
         return None
     event.setdefault("step", 0)
-    if not _holds(event, _HEAD):
+    if not _holds(event, HEAD):
         return None
-    check = _KINDS.get(event["kind"])
-    return event if check is None or check(event) else None
+    kind = KINDS.get(event["kind"])
+    return event if kind is None or (_holds(event, kind.fields) and kind.check(event)) else None
+
+
+def _holds(event: Mapping[str, Any], fields: Mapping[str, Field]) -> bool:
+    """Whether the event has every required field, and every field that it has is as it should be."""
+    for name, field in fields.items():
+        if name in event:
+            if not field.check(event[name]):
+                return False
+        elif field.required:
+            return False
+    return True
 
 
 def _is_text(value: object) -> bool:
@@ -67,37 +102,20 @@ def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or check(value)
 
 
-Form = Mapping[str, Callable[[object], bool]]
-_HEAD: Form = {"t": _is_time, "attempt": _is_count, "step": _is_count}
-_START: Form = {"run": _is_text, "steps": _is_count, "student": _is_text, "teacher": _is_text,
-                "world_size": _is_count, "device": _is_text}  # fmt: skip
-_PHASE_END: Form = {"seconds": _is_seconds}
-_CHECK: Form = {"level": _is_text, "name": _is_text, "detail": _is_text}
-_SAMPLE: Form = {"mean_kl": _or_none(_is_number), "num_tokens": _is_count, "path": _is_text,
-                 "correct": lambda value: value is None or type(value) is bool}  # fmt: skip
-_END: Form = {"state": _is_text, "exit_code": lambda value: type(value) is int and abs(value) <= MAX_COUNT,
-              "seconds": _is_seconds}  # fmt: skip
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
 
 
-def _holds(event: Mapping[str, Any], form: Form, *, all_of_it: bool = False) -> bool:
-    """Whether each key of `form` that the event has passes its check; `all_of_it`: it must have every key."""
-    return all(check(event[key]) if key in event else not all_of_it for key, check in form.items())
+def _is_exit_code(value: object) -> bool:
+    return type(value) is int and abs(value) <= MAX_COUNT
 
 
-def _is_phase(event: dict[str, Any]) -> bool:
-    if not _is_text(event.get("name")):
-        return False
-    ends = event.get("state") == "end" and _holds(event, _PHASE_END, all_of_it=True)
-    return ends or event.get("state") == "begin"
+def _list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(map(check, value))
 
 
-def _is_check(event: dict[str, Any]) -> bool:
-    return _holds(event, _CHECK, all_of_it=True) and _holds(event, {"hint": _or_none(_is_text)})
-
-
-def _has_metrics(event: dict[str, Any]) -> bool:
-    """Whether `metrics` maps names to numbers; numbers that are not finite become None."""
-    metrics = event.get("metrics")
+def _are_metrics(metrics: object) -> bool:
+    """Whether these map names to numbers; numbers that are not finite become None."""
     if type(metrics) is not dict or len(metrics) > MAX_NAMES:
         return False
     for name, value in metrics.items():
@@ -114,31 +132,105 @@ def _has_metrics(event: dict[str, Any]) -> bool:
     return True
 
 
-def _is_eval(event: dict[str, Any]) -> bool:
-    if not _has_metrics(event) or not _holds(event, {"num": _is_count}):
-        return False
+def _has_its_end(event: dict[str, Any]) -> bool:
+    return event["state"] == "begin" or (event["state"] == "end" and "seconds" in event)
+
+
+def _has_a_share(event: dict[str, Any]) -> bool:
     acc = event["metrics"].get("val/acc")
     return acc is None or 0 <= acc <= 1
 
 
-def _is_sample(event: dict[str, Any]) -> bool:
-    pieces = event.get("pieces", [])
-    kl = event.get("kl", [])
-    if not isinstance(pieces, list) or not isinstance(kl, list) or len(pieces) != len(kl):
-        return False
-    whole = all(map(_is_text, pieces)) and all(map(_or_none(_is_number), kl))
-    return whole and _holds(event, _SAMPLE)
+def _has_a_kl_for_each_piece(event: dict[str, Any]) -> bool:
+    return len(event.get("pieces", [])) == len(event.get("kl", []))
 
 
-_KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "start": lambda event: _holds(event, _START),
-    "phase": _is_phase,
-    "check": _is_check,
-    "step": lambda event: event["step"] >= 1 and _has_metrics(event),
-    "eval": _is_eval,
-    "checkpoint": lambda event: _is_text(event.get("path")),
-    "sample": _is_sample,
-    "warn": lambda event: _is_text(event.get("message")),
-    "stop": lambda event: _is_count(event.get("signal")) and _holds(event, {"state": _is_text}),
-    "end": lambda event: _holds(event, _END, all_of_it=True),
+HEAD = {
+    "t": Field("seconds since 1970", _is_time),
+    "attempt": Field("the attempt that wrote the line, from 1", _is_count),
+    "step": Field("optimizer steps done; 0 before the first", _is_count),
+    "kind": Field("one of the kinds below", _is_text, required=True),
 }
+"""The keys of every event."""
+_METRICS = Field("numbers by the name of the metric, null where not finite", _are_metrics, required=True)
+KINDS = {
+    "phase": Kind(
+        "A phase of the start begins or ends, such as loading a model.",
+        {
+            "name": Field("what the phase does", _is_text, required=True),
+            "state": Field("`begin` or `end`", _is_text, required=True),
+            "seconds": Field("how long it took; of an `end`", _is_seconds),
+        },
+        _has_its_end,
+    ),
+    "check": Kind(
+        "One finding of the preflight.",
+        {
+            "name": Field("what was checked", _is_text, required=True),
+            "level": Field("`ok` or `warn`", _is_text, required=True),
+            "detail": Field("what was found", _is_text, required=True),
+            "hint": Field("how to change it; may be empty", _or_none(_is_text)),
+        },
+    ),
+    "start": Kind(
+        "The ranks begin to train.",
+        {
+            "run": Field("the run directory", _is_text),
+            "steps": Field("optimizer steps of the whole run", _is_count),
+            "student": Field("`student.model`", _is_text),
+            "teacher": Field("`teacher.model`", _is_text),
+            "device": Field("`cpu` or `cuda`", _is_text),
+            "world_size": Field("number of ranks", _is_count),
+            "num_threads": Field("CPU threads of each rank", _is_anything),
+        },
+    ),
+    "step": Kind(
+        "A training step is done.",
+        {"metrics": _METRICS},
+        lambda event: event["step"] >= 1,
+    ),
+    "eval": Kind(
+        "An evaluation is done.",
+        {"metrics": _METRICS, "num": Field("prompts that were graded", _is_count)},
+        _has_a_share,
+    ),
+    "checkpoint": Kind(
+        "A checkpoint is complete.",
+        {"path": Field("its folder in the run directory", _is_text, required=True)},
+    ),
+    "sample": Kind(
+        "Rollouts were saved. The event shows the first of them.",
+        {
+            "path": Field("the file in the run directory", _is_text),
+            "pieces": Field("the texts of its first 200 tokens", _list_of(_is_text)),
+            "kl": Field("the reverse KL of each of these, in nats", _list_of(_or_none(_is_number))),
+            "mean_kl": Field("the mean over the whole response", _or_none(_is_number)),
+            "num_tokens": Field("tokens of the response", _is_count),
+            "correct": Field("the grader's verdict, null without a ground truth", _or_none(_is_flag)),
+        },
+        _has_a_kl_for_each_piece,
+    ),
+    "warn": Kind(
+        "Something may be wrong, and the run goes on.",
+        {
+            "message": Field("what", _is_text, required=True),
+            "guard": Field("the key of the guard that is violated, if it is one", _is_anything),
+        },
+    ),
+    "stop": Kind(
+        "A signal asked the run to stop.",
+        {
+            "signal": Field("its number", _is_count, required=True),
+            "state": Field("`asked`, then `saved` when the run is about to end", _is_text),
+        },
+    ),
+    "end": Kind(
+        "The attempt is over.",
+        {
+            "state": Field("`done`, `failed` or `stopped`", _is_text, required=True),
+            "exit_code": Field("of the command", _is_exit_code, required=True),
+            "seconds": Field("of the whole attempt", _is_seconds, required=True),
+        },
+    ),
+}
+"""Everything that a run writes; files of other versions may have other kinds."""

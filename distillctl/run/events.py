@@ -16,11 +16,7 @@ from typing import Any, BinaryIO
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files.json_values import finite
 from distillctl.files.reading import open_regular
-from distillctl.run.event_form import MAX_NAMES, parse_event
-
-KINDS = ("start", "phase", "check", "step", "eval", "checkpoint", "sample", "warn", "stop", "end")
-"""Every kind that `EventLog` writes; files of other versions may have other kinds."""
-
+from distillctl.run.event_form import KINDS, MAX_NAMES, parse_event
 
 FULL_BYTES = 2 << 20
 """Size of the newest part of a file, which is always read completely, even if older steps are thinned out."""
@@ -57,12 +53,13 @@ class EventLog:
             raise EnvironmentUnfit(f"{path} cannot be written: {error.strerror}", hint) from None
 
     def emit(self, kind: str, step: int, **fields: Any) -> None:
-        """Append `{"t": seconds since the epoch, "attempt", "step", "kind", **fields}`.
+        """Append `{"t": seconds since the epoch, "attempt", "step", "kind", **fields}`, as in `KINDS`.
 
         NaN and infinities become null, because JSON cannot hold them. Raises EnvironmentUnfit if the disk
         refuses, most often because it is full.
         """
         assert kind in KINDS, kind
+        assert fields.keys() <= KINDS[kind].fields.keys(), fields.keys()
         head = {"t": round(time.time(), 3), "attempt": self._attempt, "step": step, "kind": kind}
         line = json.dumps(finite({**head, **fields}), allow_nan=False) + "\n"
         if self._is_torn():

@@ -17,8 +17,8 @@ from distillctl.inspection import runs as listing
 from distillctl.monitor.charset import Look
 from distillctl.monitor.screen import frame
 from distillctl.monitor.state import RunState
-from distillctl.run import events
 from distillctl.run.checkpoints import find_damage
+from distillctl.run.event_form import KINDS
 from distillctl.run.events import parse_event
 from distillctl.run.sample_files import TOKEN_TEXT
 
@@ -161,7 +161,7 @@ metrics = st.dictionaries(
     st.sampled_from(["kl/reverse", "timing_s/step", "val/acc", "x"]), values, max_size=3
 )
 lines = st.fixed_dictionaries(
-    {"kind": st.sampled_from(events.KINDS)},
+    {"kind": st.sampled_from(sorted(KINDS))},
     optional={"step": st.integers(0, 40) | values, "metrics": metrics | values}
     | {
         key: values | st.floats(0, 1e9) | st.text(max_size=3)

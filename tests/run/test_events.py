@@ -40,17 +40,24 @@ def test_an_event_has_time_attempt_step_kind_and_its_fields(path: Path) -> None:
     assert {**event, "t": 0} == {"t": 0, "attempt": 3, "step": 7, "kind": "warn", "message": "careful"}
 
 
+@pytest.mark.parametrize(("kind", "field"), [("stopp", "signal"), ("stop", "singal")])
+def test_only_described_kinds_and_fields_are_written(path: Path, kind: str, field: str) -> None:
+    with pytest.raises(AssertionError, match=r"stopp|singal"):
+        EventLog(path, 1).emit(kind, 0, **{field: 2})
+
+
 def test_what_json_cannot_hold_becomes_null_or_a_number(path: Path) -> None:
     log = EventLog(path, 1)
     metrics = {"a": math.nan, "b": math.inf, "c": np.float32(0.5), "d": np.int64(3), "e": [-math.inf, (1,)]}
-    log.emit("step", step=1, metrics=metrics, path=Path("x"))
+    log.emit("step", step=1, metrics=metrics)
+    log.emit("checkpoint", step=1, path=Path("x"))
     log.close()
     text = path.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
-    event = json.loads(text)
+    event, checkpoint = map(json.loads, text.splitlines())
     assert event["metrics"] == {"a": None, "b": None, "c": 0.5, "d": 3, "e": [None, [1]]}
-    assert event["path"] == "x"
+    assert checkpoint["path"] == "x"
 
 
 def test_no_file_no_events(path: Path) -> None:

@@ -1,0 +1,74 @@
+"""The documentation site: its nav, its diagrams, and the check of what was built."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from check_site import nav_problems, problems
+from diagrams import FOLDER, source_hash
+
+ROOT = Path(__file__).parent.parent
+PAGE = '<link rel="stylesheet" href="style.css"><h2 id="top">x</h2><a href="page.html#top">x</a>'
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A site with nothing wrong."""
+    (tmp_path / "style.css").write_text("body { background: url(data:image/png;base64,AAAA) }")
+    (tmp_path / "page.html").write_text(PAGE)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "page.html").write_text('<img src="../style.css"><a href="../page.html#top">x</a>')
+    return tmp_path
+
+
+def test_every_page_is_in_the_nav_once():
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    assert list(nav_problems(nav, ROOT / "docs")) == []
+
+
+def test_what_is_wrong_with_a_nav_is_said(tmp_path):
+    (tmp_path / "left_out.md").touch()
+    (tmp_path / "twice.md").touch()
+    nav = [{"A": "gone.md"}, {"B": [{"C": "twice.md"}, {"D": "twice.md"}]}]
+    assert list(nav_problems(nav, tmp_path)) == [
+        "left_out.md: is not in the nav of zensical.toml",
+        "gone.md: is in the nav of zensical.toml, but docs/ has no such page",
+        "twice.md: is in the nav of zensical.toml, twice",
+    ]
+
+
+def test_a_whole_site_has_no_problems(site):
+    assert list(problems(site)) == []
+
+
+@pytest.mark.parametrize(
+    ("html", "problem"),
+    [
+        ('<img src="no.png">', "page.html: loads no.png, which is not there"),
+        ('<script src="https://a.com/x.js">', "page.html: loads https://a.com/x.js from another host"),
+        ('<link rel="stylesheet" href="//a.com/x">', "page.html: loads //a.com/x from another host"),
+        ("<style>@import 'https://a.com/x'</style>", "page.html: loads https://a.com/x from another host"),
+        ('<p style="background: url(no.png)">', "page.html: loads no.png, which is not there"),
+        ('<a href="no.html">x</a>', "page.html: links to no.html, which is not there"),
+        (
+            '<a href="deep/page.html#no">x</a>',
+            "page.html: links to deep/page.html#no, which has no such heading",
+        ),
+        ('<a href="#no">x</a>', "page.html: links to #no, which has no such heading"),
+        ('<a href="https://a.com/">x</a><link rel="canonical" href="https://a.com/">', None),
+    ],
+)
+def test_what_is_wrong_with_a_page_is_said(site, html, problem):
+    (site / "page.html").write_text(PAGE + html)
+    assert list(problems(site)) == ([problem] if problem else [])
+
+
+def test_what_a_style_sheet_loads_is_looked_at(site):
+    (site / "style.css").write_text("@font-face { src: url('https://a.com/x.woff2') }")
+    assert list(problems(site)) == ["style.css: loads https://a.com/x.woff2 from another host"]
+
+
+@pytest.mark.parametrize("source", sorted(FOLDER.glob("*.mmd")), ids=lambda path: path.stem)
+def test_a_diagram_is_drawn_from_its_source(source):
+    current = f"SHA-256 {source_hash(source)} " in source.with_suffix(".svg").read_text()
+    assert current, "run: python tools/diagrams.py"
