@@ -1,5 +1,6 @@
 """The documentation site: its nav, its diagrams, and the check of what was built."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -72,3 +73,16 @@ def test_what_a_style_sheet_loads_is_looked_at(site):
 def test_a_diagram_is_drawn_from_its_source(source):
     current = f"SHA-256 {source_hash(source)} " in source.with_suffix(".svg").read_text()
     assert current, "run: python tools/diagrams.py"
+
+
+def anchors(page):
+    """Addresses of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\((?!https:)([^)#]+)#?([^)]*)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    assert [path for path, _ in links if not (ROOT / path).is_file()] == []
+    assert [link for link in links if link[1] and link[1] not in anchors(ROOT / link[0])] == []
