@@ -86,3 +86,28 @@ def test_every_link_of_the_readme_leads_somewhere():
     assert len(links) > 10
     assert [path for path, _ in links if not (ROOT / path).is_file()] == []
     assert [link for link in links if link[1] and link[1] not in anchors(ROOT / link[0])] == []
+
+
+def test_every_file_that_the_docs_name_is_there():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    named = {
+        (page.name, name) for page in pages for name in re.findall(r"`([\w/]+/\w+\.py)\b", page.read_text())
+    }
+    folders = (ROOT, ROOT / "distillctl", ROOT / "tests")
+    elsewhere = {"data_preprocess/gsm8k.py", "data_preprocess/jsonl_preprocess.py"}
+    elsewhere |= {"trl/trainer/distillation_trainer.py", "nemo_rl/algorithms/distillation.py"}
+    missing = [name for name in sorted(named) if not any((folder / name[1]).is_file() for folder in folders)]
+    assert len(named) > 50
+    assert [name for name in missing if name[1] not in elsewhere] == []
+
+
+def test_every_test_that_the_docs_name_is_there():
+    named = {
+        name
+        for page in (ROOT / "docs").rglob("*.md")
+        for name in re.findall(r"::(test_\w+)", page.read_text())
+    }
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^(?:async )?def (test_\w+)", tests, flags=re.M))
+    assert len(named) > 50
+    assert named <= defined
