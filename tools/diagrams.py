@@ -50,12 +50,10 @@ def draw(source: Path) -> None:
         config, browser, drawn = (Path(folder) / name for name in ("config.json", "browser.json", "out.svg"))
         config.write_text(json.dumps(_CONFIG))
         browser.write_text(json.dumps({"executablePath": chromium, "args": _BROWSER}))
-        command = ["npx", "--yes", "--package", MERMAID, "mmdc", "--quiet", "-c", config, "-p", browser]
-        subprocess.run(
-            [*command, "-b", "transparent", "-I", source.stem, "-i", source, "-o", drawn],
-            env={**os.environ, "PUPPETEER_SKIP_DOWNLOAD": "1"},
-            check=True,
-        )
+        command = f"npx --yes --package {MERMAID} mmdc --quiet --backgroundColor transparent".split()
+        command += ["--configFile", str(config), "--puppeteerConfigFile", str(browser)]
+        command += ["--svgId", source.stem, "--input", str(source), "--output", str(drawn)]
+        subprocess.run(command, env={**os.environ, "PUPPETEER_SKIP_DOWNLOAD": "1"}, check=True)
         svg = drawn.read_text()
     source.with_suffix(".svg").write_text(_finished(svg, source))
 
