@@ -73,7 +73,7 @@ def _prepared(folder: Path, manifest: dict[str, Any], as_json: bool) -> tuple[An
 
 
 Out = Annotated[Path | None, typer.Option(help="Directory to write; default data/<kind>.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="First N rows of each split only.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N rows of each split.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is already there.")]
 
 
@@ -128,7 +128,7 @@ def prep_jsonl(
     force: Force = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Prompts of your own."""
+    """Your own prompts, from a file."""
 
     def command() -> tuple[Any, str]:
         from distillctl.data import prep
@@ -143,7 +143,8 @@ def prep_jsonl(
 @app.command(epilog="Example: distillctl train --preset tiny-from-small-arith optim.lr=5e-4")
 def train(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Override a configuration key, such as optim.lr=5e-4."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A named preset, see: distillctl inspect presets")
@@ -158,17 +159,17 @@ def train(
     elastic: Annotated[
         bool, typer.Option("--elastic", help="Go on with another number of ranks (train.world_size).")
     ] = False,
-    display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
+    display: Annotated[Display, typer.Option(help="How to show progress on stderr.")] = "auto",
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Print what would happen. Starts the engines to measure; no step, no run directory.",
+            help="Print what would happen. It starts the engines to measure, but makes no step and no run.",
         ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a student on its own samples under a teacher; prints the run directory."""
+    """Train a student on its own samples with a teacher. Prints the run directory."""
 
     def command() -> tuple[Any, str]:
         from distillctl.config import loading
@@ -191,29 +192,38 @@ def train(
 
 @app.command("eval", epilog="Example: distillctl eval --checkpoint runs/tiny-from-small-arith/0001")
 def evaluate(
-    checkpoint: Annotated[str, typer.Option(help="Run, RUN@STEP, checkpoint, model directory, or hub id.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="A run, RUN@STEP, a checkpoint, a model directory, or a hub id.")
+    ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Prepared file, folder or pattern; repeatable; default the run's data.val_files."),
+        typer.Option(
+            help="A prepared file, folder or pattern; repeatable. Default: the run's data.val_files."
+        ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Another model on the same prompts; repeatable: the student before, the teacher."),
+        typer.Option(
+            help="Another model to compare with, repeatable: first the student before, then the teacher."
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="First N rows only, of all files together.")
+        int | None, typer.Option(min=1, help="Use only the first N rows of all files together.")
     ] = None,
-    num_samples: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
+    num_samples: Annotated[int, typer.Option("--n", min=1, help="Responses to each prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Response limit; default the run's, else 512.")
+        int | None,
+        typer.Option(min=1, help="Longest response in tokens. Default: the run's limit, else 512."),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="Also measure the KL from this model.")] = None,
     score: Annotated[
-        str | None, typer.Option(help="Score with FILE.py[:FUNCTION], which is run, instead.")
+        str | None,
+        typer.Option(help="Grade with your own function (FILE.py[:FUNCTION]). The file is executed."),
     ] = None,
     require: Annotated[
-        list[str] | None, typer.Option(help="Exit 4 unless e.g. acc>=0.4, acc-baseline>=0.05; repeatable.")
+        list[str] | None,
+        typer.Option(help="Exit 4 unless this holds, such as acc>=0.4 or acc-baseline>=0.05; repeatable."),
     ] = None,
     junit: Annotated[
         str | None, typer.Option(metavar="PATH", help="Also write the requirements as JUnit XML.")
@@ -222,15 +232,15 @@ def evaluate(
         Path | None, typer.Option(help="Also write DIR/eval.json and DIR/answers.parquet.")
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where answers are kept; default ~/.cache/distillctl/eval.")
+        Path | None, typer.Option(help="Where responses are kept. Default: ~/.cache/distillctl/eval.")
     ] = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read kept answers nor keep any.")
+        bool, typer.Option("--no-cache", help="Neither read kept responses nor keep any.")
     ] = False,
-    display: Annotated[Display, typer.Option(help="Progress on stderr.")] = "auto",
+    display: Annotated[Display, typer.Option(help="How to show progress on stderr.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """A model and its baselines on prepared data, through vLLM: accuracy, intervals, a verdict."""
+    """Evaluate a model and its baselines on prepared data."""
 
     def command() -> tuple[Any, str]:
         from distillctl.evaluate import command as evaluation

@@ -124,14 +124,16 @@ def inspect_samples(
     step: Annotated[
         int | None, typer.Option(min=1, help="Rollouts of this step; default the validation answers.")
     ] = None,
-    wrong: Annotated[bool, typer.Option("--wrong", help="Only wrong ones.")] = False,
-    truncated: Annotated[bool, typer.Option("--truncated", help="Only those cut at the limit.")] = False,
-    worst: Annotated[int | None, typer.Option(min=1, help="The N with the highest mean KL.")] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only wrong responses.")] = False,
+    truncated: Annotated[bool, typer.Option("--truncated", help="Only responses cut at the limit.")] = False,
+    worst: Annotated[
+        int | None, typer.Option(min=1, help="Only the N responses with the highest mean KL.")
+    ] = None,
     prompt_id: Annotated[
         str | None, typer.Option(help="Only this prompt (SPLIT/N, or N), with a table of its tokens.")
     ] = None,
     token: Annotated[int | None, typer.Option(min=0, help="With --prompt-id: only this token.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most N responses.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
     """Responses before and after, their tokens shaded by KL."""
@@ -151,7 +153,9 @@ def inspect_samples(
 
 @inspect_app.command("compare", epilog="Example: distillctl inspect compare runs/NAME/0001 runs/NAME/0002")
 def inspect_compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first is compared with.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories. Every other run is compared with the first.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Several runs: differences of their configurations, metrics, curves, accuracies with a paired test."""

@@ -27,7 +27,8 @@ class DataConfig(Section):
     """Prompts: parquet files in verl's schema, as `distillctl prep` writes them."""
 
     train_files: Annotated[list[str], OneOrMore] = Field(min_length=1)
-    """Parquet (or .jsonl) files with a `prompt` column: text or a chat, see `docs/data.md`."""
+    """Parquet (or .jsonl) files with a `prompt` column: text or a chat, see `docs/data.md`. A file may be
+    repeated, which shows its prompts more often."""
     val_files: Annotated[list[str], OneOrMore] = Field(default=[])
     """Files for `eval.every`, and for `distillctl eval` without `--data`. Each file may stand here once. A
     training file may be listed several times, which shows its prompts as often."""
