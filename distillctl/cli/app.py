@@ -101,7 +101,7 @@ def prep_gsm8k(
 
 @prep_app.command("arith", epilog="Example: distillctl prep arith")
 def prep_arith(out: Out = None, limit: Limit = None, force: Force = False, as_json: JsonFlag = False) -> None:
-    """Generated arithmetic word problems, the same every time; for the tiny preset."""
+    """Generated arithmetic word problems for the tiny preset."""
 
     def command() -> tuple[Any, str]:
         from distillctl.data import prep

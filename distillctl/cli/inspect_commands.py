@@ -100,7 +100,7 @@ def inspect_run(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """One run: state, metrics from first to last step, evaluations, checkpoints, diagnosis."""
+    """One run: state, metrics, evaluations, diagnosis."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import runs
@@ -158,7 +158,7 @@ def inspect_compare(
     ],
     as_json: JsonFlag = False,
 ) -> None:
-    """Several runs: differences of their configurations, metrics, curves, accuracies with a paired test."""
+    """Several runs: what differs, metrics, curves, accuracies."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import compare
@@ -180,7 +180,7 @@ def inspect_report(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """One HTML file with curves, configuration and samples, which needs no network."""
+    """One HTML file with curves, configuration and samples."""
 
     def command() -> tuple[Any, str]:
         from distillctl.files.outputs import file_in
