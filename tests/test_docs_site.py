@@ -91,7 +91,9 @@ def test_every_link_of_the_readme_leads_somewhere():
 def test_every_file_that_the_docs_name_is_there():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     named = {
-        (page.name, name) for page in pages for name in re.findall(r"`([\w/]+/\w+\.py)\b", page.read_text())
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"`([\w/]+/\w+\.(?:py|md))\b", page.read_text())
     }
     folders = (ROOT, ROOT / "distillctl", ROOT / "tests")
     elsewhere = {"data_preprocess/gsm8k.py", "data_preprocess/jsonl_preprocess.py"}
