@@ -48,7 +48,7 @@ import json
 import pytest
 from distillctl.config.loading import load_preset
 from distillctl.config.schema import Config
-modules = ["test_config_doc.py", "objective/test_divergences.py", "objective/test_hellinger.py"]
+modules = ["test_reference.py", "objective/test_divergences.py", "objective/test_hellinger.py"]
 options = ["-q", "-p", "no:cacheprovider", "-k", "hellinger or up_to_date"]
 assert pytest.main([*options, *(f"tests/{module}" for module in modules)]) == 0
 tiny = "tiny-from-small-arith"
@@ -65,9 +65,9 @@ except ValueError as error:
 
 def test_a_divergence_is_one_file_and_its_test(examples, tmp_path):
     """In a copy of the package and its tests, to which the page's two files are added and nothing else."""
-    for name in ("distillctl", "presets", "docs", "tests/objective"):
+    for name in ("distillctl", "presets", "docs", "tools", "tests/objective"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/test_config_doc.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/test_reference.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("distillctl/objective/divergences/hellinger.py", "tests/objective/test_hellinger.py"):
         (tmp_path / name).write_text(examples[name])

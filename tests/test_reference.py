@@ -97,7 +97,7 @@ def test_every_preset_is_named():
         ("zero.stage", "`0`, `1`, `2`, `3`", "`3`"),
         ("optim.betas", "list of 2 x float >= 0, < 1", "`[0.9, 0.999]`"),
         ("student.dtype", "`auto`, `float32`, `bfloat16`", "`auto`"),
-        ("loss.topk_divergence", "`reverse_kl`, `forward_kl`, `jsd`", "`forward_kl`"),
+        ("loss.topk_divergence", "a [divergence](objectives.md)", "`forward_kl`"),
     ],
 )
 def test_types_and_defaults_are_readable(key, type_, default):

@@ -19,6 +19,7 @@ import typer
 from distillctl.cli.app import app
 from distillctl.config.loading import preset_names
 from distillctl.config.schema import Config, TeacherConfig
+from distillctl.objective.divergences import NAMES
 from distillctl.run.event_form import HEAD, KINDS
 from distillctl.run.metrics import METRICS
 
@@ -165,9 +166,13 @@ distillctl train --preset tiny-from-small-arith optim.lr=5e-4 data.train_files=m
 
 The first `=` splits key and value. The value is JSON if it parses (`1e-5`, `true`, `null`, `[0, 1]`),
 otherwise it is text; a single value for a list is a list of one. The command line beats the file, and
-the file beats the default. An unknown key is an error that names the nearest one. All problems are
-reported at once, before anything starts. `distillctl train ... --dry-run` prints the result with the
-commands and the memory that it would take; `distillctl inspect schema` prints the JSON schema."""
+the file beats the default. A run has one of `loss.kind` and `loss.path`, and one of `train.steps` and
+`train.epochs`; an override of one replaces the other if the file sets it. An unknown key is an error that
+names the nearest one. All problems are reported at once, before anything starts.
+
+`distillctl train ... --dry-run` prints the result with the commands and the memory that it would take.
+`distillctl inspect schema` prints the JSON schema.
+"""
 _BOUNDS = {"minimum": ">= ", "exclusiveMinimum": "> ", "maximum": "<= ", "exclusiveMaximum": "< "}
 
 
@@ -212,6 +217,9 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(_type(option) for option in field["anyOf"])
     values = field.get("enum", [field["const"]] if "const" in field else [])
+    if set(NAMES) <= set(values):  # a divergence is added without a change to the page
+        values = [value for value in values if value not in NAMES]
+        return ", ".join(["a [divergence](objectives.md)", *(f"`{value}`" for value in values)])
     if values:
         return ", ".join(f"`{value}`" for value in values)
     if field["type"] == "array":
