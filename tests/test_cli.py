@@ -10,6 +10,7 @@ import typer
 
 from distillctl import __version__
 from distillctl.cli import app
+from distillctl.data import sets
 
 PRESET = "tiny-from-small-arith"
 PREP = {"--out", "--limit", "--force", "--json"}
@@ -40,11 +41,11 @@ GROUPS = ["", "prep", "inspect"]
 def commands(command=None, path=""):
     """Every command that is not a group, by the words that call it."""
     command = command or typer.main.get_command(app.app)
-    if not hasattr(command, "commands"):
+    if not hasattr(command, "list_commands"):
         return {path: command}
     found = {}
-    for name, sub in command.commands.items():
-        found |= commands(sub, f"{path} {name}".strip())
+    for name in command.list_commands(None):
+        found |= commands(command.get_command(None, name), f"{path} {name}".strip())
     return found
 
 
@@ -280,6 +281,49 @@ def test_prep_jsonl_takes_the_users_fields(distillctl, tmp_path):
     assert distillctl("prep", "jsonl", "--source", "my.jsonl", *fields)[:2] == (0, "data/jsonl\n")
     shown = json.loads(distillctl("inspect", "data", "data/jsonl/train.parquet", "--json")[1])
     assert "1+1?" in json.dumps(shown)
+
+
+CAPITALS = '''"""Capitals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from typer import Option
+
+from distillctl.data.prep import DataSet
+from distillctl.data.schema import Example
+
+
+def data_set(country: Annotated[str, Option(help="Only this country.")]) -> DataSet:
+    """Capitals of a country.
+
+    Example: distillctl prep capitals --country France
+    """
+    return DataSet(data_source="capitals", splits={"train": [_example(country)]})
+
+
+def _example(country: str) -> Example:
+    return Example(prompt=f"What is the capital of {country}?", ground_truth="Paris", answer_type="exact")
+'''
+
+
+def test_a_file_among_the_data_sets_is_a_command(distillctl, tmp_path, monkeypatch):
+    (tmp_path / "capitals.py").write_text(CAPITALS)
+    monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
+    assert "capitals  Capitals of a country." in distillctl("prep", "-h")[1]
+    told = distillctl("prep", "capitals", "-h")[1]
+    assert "Only this country." in told
+    assert "[default: data/capitals]" in told
+    code, out, err = distillctl("prep", "capitals", "--country", "France", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["rows"] == {"train": 1}
+    assert distillctl("prep", "capitals", "--country", "France")[0] == 2
+    assert distillctl("prep", "capitals", "--country", "France", "--force")[1] == "data/capitals\n"
+    shown = json.loads(distillctl("inspect", "data", "data/capitals/train.parquet", "--json")[1])
+    message = {"role": "user", "content": "What is the capital of France?"}
+    assert shown["first"] == [{"prompt": [message], "ground_truth": "Paris"}]
 
 
 def test_inspect_config_is_a_file_that_train_takes(distillctl, tmp_path):

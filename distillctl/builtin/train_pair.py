@@ -20,8 +20,8 @@ import torch
 from tokenizers import AddedToken, pre_tokenizers, trainers
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from distillctl.data.arith import NUM_TEST, NUM_TRAIN, SEED, Problem, generate, splits
-from distillctl.data.schema import INSTRUCTION
+from distillctl.data.sets.arith import NUM_TEST, NUM_TRAIN, SEED, Problem, generate, splits
+from distillctl.data.sets.gsm8k import INSTRUCTION
 
 CORPUS_SEED = 1
 NUM_CORPUS = 200_000

@@ -15,11 +15,11 @@ import typer
 from distillctl import __version__
 from distillctl.cli.inspect_commands import inspect_app
 from distillctl.cli.output import JsonFlag, error_document, finish
+from distillctl.cli.prep_commands import prep_app
 from distillctl.cli.typer_app import App
 from distillctl.errors import ConfigError
 from distillctl.terminal.stream import printable
 
-AnswerType = Literal["numeric", "exact", "choice", "regex", "latex"]
 Display = Literal["auto", "tui", "plain", "quiet"]
 
 app = App(
@@ -27,7 +27,6 @@ app = App(
     help="On-policy distillation: the student writes, the teacher scores, the student learns.",
     pretty_exceptions_enable=False,
 )
-prep_app = App(help="Prepare prompts as parquet files in verl's schema.")
 app.add_typer(prep_app, name="prep")
 app.add_typer(inspect_app, name="inspect")
 
@@ -61,83 +60,6 @@ def _root(
     if version:
         print(__version__)
         raise typer.Exit()
-
-
-def _prepared(folder: Path, manifest: dict[str, Any], as_json: bool) -> tuple[Any, str]:
-    """The result of `prep`. What may not be meant is on stderr too, without --json also the counts."""
-    from distillctl.data import summary
-
-    for line in [*([] if as_json else summary.lines(manifest)), *summary.remarks(manifest)]:
-        print(printable(line), file=sys.stderr)
-    return {"directory": str(folder), **manifest}, str(folder)
-
-
-Out = Annotated[Path | None, typer.Option(help="Directory to write; default data/<kind>.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N rows of each split.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is already there.")]
-
-
-@prep_app.command("gsm8k", epilog="Example: distillctl prep gsm8k --out data/gsm8k")
-def prep_gsm8k(
-    out: Out = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(help="Folder with train and test as jsonl or parquet; default hub."),
-    ] = None,
-    limit: Limit = None,
-    force: Force = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """The grade-school math word problems of GSM8K (openai/gsm8k)."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.data import prep
-
-        target = out or Path("data/gsm8k")
-        return _prepared(target, prep.prep_gsm8k(target, source, limit, force), as_json)
-
-    finish(command, as_json)
-
-
-@prep_app.command("arith", epilog="Example: distillctl prep arith")
-def prep_arith(out: Out = None, limit: Limit = None, force: Force = False, as_json: JsonFlag = False) -> None:
-    """Generated arithmetic word problems for the tiny preset."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.data import prep
-
-        target = out or Path("data/arith")
-        return _prepared(target, prep.prep_arith(target, limit, force), as_json)
-
-    finish(command, as_json)
-
-
-@prep_app.command("jsonl", epilog="Example: distillctl prep jsonl --source my.jsonl --out data/mine")
-def prep_jsonl(
-    source: Annotated[Path, typer.Option(help="Your file, or a folder with train and test.")],
-    out: Out = None,
-    prompt_field: Annotated[str, typer.Option(help="Field with the prompt: text or a chat.")] = "question",
-    answer_field: Annotated[
-        str | None, typer.Option(help="Field with the answer; default answer, which may be absent.")
-    ] = None,
-    answer_type: Annotated[
-        AnswerType | None,
-        typer.Option(help="How answers are compared; default: reward_model.style, else numeric."),
-    ] = None,
-    limit: Limit = None,
-    force: Force = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Your own prompts, from a file."""
-
-    def command() -> tuple[Any, str]:
-        from distillctl.data import prep
-
-        target = out or Path("data/jsonl")
-        made = prep.prep_jsonl(target, source, prompt_field, answer_field, limit, force, answer_type)
-        return _prepared(target, made, as_json)
-
-    finish(command, as_json)
 
 
 @app.command(epilog="Example: distillctl train --preset tiny-from-small-arith optim.lr=5e-4")

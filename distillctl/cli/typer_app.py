@@ -6,23 +6,38 @@ working directory, and a name that is not UTF-8 is none for the tokenizer and th
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class Group(TyperGroup):
+    """A group whose help gives the whole first sentence of each command."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the table of commands. The base class cuts a sentence at the end of the line."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(limit=sys.maxsize)) for name, one in commands.items() if one]
+            )
 
 
 class App(typer.Typer):
     """A group of commands that refuse empty values, values that are not UTF-8, and a repeated option, unless
     it is a flag or takes several values."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, cls: type[Group] = Group, **settings: Any) -> None:
         """`settings`: those of `typer.Typer`."""
-        super().__init__(no_args_is_help=True, rich_markup_mode=None, context_settings=HELP, **settings)
+        super().__init__(
+            cls=cls, no_args_is_help=True, rich_markup_mode=None, context_settings=HELP, **settings
+        )
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """As in `typer.Typer`."""

@@ -127,6 +127,8 @@ class ColumnTally:
 
     used: tuple[str, ...]
     """Columns that are read."""
+    required: Mapping[str, str] = field(default_factory=dict)
+    """Columns that the user named, and the option that each was named with."""
     filled: Counter[str] = field(default_factory=Counter)
     """Rows with anything in a column, for every column that is in any row."""
     unused: dict[str, None] = field(default_factory=dict)
@@ -142,19 +144,20 @@ class ColumnTally:
             elif has_text(value):
                 self.unused |= {name: None}
 
-    def require(self, name: str, option: str) -> None:
-        """Raise ConfigError when none of the rows has anything in the column that `option` names."""
-        if name not in self.filled:
-            present = _listed(list(self.filled))
-            raise ConfigError(
-                f"{option} {name}: no row that was read has such a field", f"correct it: they have {present}"
-            )
-        if not self.filled[name]:
-            present = _listed([other for other, num_rows in self.filled.items() if num_rows])
-            raise ConfigError(
-                f"{option} {name}: that field is empty in all rows that were read",
-                f"leave the option out, or name a field with answers: there is something in {present}",
-            )
+    def check(self) -> None:
+        """Raise ConfigError when none of the rows has anything in a column of `required`."""
+        for name, option in self.required.items():
+            if name not in self.filled:
+                raise ConfigError(
+                    f"{option} {name}: no row that was read has such a field",
+                    f"correct it: they have {_listed(list(self.filled))}",
+                )
+            if not self.filled[name]:
+                present = _listed([other for other, num_rows in self.filled.items() if num_rows])
+                raise ConfigError(
+                    f"{option} {name}: that field is empty in all rows that were read",
+                    f"leave the option out, or name a field with answers: there is something in {present}",
+                )
 
 
 def _listed(names: Collection[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillctl.data.chat import Message
 from distillctl.data.read import PromptRow
+from distillctl.data.sets.gsm8k import without_calculator_marks
 from distillctl.data.special_tokens import SpecialTokens
 from distillctl.data.template import FAILURES, refusal
 from distillctl.data.values import require_text
@@ -19,8 +19,6 @@ from distillctl.models.tokenizer_files import no_chat_template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# GSM8K's calculator marks, `<<48/2=24>>`: an equation without blanks, which shifts in program code are not.
-_CALCULATOR_MARK = re.compile(r"<<[^<>\s=]+=[^<>\s]+>>")
 _PROBE = "distillctlprobe"
 """An answer that no template contains, strips or splits."""
 
@@ -29,7 +27,7 @@ def reference_text(row: PromptRow) -> str | None:
     """The row's reference answer without GSM8K's calculator marks (`<<48/2=24>>`), or None."""
     if row.reference is None:
         return None
-    text = _CALCULATOR_MARK.sub("", require_text(row.reference, row.prompt_id, "extra_info.answer"))
+    text = without_calculator_marks(require_text(row.reference, row.prompt_id, "extra_info.answer"))
     return text if text.strip() else None
 
 

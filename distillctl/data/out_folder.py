@@ -18,7 +18,8 @@ from distillctl.files.outputs import require_writable
 from distillctl.files.reading import kind
 
 MANIFEST = "manifest.json"
-_DATA = ("train.parquet", "test.parquet")
+SPLITS = ("train", "test")
+_DATA = tuple(f"{split}.parquet" for split in SPLITS)
 
 
 def require_free(out: Path, sources: Iterable[Path], *, force: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.answers.kinds import answer_type, require_answer
+from distillctl.data import sets
 from distillctl.data.chat import Message, last_question, read_chat
 from distillctl.data.chat_text import chat_of_text
 from distillctl.data.columns import refuse_other_media, require_whole_prompt, unused_keys
@@ -219,6 +220,6 @@ def _line_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _missing_file_hint(path: Path) -> str:
     kind = path.parent.name
-    if kind in ("gsm8k", "arith"):
+    if kind in sets.names() and not sets.needs_options(kind):
         return f"run `distillctl prep {kind} --out {path.parent}`"
     return "check the path (--data, data.train_files, data.val_files), or write it with `distillctl prep`"

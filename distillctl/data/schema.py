@@ -1,4 +1,4 @@
-"""The parquet schema of prompts: verl's GSM8K layout, column by column.
+"""The parquet schema of prompts: verl's layout, column by column.
 
 `prep.py` writes rows through `to_row` and `schema`; `read.py` reads the same layout leniently.
 Files written here load in verl, and verl's load here.
@@ -6,18 +6,31 @@ Files written here load in verl, and verl's load here.
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from distillctl.data.chat import Message, last_question
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-INSTRUCTION = 'Let\'s think step by step and output the final answer after "####".'
-"""Joined to a question with one space, as verl's `examples/data_preprocess/gsm8k.py` does."""
 
-_ABILITY = "math"
-# Four hashes, one space, then an optional minus and digits, dots, commas (verl's gsm8k.py).
-_GROUND_TRUTH = re.compile(r"#### (\-?[0-9\.\,]+)")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A prompt and its answers, as a data set of `prep` gives them."""
+
+    prompt: str | list[Message]
+    """Text, which becomes one message of the user, or a chat without the answer that it may end with."""
+    question: str | None = None
+    """The question alone, without instructions; None: the last message of the user."""
+    answer: str | None = None
+    """The whole reference answer, for `loss.sft_coef`; None when there is none."""
+    ground_truth: str | None = None
+    """The final answer; None when there is none, so that responses are not graded."""
+    answer_type: str = "numeric"
+    """How responses are compared with `ground_truth`."""
+    ability: str | None = None
+    """verl's column of that name, which distillctl does not read."""
 
 
 def schema() -> pa.Schema:
@@ -46,42 +59,19 @@ def schema() -> pa.Schema:
     )
 
 
-def gsm8k_ground_truth(answer: str) -> str:
-    """The final answer in a GSM8K solution: the number after the first `#### `, without commas.
-
-    Raises ValueError when there is none. `$`, `%` and units are not handled, as in verl.
-    """
-    match = _GROUND_TRUTH.search(answer)
-    if match is None:
-        raise ValueError("the answer has no `#### NUMBER`")
-    return match.group(1).replace(",", "")
-
-
-def to_row(
-    question: str,
-    answer: str | None,
-    ground_truth: str | None,
-    split: str,
-    index: int,
-    data_source: str,
-    messages: list[dict[str, str]] | None = None,
-    kind: str = "numeric",
-) -> dict[str, Any]:
-    """One row of `schema()`, `index` counting from 0 within `split`.
-
-    `messages` is a chat of the user's own, kept as it is; without it the row is a math question and
-    the chat is one user message: the question, a space and `INSTRUCTION`. A row with `ground_truth`
-    None can be distilled, not scored; `kind` is the answer type of another.
-    """
-    style = "rule" if kind == "numeric" else kind
-    asked = [{"role": "user", "content": f"{question} {INSTRUCTION}"}]
+def to_row(example: Example, split: str, index: int, data_source: str) -> dict[str, Any]:
+    """One row of `schema()`; `index` counts from 0 within `split`."""
+    chat = example.prompt
+    messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
+    style = "rule" if example.answer_type == "numeric" else example.answer_type
+    question = last_question(messages) if example.question is None else example.question
     return {
         "data_source": data_source,
-        "prompt": asked if messages is None else messages,
-        "ability": _ABILITY if messages is None else None,
+        "prompt": messages,
+        "ability": example.ability,
         "reward_model": {
-            "style": "none" if ground_truth is None else style,
-            "ground_truth": ground_truth,
+            "style": "none" if example.ground_truth is None else style,
+            "ground_truth": example.ground_truth,
         },
-        "extra_info": {"split": split, "index": index, "answer": answer, "question": question},
+        "extra_info": {"split": split, "index": index, "answer": example.answer, "question": question},
     }

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from rollout_throughput import REST_S, ask, start_plain
 
-from distillctl.data import arith
 from distillctl.data.prompts import render
 from distillctl.data.read import PromptRow
+from distillctl.data.sets import arith
 from distillctl.evaluate import responses as evaluation
 from distillctl.evaluate.cache import Cache
 from distillctl.evaluate.command import _graded

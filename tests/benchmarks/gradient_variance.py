@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import torch
 
-from distillctl.data import arith
-from distillctl.data.schema import INSTRUCTION
+from distillctl.data.sets import arith
+from distillctl.data.sets.gsm8k import INSTRUCTION
 from distillctl.models.locate import model_path
 from distillctl.objective.chunked import token_losses
 from distillctl.objective.inputs import Objective, Tokens

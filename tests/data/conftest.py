@@ -1,6 +1,7 @@
 """Fixtures of the data tests: the real GSM8K, small files, a tokenizer made on the spot."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -34,6 +35,44 @@ def write_lines() -> Callable[[Path, Iterable[object]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def source(tmp_path, write_lines) -> Path:
+    """A small GSM8K: three training rows, two test rows."""
+    for split, num_rows in (("train", 3), ("test", 2)):
+        rows = [
+            {"question": f"{split} {i}?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"} for i in range(num_rows)
+        ]
+        write_lines(tmp_path / "src" / f"{split}.jsonl", rows)
+    return tmp_path / "src"
+
+
+@pytest.fixture
+def verl_row() -> Callable[[dict[str, str], str, int], dict[str, object]]:
+    """verl's mapping of GSM8K, written anew from the words of its `examples/data_preprocess/gsm8k.py`."""
+
+    def verl_row(example: dict[str, str], split: str, index: int) -> dict[str, object]:
+        found = re.search("#{4} -?[0-9.,]+", example["answer"])
+        assert found is not None
+        instruction = 'Let\'s think step by step and output the final answer after "####".'
+        return {
+            "data_source": "openai/gsm8k",
+            "prompt": [{"role": "user", "content": example["question"] + " " + instruction}],
+            "ability": "math",
+            "reward_model": {
+                "style": "rule",
+                "ground_truth": found[0].removeprefix("#### ").replace(",", ""),
+            },
+            "extra_info": {
+                "split": split,
+                "index": index,
+                "answer": example["answer"],
+                "question": example["question"],
+            },
+        }
+
+    return verl_row
 
 
 @pytest.fixture

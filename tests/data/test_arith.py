@@ -3,12 +3,23 @@
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import distillctl.builtin
-from distillctl.data.arith import MAX_RESULT, NUM_TEST, NUM_TRAIN, SEED, Problem, generate, splits
-from distillctl.data.schema import INSTRUCTION
+from distillctl.data.prep import prepare
+from distillctl.data.sets.arith import (
+    MAX_RESULT,
+    NUM_TEST,
+    NUM_TRAIN,
+    SEED,
+    Problem,
+    data_set,
+    generate,
+    splits,
+)
+from distillctl.data.sets.gsm8k import INSTRUCTION
 
 MODELS = Path(distillctl.builtin.__file__).parent
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
@@ -24,6 +35,10 @@ def problems() -> list[Problem]:
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(MODELS / "tiny-student")
+
+
+def read(path: Path) -> list[dict]:
+    return pq.ParquetFile(path).read().to_pylist()
 
 
 def test_same_seed_same_problems() -> None:
@@ -105,3 +120,23 @@ def test_both_models_share_one_tokenizer() -> None:
 
 def test_models_fit_in_the_wheel() -> None:
     assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) <= 10_000_000
+
+
+def test_arith_holds_its_problems_in_verls_layout(tmp_path, verl_row):
+    manifest = prepare("arith", data_set(), tmp_path)
+    train, test = splits(NUM_TRAIN, NUM_TEST, SEED)
+    assert manifest["rows"] == {"train": len(train), "test": len(test)}
+    for split, problems in (("train", train), ("test", test)):
+        expected = [
+            verl_row({"question": p.question, "answer": p.answer}, split, i)
+            | {"data_source": "distillctl/arith"}
+            for i, p in enumerate(problems)
+        ]
+        assert read(tmp_path / f"{split}.parquet") == expected
+
+
+def test_arith_limit_is_a_prefix(tmp_path):
+    prepare("arith", data_set(), tmp_path / "all")
+    prepare("arith", data_set(), tmp_path / "five", 5)
+    for file in ("train.parquet", "test.parquet"):
+        assert read(tmp_path / "five" / file) == read(tmp_path / "all" / file)[:5]

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillctl.config.schema import DEFAULT_TEACHER, Config
-from distillctl.data.prep import prep_gsm8k
+from distillctl.data.prep import prepare
 from distillctl.data.prompts import PromptStream, render, unused_teachers
 from distillctl.data.read import PromptRow, read_rows
+from distillctl.data.sets import gsm8k
 from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
 from distillctl.models.locate import model_path
@@ -171,7 +172,7 @@ def test_calculator_marks_are_not_taught(student_tokenizer, answer, taught):
 
 
 def test_real_gsm8k_references_keep_all_but_the_marks(student_tokenizer, gsm8k_source, tmp_path):
-    prep_gsm8k(tmp_path, gsm8k_source, 400, False)
+    prepare("gsm8k", gsm8k.data_set(gsm8k_source), tmp_path, 400)
     rows = read_rows(tmp_path / "train.parquet")
     kept, _ = render(rows, student_tokenizer, 100_000, max_reference_length=100_000)
     for prompt in kept:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillctl.data.prep import prep_gsm8k
+from distillctl.data.prep import prepare
 from distillctl.data.read import PromptRow, answer_text, read_rows, records
+from distillctl.data.sets import gsm8k
 from distillctl.errors import ConfigError
 
 CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
@@ -236,7 +237,7 @@ def test_reference_is_text_or_none(path, answer):
 
 
 def test_real_gsm8k_answers_are_references_word_for_word(gsm8k_source, tmp_path):
-    prep_gsm8k(tmp_path, gsm8k_source, 20, False)
+    prepare("gsm8k", gsm8k.data_set(gsm8k_source), tmp_path, 20)
     lines = (gsm8k_source / "train.jsonl").read_text(encoding="utf-8").split("\n")[:20]
     rows = read_rows(tmp_path / "train.parquet")
     assert [row.reference for row in rows] == [json.loads(line)["answer"] for line in lines]
@@ -276,7 +277,7 @@ def test_pandas_round_trip_of_our_own_file(tmp_path, write_lines):
     example = {"question": "a?", "answer": "#### 1"}
     for split in ("train", "test"):
         write_lines(tmp_path / "src" / f"{split}.jsonl", [example] * 3)
-    prep_gsm8k(tmp_path / "out", tmp_path / "src", None, False)
+    prepare("gsm8k", gsm8k.data_set(tmp_path / "src"), tmp_path / "out")
     ours = tmp_path / "out" / "train.parquet"
     pd.read_parquet(ours).to_parquet(tmp_path / "again.parquet")
     assert read_rows(tmp_path / "again.parquet") == read_rows(ours)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from distillctl.data import arith
 from distillctl.data.read import PromptRow
+from distillctl.data.sets import arith
 from distillctl.evaluate.cache import Cache, Response
 from distillctl.evaluate.data import EvalData
 from distillctl.evaluate.questions import Target, all_questions, row_of

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillctl.data.prep import prep_gsm8k
+from distillctl.data.prep import prepare
 from distillctl.data.prompts import render
 from distillctl.data.read import read_rows
+from distillctl.data.sets import gsm8k
 from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.grading.custom import load_reward, rewards
@@ -249,7 +250,7 @@ def test_error_of_the_function_passes_with_a_note(tokenizer):
 def test_real_gsm8k_answers_score_one_and_those_of_the_next_row_zero(tokenizer, load, tmp_path):
     if not (GSM8K / "train.jsonl").is_file():
         pytest.skip(f"the real GSM8K is not at {GSM8K}")
-    prep_gsm8k(tmp_path / "gsm8k", GSM8K, 20, False)
+    prepare("gsm8k", gsm8k.data_set(GSM8K), tmp_path / "gsm8k", 20)
     prompts, _ = render(read_rows(tmp_path / "gsm8k" / "train.parquet"), tokenizer, 100_000)
     lines = (GSM8K / "train.jsonl").read_text(encoding="utf-8").split("\n")[:20]
     answers = [json.loads(line)["answer"] for line in lines]

@@ -2,13 +2,18 @@
 
 Owns the text of the `arith` data set, on which the two shipped models were trained. In: a count and
 a seed. Out: `Problem`s, each a question and the worked steps that end in `#### N`. Every
-intermediate result is a whole number from 0 to `MAX_RESULT`. Standard library only.
+intermediate result is a whole number from 0 to `MAX_RESULT`.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import add, floordiv, mul, sub
+
+from distillctl.data.out_folder import SPLITS
+from distillctl.data.prep import DataSet
+from distillctl.data.schema import Example
+from distillctl.data.sets import gsm8k
 
 NUM_TRAIN = 8192
 NUM_TEST = 500
@@ -159,3 +164,21 @@ def splits(num_train: int, num_test: int, seed: int) -> tuple[list[Problem], lis
     rng, taken = random.Random(seed), set[str]()
     test = _generate(num_test, rng, taken)
     return _generate(num_train, rng, taken), test
+
+
+def data_set() -> DataSet:
+    """Generated arithmetic word problems, the same every time; for the tiny preset.
+
+    Example: distillctl prep arith
+    """
+    return DataSet(
+        data_source="distillctl/arith",
+        source=f"distillctl/arith seed {SEED}",
+        splits={split: _examples(number) for number, split in enumerate(SPLITS)},
+    )
+
+
+def _examples(number: int) -> Iterator[Example]:
+    """The problems of the split of that number."""
+    for problem in splits(NUM_TRAIN, NUM_TEST, SEED)[number]:
+        yield gsm8k.example(problem.question, problem.answer)

@@ -1,0 +1,96 @@
+"""The `prep` commands: one for each data set in `distillctl/data/sets`, imported when it is asked for."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from distillctl.cli.output import JsonFlag, finish
+from distillctl.cli.typer_app import App, Group
+from distillctl.data import sets
+from distillctl.terminal.stream import printable
+
+if TYPE_CHECKING:
+    from distillctl.data.prep import DataSet
+
+Out = Annotated[Path, typer.Option(help="Directory to write.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="First N rows of each split only.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is already there.")]
+
+
+class _DataSets(Group):
+    """The data sets as commands."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # its base is private
+        """Names of all data sets."""
+        return sets.names()
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
+        """The command that writes the data set `cmd_name`; None when there is no such data set."""
+        return _command(cmd_name) if cmd_name in sets.names() else None
+
+
+prep_app = App(cls=_DataSets, help="Prepare prompts as parquet files in verl's schema.")
+
+
+def _command(name: str) -> TyperCommand:
+    """`prep NAME`: the options of the data set's own function, then those of every data set."""
+    make = sets.load(name)
+    own = inspect.signature(make, eval_str=True).parameters
+
+    def command(out: Path, limit: int | None, force: bool, as_json: bool, **options: Any) -> None:
+        finish(lambda: _prepared(name, make, options, out, limit, force=force, as_json=as_json), as_json)
+
+    parameters = [
+        *own.values(),
+        _option("out", Out, Path("data", name)),
+        _option("limit", Limit, None),
+        _option("force", Force, False),
+        _option("as_json", JsonFlag, False),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by `inspect`
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    about, example = _help(make)
+    app = App(add_completion=False)
+    app.command(name, help=about, epilog=example)(command)
+    built = typer.main.get_command(app)
+    assert isinstance(built, TyperCommand)
+    return built
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _help(make: Callable[..., DataSet]) -> tuple[str, str]:
+    """The first paragraph of a function's docstring, and the one that begins with `Example:`."""
+    paragraphs = inspect.cleandoc(make.__doc__ or "").split("\n\n")
+    examples = [paragraph for paragraph in paragraphs[1:] if paragraph.startswith("Example:")]
+    return paragraphs[0], "\n".join(examples)
+
+
+def _prepared(
+    name: str,
+    make: Callable[..., DataSet],
+    options: dict[str, Any],
+    out: Path,
+    limit: int | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> tuple[dict[str, Any], str]:
+    """Write a data set. What may not be meant is on stderr, without --json also the counts."""
+    from distillctl.data import summary
+    from distillctl.data.prep import prepare
+
+    manifest = prepare(name, make(**options), out, limit, force=force)
+    for line in [*([] if as_json else summary.lines(manifest)), *summary.remarks(manifest)]:
+        print(printable(line), file=sys.stderr)
+    return {"directory": str(out), **manifest}, str(out)

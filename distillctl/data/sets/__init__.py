@@ -1,0 +1,32 @@
+"""The data sets of `distillctl prep`: each file here is one, and its name is the command's.
+
+A file defines `data_set`, a function that returns a `prep.DataSet`. Its parameters are the command's own
+options (annotated with `typer.Option`), its docstring is the command's help. `docs/extending.md` shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from distillctl.data.prep import DataSet
+
+
+def names() -> list[str]:
+    """The data sets that there are, in alphabetical order; imports none of them."""
+    return sorted(module.name for module in iter_modules(__path__))
+
+
+def load(name: str) -> Callable[..., DataSet]:
+    """The function `data_set` of a data set's file."""
+    return cast("Callable[..., DataSet]", import_module(f"{__name__}.{name}").data_set)
+
+
+def needs_options(name: str) -> bool:
+    """Whether `prep NAME` needs options of its own."""
+    parameters = signature(load(name)).parameters.values()
+    return any(parameter.default is parameter.empty for parameter in parameters)

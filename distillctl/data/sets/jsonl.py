@@ -1,0 +1,137 @@
+"""The user's own prompts, as they are: no instruction is added and no split invented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Number
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Option
+
+from distillctl.answers.kinds import ANSWER_TYPES, answer_type, require_answer
+from distillctl.answers.truths import read_truth
+from distillctl.data.chat import read_chat
+from distillctl.data.columns import ColumnTally
+from distillctl.data.out_folder import SPLITS
+from distillctl.data.prep import DataSet
+from distillctl.data.read import SUFFIXES, answer_text, records, struct
+from distillctl.data.schema import Example
+from distillctl.data.source import require_folder, require_one
+from distillctl.data.turn_truth import truth_in_turn
+from distillctl.data.values import kind_of, require_text
+from distillctl.errors import ConfigError
+
+_REWARD = "reward_model"
+_ANSWER = "answer"
+"""Field of the answers unless another is named; it may be missing."""
+if TYPE_CHECKING:
+    AnswerType = str
+else:
+    AnswerType = Literal[ANSWER_TYPES]  # the command's choices
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What is read of a row, beside `reward_model`."""
+
+    prompt: str
+    answer: str
+    is_named: bool
+    """Whether `answer` was asked for, so that it counts before `reward_model.ground_truth`."""
+    answer_type: str | None
+    """None: what a row's `reward_model.style` says."""
+
+
+def data_set(
+    source: Annotated[Path, Option(help="Your file, or a folder with train and test.")],
+    prompt_field: Annotated[str, Option(help="Field with the prompt: text or a chat.")] = "question",
+    answer_field: Annotated[
+        str | None, Option(help="Field with the answer; the default is `answer`, which may be absent.")
+    ] = None,
+    answer_type: Annotated[
+        AnswerType | None,
+        Option(help="How answers are compared; the default is reward_model.style, else numeric."),
+    ] = None,
+) -> DataSet:
+    """Prompts of your own.
+
+    `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test` as .jsonl,
+    .json or .parquet. `prompt_field` holds text or a chat (`chat.read_chat`); `answer_field` may be null in
+    rows. The assistant's turn that a chat ends with is the reference answer. The ground truth is that of
+    `answer_field`, else `reward_model.ground_truth`, else that of `answer`, else what that turn states.
+    Raises ConfigError for bad rows, and for a named field without anything in it.
+
+    Example: distillctl prep jsonl --source my.jsonl --out data/mine
+    """
+    files = _files(source)
+    fields = _Fields(prompt_field, answer_field or _ANSWER, answer_field is not None, answer_type)
+    required = {} if answer_field is None else {answer_field: "--answer-field"}
+    columns = ColumnTally((fields.prompt, fields.answer), required)
+    return DataSet(
+        data_source="distillctl/jsonl",
+        source=source.resolve().name,
+        splits={split: _examples(path, fields, columns) for split, path in files.items()},
+        files=list(files.values()),
+        columns=columns,
+    )
+
+
+def _files(source: Path) -> dict[str, Path]:
+    """The file of each split that `source` has."""
+    if source.is_file():
+        return {"train": source}
+    require_folder(source)
+    named = [(split, source / f"{split}{suffix}") for split in SPLITS for suffix in SUFFIXES]
+    files: dict[str, list[Path]] = {}
+    for split, path in named:
+        if path.is_file():
+            files.setdefault(split, []).append(path)
+    for split, paths in files.items():
+        require_one(source, split, paths)
+    if "train" not in files:
+        hint = "--source takes one file, or a directory with train.jsonl (and test.jsonl)"
+        raise ConfigError(f"{source}: no train.jsonl, train.json or train.parquet", hint)
+    return {split: path for split, (path,) in files.items()}
+
+
+def _examples(path: Path, fields: _Fields, columns: ColumnTally) -> Iterator[Example]:
+    for where, row in records(path, (fields.prompt, fields.answer, _REWARD), whole=True):
+        yield _example(row, where, fields, columns)
+
+
+def _example(row: dict[str, Any], where: str, fields: _Fields, columns: ColumnTally) -> Example:
+    chat = read_chat(row[fields.prompt], where, fields.prompt)
+    answer, given = _answer(row, where, fields.answer), row.get(_REWARD)
+    reward = struct(given, where, _REWARD) if isinstance(given, dict) else {}
+    rewarded = answer_text(reward.get("ground_truth"), where)
+    kind = fields.answer_type or answer_type(reward.get("style"))
+    by_name = fields.is_named and answer is not None
+    stated = answer if by_name or rewarded is None else rewarded
+    is_read = bool(reward) and (rewarded is None or not by_name)
+    columns.add(row, also=(_REWARD,) if is_read else ())
+    truth = None if stated is None else _truth(stated, kind, where)
+    if truth is None and chat.answer is not None:
+        truth = truth_in_turn(chat.answer, kind)
+    return Example(prompt=chat.messages, answer=chat.answer or answer, ground_truth=truth, answer_type=kind)
+
+
+def _answer(row: Mapping[str, Any], where: str, name: str) -> str | None:
+    """The text of the answer in the column `name`."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, str | Number | None):
+        raise ConfigError(
+            f"{where}: `{name}` must be text, a number or null, got {kind_of(value)}",
+            "write it as text; an answer of messages belongs at the end of its chat",
+        )
+    answer = answer_text(value, f"{where}: `{name}`")
+    return None if answer is None else require_text(answer, where, name)
+
+
+def _truth(text: str, kind: str, where: str) -> str:
+    """The ground truth in an answer of type `kind`: of a numeric one its number, else all of it."""
+    require_text(text, where, "ground_truth")
+    require_answer(text.strip(), kind, where)
+    read = read_truth(text) if kind == "numeric" else None
+    return text.strip() if read is None or read.value is None else read.text
