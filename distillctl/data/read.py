@@ -15,18 +15,17 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from distillctl.answers.kinds import answer_type, require_answer
 from distillctl.data import sets
 from distillctl.data.chat import Message, last_question, read_chat
 from distillctl.data.chat_text import chat_of_text
 from distillctl.data.columns import refuse_other_media, require_whole_prompt, unused_keys
 from distillctl.data.json_text import parse_json
 from distillctl.data.parquet_rows import parquet_rows
-from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import MAX_ROW_BYTES, bad_row, kind_of, no_column, require_text, too_long
 from distillctl.errors import ConfigError
 from distillctl.files.memory_limit import limited_items, readable_bytes
 from distillctl.files.reading import open_regular, require_file
+from distillctl.grading.answer_types import DEFAULT, answer_type, load, require_answer
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30
@@ -58,8 +57,8 @@ class PromptRow:
     reference: str | None = None
     """The data's own answer: the assistant's turn that the chat ends with, else `extra_info.answer`; None
     when that is no text or blank."""
-    answer_type: str = "numeric"
-    """One of `answers.ANSWER_TYPES`."""
+    answer_type: str = DEFAULT
+    """One of `grading.answer_types.ANSWER_TYPES`."""
     unused_keys: tuple[str, ...] = ()
     """Keys with text in its messages that are not read."""
     route: str | None = None
@@ -152,7 +151,7 @@ def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_
     extra = struct(row["extra_info"], where, "extra_info")
     if chat.answer is not None:
         extra = {**extra, "answer": chat.answer}
-        truth = truth_in_turn(chat.answer, kind) if truth is None else truth
+        truth = load(kind).truth_in_turn(chat.answer) if truth is None else truth
     split, reference, source = extra.get("split"), extra.get("answer"), row["data_source"]
     return PromptRow(
         index=index,

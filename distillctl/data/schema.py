@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distillctl.data.chat import Message, last_question
+from distillctl.grading.answer_types import DEFAULT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,7 @@ class Example:
     """The whole reference answer, for `loss.sft_coef`; None when there is none."""
     ground_truth: str | None = None
     """The final answer; None when there is none, so that responses are not graded."""
-    answer_type: str = "numeric"
+    answer_type: str = DEFAULT
     """How responses are compared with `ground_truth`."""
     ability: str | None = None
     """verl's column of that name, which distillctl does not read."""
@@ -63,7 +64,7 @@ def to_row(example: Example, split: str, index: int, data_source: str) -> dict[s
     """One row of `schema()`; `index` counts from 0 within `split`."""
     chat = example.prompt
     messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
-    style = "rule" if example.answer_type == "numeric" else example.answer_type
+    style = "rule" if example.answer_type == DEFAULT else example.answer_type
     question = last_question(messages) if example.question is None else example.question
     return {
         "data_source": data_source,

@@ -8,6 +8,7 @@ from typing import Any
 
 from distillctl.answers.truths import read_truth
 from distillctl.data.columns import ColumnTally
+from distillctl.grading.answer_types import ANSWER_TYPES, DEFAULT
 
 Row = Mapping[str, Any]
 
@@ -67,6 +68,7 @@ def lines(manifest: Mapping[str, Any]) -> list[str]:
 def remarks(manifest: Mapping[str, Any]) -> list[str]:
     """What may not be meant, in words; none of the usual."""
     num_rows, told = sum(manifest["rows"].values()), []
+    *others, last = (name for name in ANSWER_TYPES if name != DEFAULT)
     for name, filled in manifest["fields"].items():
         if filled < num_rows:
             told.append(f"field `{name}`: in {filled:,} of {num_rows:,} rows")
@@ -75,7 +77,7 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
             num_truths = num_texts + manifest["rows_with_number"][split]
             told.append(
                 f"{split}: {num_texts:,} of {num_truths:,} answers are no numbers and are compared as text; "
-                "--answer-type exact, choice, regex or latex says what they are"
+                f"--answer-type {', '.join(others)} or {last} says what they are"
             )
     if repeated := manifest["duplicates"]:
         told.append(f"duplicates: {repeated:,} of {num_rows:,} rows have the prompt of an earlier row")

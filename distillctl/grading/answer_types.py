@@ -1,62 +1,78 @@
-r"""Answers that are not numbers: what `reward_model.style` of a row says about its ground truth.
+r"""Answer types: what a ground truth is, by `reward_model.style` of its row.
 
-| style | ground truth | a response is right if |
+| style | ground truth | a response is right when |
 |---|---|---|
-| `rule`, `numeric` | a number, or text | the final answer has its value (`scorers.grade`) |
-| `exact` | text | the final answer is that text; case, spacing and punctuation around it do not count |
+| `rule`, `numeric` | a number, or text | its final answer has that value |
+| `exact` | text | its final answer is that text; case, spacing and punctuation around it do not count |
 | `choice` | a letter | it chooses that letter |
 | `regex` | a pattern | its last 10,000 characters contain a match |
-| `latex` | an expression | math-verify finds its expression equal (extra `math`) |
+| `latex` | an expression | math-verify finds it equal to its final answer (extra `math`) |
 
-The final answer is what is marked as such (`final_answer.marked_phrase`), else, for `exact`, the last line.
-Nothing before the end of the last think block counts.
+Each is a file in `types/`, whose name is the style and whose `TYPE` is an `AnswerType`. Nothing before the
+end of the last think block of a response counts.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 
-from distillctl.answers.choice import chosen_letter
-from distillctl.answers.final_answer import after_thinking, fold, marked_phrase
-from distillctl.answers.plain import plain
-from distillctl.answers.text_answer import final_text
-from distillctl.grading.scorers import Grade, grade, verl_flexible, verl_strict
+from distillctl.errors import ConfigError
+from distillctl.grading import types
 
-REGEX_CHARS = 10_000
-"""Characters at the end of a response that are searched for a pattern: Python's `re` has no time limit."""
-
-
-def grade_typed(text: str, ground_truth: str, kind: str) -> Grade:
-    """Grade a response by its answer type `kind` (any but `latex`), and also by verl's two scorers."""
-    if kind == "numeric":
-        return grade(text, ground_truth)
-    extracted, same = _VERDICTS[kind](text, ground_truth)
-    strict = verl_strict(text)
-    return Grade(
-        strict=strict == ground_truth,
-        flexible=verl_flexible(text) == ground_truth,
-        normalised=same,
-        has_format=strict is not None,
-        extracted=extracted,
-    )
+DEFAULT = "numeric"
+"""The type of a row whose style is none of the others, such as verl's `rule`."""
+ANSWER_TYPES = tuple(sorted(module.name for module in iter_modules(types.__path__)))
+"""All styles that are types, in alphabetical order."""
 
 
-def _exact(text: str, truth: str) -> tuple[str | None, bool]:
-    extracted = final_text(text)
-    stated = after_thinking(truth) or truth
-    expected = {fold(plain(one)) for one in (stated, marked_phrase(truth) or stated)}
-    found = {fold(plain(one)) for one in (extracted, after_thinking(text)) if one}
-    return extracted, extracted is not None and not found.isdisjoint(expected)
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a response is right."""
+
+    same: bool
+    extracted: str | None
+    """The final answer that was compared with the ground truth; None when the response has none."""
+    timed_out: bool = False
+    """The comparison took too long, so that the response counts as wrong."""
 
 
-def _choice(text: str, truth: str) -> tuple[str | None, bool]:
-    letter = chosen_letter(text)
-    return letter, letter is not None and letter == chosen_letter(truth)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerType:
+    """How responses are compared with ground truths of a type. All functions take and give plain text."""
+
+    compare: Callable[[Sequence[tuple[str, str]]], list[Verdict]]
+    """Verdicts on pairs of a response and its ground truth, in their order; `each` makes it from a function
+    of one pair."""
+    fault: Callable[[str], str | None] = lambda truth: None
+    """What is wrong with a ground truth, as words that follow "`ground_truth`"; None for a good one."""
+    truth: Callable[[str], str] = str.strip
+    """The ground truth that an answer field holds, as `prep` writes it."""
+    truth_in_turn: Callable[[str], str | None] = lambda turn: None
+    """The ground truth that an assistant's whole turn states, or None: what grading finds in that text."""
 
 
-def _regex(text: str, truth: str) -> tuple[str | None, bool]:
-    match = re.search(truth, (after_thinking(text) or "")[-REGEX_CHARS:])
-    return (match[0], True) if match else (None, False)
+def each(compare: Callable[[str, str], Verdict]) -> Callable[[Sequence[tuple[str, str]]], list[Verdict]]:
+    """`AnswerType.compare` from a function of one response and its ground truth."""
+    return lambda pairs: [compare(response, truth) for response, truth in pairs]
 
 
-_VERDICTS = {"exact": _exact, "choice": _choice, "regex": _regex}
+def answer_type(style: object) -> str:
+    """The answer type of a row from its `reward_model.style`; `rule` and anything unknown are numeric."""
+    return style if isinstance(style, str) and style in ANSWER_TYPES else DEFAULT
+
+
+def load(name: str) -> AnswerType:
+    """The answer type of that name, whose file is imported when it is first asked for."""
+    found = import_module(f"{types.__name__}.{name}").TYPE
+    assert isinstance(found, AnswerType)
+    return found
+
+
+def require_answer(truth: str, kind: str, where: str) -> None:
+    """Raise ConfigError for a ground truth that does not fit its answer type."""
+    fault = load(kind).fault(truth)
+    if fault is not None:
+        raise ConfigError(f"{where}: `ground_truth` {fault}", "correct that row, or leave it out")

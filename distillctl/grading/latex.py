@@ -15,11 +15,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import local
 
 from distillctl.answers.latex_answer import final_expression, is_delimited
 from distillctl.errors import EnvironmentUnfit
+from distillctl.grading.answer_types import Verdict
 from distillctl.host.hardware import cpus
 from distillctl.host.isolation import NOWHERE, child_environment
 
@@ -27,15 +27,6 @@ TIMEOUT_S = 10.0
 """Longest time for one comparison; math-verify's own limit is 5 s each for reading and comparing."""
 START_TIMEOUT_S = 60.0
 """Longest time for a child to start: sympy takes seconds to import."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Verdict of one comparison; a response whose comparison took too long is wrong."""
-
-    same: bool
-    extracted: str | None
-    timed_out: bool = False
 
 
 def require_latex() -> None:

@@ -1,21 +1,23 @@
 """Verdicts on responses: verl's two scorers, bit for bit, and a tolerant one of our own.
 
-In: a decoded response and its ground truth. Out: a `Grade`. Pure functions, standard library only.
+In: a decoded response and its ground truth. Out: a `Grade`.
 `verl_strict` and `verl_flexible` follow `verl/utils/reward_score/gsm8k.py`, quirks included, which makes
-accuracies comparable with published ones. `normalised` reads a response the way a person does
-(`distillctl.answers`). Numbers are compared as exact fractions, never as floats.
+accuracies comparable with published ones. The tolerant one is that of the answer type, which reads a response
+the way a person does (`distillctl.answers`). Numbers are compared as exact fractions, never as floats.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from distillctl.answers import reading
-from distillctl.answers.final_answer import after_thinking, fold, marked_phrase, read_answer
+from distillctl.answers.final_answer import fold, read_answer
 from distillctl.answers.plain import plain
-from distillctl.answers.truths import read_truth
+from distillctl.grading import answer_types
+from distillctl.grading.answer_types import DEFAULT, Verdict
 
 _CLIP_CHARS = 300  # verl's _SOLUTION_CLIP_CHARS
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
@@ -31,34 +33,33 @@ class Grade:
     flexible: bool
     """verl-flexible: the last run of digits, dots and commas equals it."""
     normalised: bool
-    """The final answer has the value of the ground truth, or its text if the ground truth is not a number."""
+    """The final answer is that of the ground truth, by the rules of its answer type."""
     has_format: bool
     """verl-strict found a final answer, right or wrong."""
     extracted: str | None
     """The final answer that `normalised` compared."""
 
 
-def grade(text: str, ground_truth: str) -> Grade:
-    """Grade a decoded response (without special tokens) against its ground truth.
+def grade(text: str, ground_truth: str, answer_type: str = DEFAULT) -> Grade:
+    """Grade a decoded response (without special tokens) against its ground truth."""
+    (found,) = grade_all([(text, ground_truth)], answer_type)
+    return found
 
-    The ground truth is read like a response: `#### 12`, `x = 12` and a worked solution are all 12.
-    """
+
+def grade_all(pairs: Sequence[tuple[str, str]], answer_type: str) -> list[Grade]:
+    """Grade pairs of a decoded response and its ground truth, which are all of one answer type."""
+    verdicts = answer_types.load(answer_type).compare(pairs)
+    return [_grade(*pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
+
+
+def _grade(text: str, ground_truth: str, verdict: Verdict) -> Grade:
     strict = verl_strict(text)
-    truth = read_truth(ground_truth)
-    if truth.value is not None:
-        answer = read_answer(text)
-        extracted = None if answer is None else answer.text
-        same = answer is not None and answer.value == truth.value
-    else:
-        extracted = _words(text)
-        expected = marked_phrase(ground_truth) or plain(ground_truth)
-        same = extracted is not None and fold(extracted) == fold(expected)
     return Grade(
         strict=strict == ground_truth,
         flexible=verl_flexible(text) == ground_truth,
-        normalised=same,
+        normalised=verdict.same,
         has_format=strict is not None,
-        extracted=extracted,
+        extracted=verdict.extracted,
     )
 
 
@@ -95,17 +96,3 @@ def same_answer_key(extracted: str) -> Fraction | str:
     """A key that equal final answers share: the value of a number, else the folded text."""
     value = parse_number(extracted)
     return fold(extracted) if value is None else value
-
-
-def _words(text: str) -> str | None:
-    """The final answer of a response whose ground truth is not a number.
-
-    It is what is marked as the answer, else the whole response if it is one line, else the last number.
-    """
-    rest = after_thinking(text)
-    if rest is None:
-        return None
-    phrase = marked_phrase(rest)
-    if phrase is None and rest.strip() and "\n" not in rest.strip():
-        return rest.strip()
-    return phrase or normalised(rest)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from distillctl.data_types import Prompt, Rollout
-from distillctl.grading.answer_types import grade_typed
-from distillctl.grading.latex import compare_latex
-from distillctl.grading.scorers import Grade, same_answer_key, verl_flexible, verl_strict
+from distillctl.data_types import Rollout
+from distillctl.grading.scorers import Grade, grade_all, same_answer_key
 from distillctl.grading.significance import clustered_interval, pass_at_k, wilson_interval
 
 
@@ -69,41 +67,15 @@ def grade_rollouts(rollouts: Sequence[Rollout], tokenizer: Any) -> list[GradedRe
 
 def grade_texts(rollouts: Sequence[Rollout], texts: Sequence[str]) -> list[GradedResponse]:
     """Grade the text of each rollout against its prompt's ground truth, by the prompt's answer type."""
-    latex = [i for i, rollout in enumerate(rollouts) if rollout.prompt.answer_type == "latex"]
-    verdicts = dict(zip(latex, _grade_latex([(rollouts[i], texts[i]) for i in latex]), strict=True))
-    return [
-        GradedResponse(rollout, text, verdicts[i] if i in verdicts else _grade(rollout.prompt, text))
-        for i, (rollout, text) in enumerate(zip(rollouts, texts, strict=True))
-    ]
-
-
-def _grade(prompt: Prompt, text: str) -> Grade | None:
-    truth = prompt.ground_truth
-    return None if truth is None else grade_typed(text, truth, prompt.answer_type)
-
-
-def _grade_latex(responses: Sequence[tuple[Rollout, str]]) -> list[Grade | None]:
-    """Grades by math-verify, for all responses at once because math-verify runs in separate processes."""
-    truths = [rollout.prompt.ground_truth for rollout, _ in responses]
-    pairs = [(text, truth) for (_, text), truth in zip(responses, truths, strict=True) if truth is not None]
-    verdicts = iter(compare_latex(pairs) if pairs else [])
-    grades: list[Grade | None] = []
-    for (_, text), truth in zip(responses, truths, strict=True):
-        if truth is None:
-            grades.append(None)
-            continue
-        verdict = next(verdicts)
-        strict = verl_strict(text)
-        grades.append(
-            Grade(
-                strict=strict == truth,
-                flexible=verl_flexible(text) == truth,
-                normalised=verdict.same,
-                has_format=strict is not None,
-                extracted=verdict.extracted,
-            )
-        )
-    return grades
+    pairs: dict[str, dict[int, tuple[str, str]]] = {}
+    for i, (rollout, text) in enumerate(zip(rollouts, texts, strict=True)):
+        prompt = rollout.prompt
+        if prompt.ground_truth is not None:
+            pairs.setdefault(prompt.answer_type, {})[i] = (text, prompt.ground_truth)
+    grades: dict[int, Grade] = {}
+    for answer_type, of_type in pairs.items():  # all of a type at once: some are compared in other processes
+        grades |= zip(of_type, grade_all(list(of_type.values()), answer_type), strict=True)
+    return [GradedResponse(*pair, grades.get(i)) for i, pair in enumerate(zip(rollouts, texts, strict=True))]
 
 
 def summarise(responses: Sequence[GradedResponse], seconds: float) -> Evaluation:

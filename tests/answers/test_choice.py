@@ -3,7 +3,7 @@
 import pytest
 
 from distillctl.answers.choice import chosen_letter
-from distillctl.grading.answer_types import grade_typed
+from distillctl.grading.scorers import grade
 
 SPELLINGS = [
     ("B", "B"),
@@ -305,8 +305,8 @@ def test_the_letter_that_a_person_reads(text, letter):
 )
 def test_a_truth_is_read_like_a_response(truth):
     assert chosen_letter(truth) == "B"
-    assert grade_typed("I choose B.", truth, "choice").normalised
-    assert not grade_typed("I choose C.", truth, "choice").normalised
+    assert grade("I choose B.", truth, "choice").normalised
+    assert not grade("I choose C.", truth, "choice").normalised
 
 
 @pytest.mark.parametrize("truth", ["I don't know", "A good question", "A or B", "<think>B"])

@@ -4,8 +4,7 @@ import pytest
 
 from distillctl.answers.final_answer import after_thinking, marked_phrase
 from distillctl.answers.truths import read_truth
-from distillctl.grading.answer_types import grade_typed
-from distillctl.grading.scorers import normalised
+from distillctl.grading.scorers import grade, normalised
 
 MARKS = [r"\boxed{1}", "#### 2", "The answer is 3.", "**4** in all", "then 5"]
 
@@ -50,16 +49,16 @@ def test_only_what_follows_the_last_think_block_counts(text, rest):
     ],
 )
 def test_a_thought_is_no_answer(kind, answer, truth):
-    assert grade_typed(f"<think>hm</think>{answer}", truth, kind).normalised
-    assert not grade_typed(f"<think>{answer}</think>I cannot say", truth, kind).normalised
-    assert not grade_typed(f"<think>hm {answer}", truth, kind).normalised
+    assert grade(f"<think>hm</think>{answer}", truth, kind).normalised
+    assert not grade(f"<think>{answer}</think>I cannot say", truth, kind).normalised
+    assert not grade(f"<think>hm {answer}", truth, kind).normalised
 
 
 @pytest.mark.parametrize("kind", ["numeric", "exact"])
 def test_blanks_after_commas_do_not_matter_in_a_text_truth(kind):
     for answer, truth in (("#### (3,4)", "(3, 4)"), ("#### red, blue", "red,blue")):
-        assert grade_typed(answer, truth, kind).normalised
-    assert not grade_typed("#### (3,5)", "(3, 4)", kind).normalised
+        assert grade(answer, truth, kind).normalised
+    assert not grade("#### (3,5)", "(3, 4)", kind).normalised
 
 
 def test_a_marked_phrase_may_be_words():

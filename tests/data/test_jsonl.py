@@ -96,7 +96,7 @@ def test_own_numeric_answers_are_counted(tmp_path, write_lines):
     assert manifest["rows_with_text"] == {"train": 2}
     assert remarks(manifest)[1] == (
         "train: 2 of 4 answers are no numbers and are compared as text; "
-        "--answer-type exact, choice, regex or latex says what they are"
+        "--answer-type choice, exact, latex or regex says what they are"
     )
 
 

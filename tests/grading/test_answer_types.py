@@ -2,8 +2,9 @@
 
 import pytest
 
-from distillctl.answers.kinds import answer_type
-from distillctl.grading.answer_types import chosen_letter, grade_typed
+from distillctl.answers.choice import chosen_letter
+from distillctl.grading.answer_types import answer_type
+from distillctl.grading.scorers import grade
 
 CHOICES = [
     ("B", "B"),
@@ -40,7 +41,7 @@ def test_the_letter_that_is_chosen(text, letter):
     ("truth", "right"), [("B", True), ("(B)", True), ("b", True), ("B) blue", True), ("C", False)]
 )
 def test_a_choice_is_compared_by_its_letter(truth, right):
-    assert grade_typed("The answer is (B).", truth, "choice").normalised is right
+    assert grade("The answer is (B).", truth, "choice").normalised is right
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_choice_is_compared_by_its_letter(truth, right):
     ],
 )
 def test_exact_texts(text, truth, right):
-    assert grade_typed(text, truth, "exact").normalised is right
+    assert grade(text, truth, "exact").normalised is right
 
 
 @pytest.mark.parametrize(
@@ -88,13 +89,13 @@ def test_exact_texts(text, truth, right):
     ],
 )
 def test_patterns_are_searched_at_the_end_of_the_response(text, truth, right):
-    verdict = grade_typed(text, truth, "regex")
+    verdict = grade(text, truth, "regex")
     assert verdict.normalised is right
     assert (verdict.extracted is not None) is right
 
 
 def test_numbers_are_graded_as_ever():
-    assert grade_typed("#### 1,000", "1000", "numeric").normalised
+    assert grade("#### 1,000", "1000", "numeric").normalised
 
 
 @pytest.mark.parametrize(
@@ -106,5 +107,5 @@ def test_the_type_of_a_row_is_its_style(style, expected):
 
 
 def test_verls_scorers_stand_beside_every_type():
-    verdict = grade_typed("#### 42", "42", "exact")
+    verdict = grade("#### 42", "42", "exact")
     assert (verdict.strict, verdict.flexible, verdict.normalised, verdict.has_format) == (True,) * 4

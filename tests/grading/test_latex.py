@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from distillctl.data.turn_truth import truth_in_turn
 from distillctl.errors import EnvironmentUnfit
 from distillctl.grading import latex
-from distillctl.grading.latex import Verdict, compare_latex
+from distillctl.grading.answer_types import Verdict, load
+from distillctl.grading.latex import compare_latex
 
 needs_math = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="needs the extra math (math-verify)"
@@ -107,7 +107,7 @@ DISPLAYS = [
 @needs_math
 def test_an_expression_counts_on_lines_of_its_own_and_in_emphasis():
     texts = [text.replace("V", r"\frac{1}{2}") for text in DISPLAYS]
-    turns = [truth_in_turn(text, "latex") for text in texts]
+    turns = [load("latex").truth_in_turn(text) for text in texts]
     verdicts = compare_latex([(text, r"\frac12") for text in texts])
     assert [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict.same] == []
     verdicts = compare_latex([(r"\boxed{\frac12}", turn) for turn in turns])

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
-from distillctl.answers.kinds import ANSWER_TYPES, answer_type, require_answer
-from distillctl.answers.truths import read_truth
 from distillctl.data.chat import read_chat
 from distillctl.data.columns import ColumnTally
 from distillctl.data.out_folder import SPLITS
@@ -19,9 +17,9 @@ from distillctl.data.prep import DataSet
 from distillctl.data.read import SUFFIXES, answer_text, records, struct
 from distillctl.data.schema import Example
 from distillctl.data.source import require_folder, require_one
-from distillctl.data.turn_truth import truth_in_turn
 from distillctl.data.values import kind_of, require_text
 from distillctl.errors import ConfigError
+from distillctl.grading import answer_types
 
 _REWARD = "reward_model"
 _ANSWER = "answer"
@@ -29,7 +27,7 @@ _ANSWER = "answer"
 if TYPE_CHECKING:
     AnswerType = str
 else:
-    AnswerType = Literal[ANSWER_TYPES]  # the command's choices
+    AnswerType = Literal[answer_types.ANSWER_TYPES]  # the command's choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +104,14 @@ def _example(row: dict[str, Any], where: str, fields: _Fields, columns: ColumnTa
     answer, given = _answer(row, where, fields.answer), row.get(_REWARD)
     reward = struct(given, where, _REWARD) if isinstance(given, dict) else {}
     rewarded = answer_text(reward.get("ground_truth"), where)
-    kind = fields.answer_type or answer_type(reward.get("style"))
+    kind = fields.answer_type or answer_types.answer_type(reward.get("style"))
     by_name = fields.is_named and answer is not None
     stated = answer if by_name or rewarded is None else rewarded
     is_read = bool(reward) and (rewarded is None or not by_name)
     columns.add(row, also=(_REWARD,) if is_read else ())
     truth = None if stated is None else _truth(stated, kind, where)
     if truth is None and chat.answer is not None:
-        truth = truth_in_turn(chat.answer, kind)
+        truth = answer_types.load(kind).truth_in_turn(chat.answer)
     return Example(prompt=chat.messages, answer=chat.answer or answer, ground_truth=truth, answer_type=kind)
 
 
@@ -130,8 +128,7 @@ def _answer(row: Mapping[str, Any], where: str, name: str) -> str | None:
 
 
 def _truth(text: str, kind: str, where: str) -> str:
-    """The ground truth in an answer of type `kind`: of a numeric one its number, else all of it."""
+    """The ground truth in an answer of type `kind`."""
     require_text(text, where, "ground_truth")
-    require_answer(text.strip(), kind, where)
-    read = read_truth(text) if kind == "numeric" else None
-    return text.strip() if read is None or read.value is None else read.text
+    answer_types.require_answer(text.strip(), kind, where)
+    return answer_types.load(kind).truth(text)

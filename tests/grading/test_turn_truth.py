@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillctl.answers.kinds import ANSWER_TYPES
 from distillctl.answers.latex_answer import final_expression
-from distillctl.data.turn_truth import truth_in_turn
-from distillctl.grading.answer_types import grade_typed
+from distillctl.grading.answer_types import ANSWER_TYPES, load
+from distillctl.grading.scorers import grade
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ from distillctl.grading.answer_types import grade_typed
     ],
 )
 def test_only_what_is_stated_as_the_answer_is_the_truth(turn, kind, truth):
-    assert truth_in_turn(turn, kind) == truth
+    assert load(kind).truth_in_turn(turn) == truth
 
 
 PIECES = [
@@ -92,12 +91,12 @@ PIECES = [
 @pytest.mark.parametrize("kind", ANSWER_TYPES)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_a_truth_is_what_grading_finds_in_the_same_turn(kind, turn):
-    truth = truth_in_turn(turn, kind)
+    truth = load(kind).truth_in_turn(turn)
     if truth is None:
         return
     if kind == "latex":
         assert final_expression(truth) == final_expression(turn)
         return
-    verdict = grade_typed(turn, truth, kind)
+    verdict = grade(turn, truth, kind)
     assert verdict.normalised
     assert verdict.extracted == truth

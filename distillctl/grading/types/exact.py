@@ -1,0 +1,24 @@
+"""Text: what a response marks as its final answer, else its last line."""
+
+from __future__ import annotations
+
+from distillctl.answers.final_answer import after_thinking, fold, marked_phrase
+from distillctl.answers.plain import plain
+from distillctl.answers.text_answer import final_text
+from distillctl.grading.answer_types import AnswerType, Verdict, each
+
+
+def _compare(response: str, truth: str) -> Verdict:
+    extracted, stated = final_text(response), after_thinking(truth) or truth
+    expected = {fold(plain(one)) for one in (stated, marked_phrase(truth) or stated)}
+    found = {fold(plain(one)) for one in (extracted, after_thinking(response)) if one}
+    return Verdict(extracted is not None and not found.isdisjoint(expected), extracted)
+
+
+def _truth_in_turn(turn: str) -> str | None:
+    """What is marked, else the last line."""
+    text = final_text(turn)
+    return text if text and fold(plain(text)) else None
+
+
+TYPE = AnswerType(compare=each(_compare), truth_in_turn=_truth_in_turn)
