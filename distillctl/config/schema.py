@@ -6,7 +6,7 @@ where it has one. Reading files and applying overrides is `loading.py`. Imports 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,12 +15,17 @@ from distillctl.config.loss import LossConfig, RewardConfig
 from distillctl.config.models import RoutedTeacher, StudentConfig, TeacherConfig, teacher_section
 from distillctl.config.section import Fraction, OneOrMore, Section
 from distillctl.data_types import DEFAULT_TEACHER
+from distillctl.monitor.trackers import TRACKERS
 
 __all__ = [
     "DEFAULT_TEACHER", "MIN_TEMPERATURE", "CheckpointConfig", "Config", "DataConfig", "EvalConfig",
     "GuardsConfig", "LossConfig", "OptimConfig", "RewardConfig", "RolloutConfig", "RoutedTeacher",
     "SamplesConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "ZeroConfig", "teacher_section",
 ]  # fmt: skip
+if TYPE_CHECKING:
+    TrackerName = str
+else:
+    TrackerName = Literal[tuple(TRACKERS)]
 
 
 class DataConfig(Section):
@@ -129,7 +134,7 @@ class TrainConfig(Section):
     """With 1 the engine samples the next batch while the ranks train on this one, from weights that are one
     optimizer step older (one-step-off). This is faster where the engine has GPUs of its own (`rollout.gpus`).
     A run that is resumed, or loses its engine, then does not repeat bit for bit."""
-    logger: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], OneOrMore] = Field(default=[])
+    logger: Annotated[list[TrackerName], OneOrMore] = Field(default=[])
     """Trackers that receive the metrics besides `events.jsonl`. Each needs the extra of the same name."""
 
     @model_validator(mode="after")

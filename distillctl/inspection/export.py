@@ -12,7 +12,8 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files.outputs import is_folder, require_output, require_writable, written
 from distillctl.files.reading import read_head
 from distillctl.inspection.series import Series, load_events
-from distillctl.monitor.tensorboard import TensorBoardWriter, require_tracker
+from distillctl.monitor.tensorboard import TensorBoardWriter
+from distillctl.monitor.trackers import require_tracker
 from distillctl.run.directory import open_run
 from distillctl.run.metrics import METRICS
 from distillctl.terminal.progress import track

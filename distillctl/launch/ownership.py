@@ -16,6 +16,7 @@ from distillctl.config.loading import load_config
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files import atomic, lock
 from distillctl.files.reading import kind, read_head
+from distillctl.monitor.trackers import TRACKERS
 from distillctl.run import checkpoints
 from distillctl.run.directory import STATES, RunDir
 from distillctl.run.events import EventTail
@@ -24,7 +25,9 @@ _LOCK = ".lock"
 _APPENDED = (_LOCK, "events.jsonl")
 """Written where they are, so that a second name of theirs (a hard link) would change too."""
 _FILES = (*_APPENDED, "config.yaml", "provenance.json", "status.json")
-_FOLDERS = ("checkpoints", "samples", "eval", "logs", "tensorboard", "wandb")
+_FOLDERS = (
+    "checkpoints", "samples", "eval", "logs", *(one.folder for one in TRACKERS.values() if one.folder)
+)  # fmt: skip
 _INSIDE = {
     "checkpoints": ((re.compile(r"(latest|best)\.json"), False), (checkpoints.OWN_FOLDER, True)),
     "samples": ((re.compile(r"step_\d+\.parquet"), False),),

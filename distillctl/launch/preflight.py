@@ -24,7 +24,7 @@ from distillctl.launch.loss_trial import require_loss
 from distillctl.launch.machine_checks import require_fit
 from distillctl.launch.model_checks import pair_checks, weight_checks
 from distillctl.launch.plan import Plan, fetch_models, resolve
-from distillctl.monitor.tensorboard import require_tracker
+from distillctl.monitor.trackers import require_tracker
 from distillctl.run.checks import Check
 from distillctl.teacher.logins import API_KEY, unsent_keys
 

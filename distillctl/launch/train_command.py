@@ -44,7 +44,8 @@ def train(
         checkpoints.sweep(run_dir.checkpoints)
         checkpoint, problems = choose_checkpoint(run_dir, resume, plan.world_size, elastic=elastic)
         attempt = _begin(run_dir, config)
-        follower = Follower(run_dir.events_path, [*_displays(display), *trackers(config, run_dir)])
+        live = trackers(config.train.logger, run_dir, config.model_dump(mode="json"))
+        follower = Follower(run_dir.events_path, [*_displays(display), *live])
         events = EventLog(run_dir.events_path, attempt)
         for check in checks:
             events.emit("check", 0, **asdict(check))

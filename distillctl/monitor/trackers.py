@@ -1,70 +1,106 @@
-"""Live sinks of a run's numbers (`train.logger`): what the displays show, for dashboards elsewhere.
+"""Live trackers of a run's numbers (`train.logger`): what the displays show, for dashboards elsewhere.
 
-They read events.jsonl as the displays do, so a tracker that fails or hangs cannot hold up the training.
+They read events.jsonl as the displays do, so a tracker that fails or hangs cannot hold up the training. To
+add one, write a function that starts it and list it in `TRACKERS`.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
-from distillctl.config.schema import Config
+from distillctl.errors import EnvironmentUnfit
 from distillctl.monitor.tensorboard import TensorBoardWriter
 from distillctl.run.directory import RunDir
 
 PROJECT = "distillctl"
 
 
-class TensorBoardTracker:
-    """Writes to RUN/tensorboard."""
+class Sink(Protocol):
+    """A tracker that has started."""
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = TensorBoardWriter(folder)
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        """Take the numbers of a step or an evaluation."""
 
-    def recall(self, event: dict[str, Any]) -> None:
-        """The attempt before wrote it."""
-
-    def apply(self, event: dict[str, Any]) -> None:
-        """Write the numbers of a step or an evaluation."""
-        if event["kind"] in ("step", "eval"):
-            self._writer.add(event["step"], event["metrics"])
-            self._writer.flush()
-
-    def tick(self) -> None:
-        """Nothing changes with time."""
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.__exit__(None, None, None)
+    def finish(self) -> None:
+        """The last call."""
 
 
-class ServiceTracker:
-    """wandb, or trackio, which has the same interface; both read their own environment variables.
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """The run that a tracker is started for."""
 
-    The run's name there is its label; a resumed run goes on under the same one.
-    """
+    path: Path
+    """Its directory."""
+    label: str
+    """Its name there; a resumed run has the same one."""
+    config: Mapping[str, Any]
+    """Its configuration, of JSON's types."""
 
-    def __init__(self, name: Literal["wandb", "trackio"], run_dir: RunDir, config: Config) -> None:
-        self._name, self._run_dir, self._config = name, run_dir, config
-        self._module: Any = None
 
-    def _start(self) -> Any:
-        """The service's module, with the run begun; trackio wants that in the thread that logs."""
-        options: dict[str, Any] = {"project": PROJECT, "name": self._run_dir.label, "resume": "allow"}
-        module: Any
-        if self._name == "wandb":
-            import wandb
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """An entry of `TRACKERS`."""
 
-            module = wandb
+    package: str
+    """The Python package that it needs; the extra that installs it has the tracker's name."""
+    start: Callable[[TrackedRun], Sink]
+    """Called in the thread that logs, before the first numbers."""
+    folder: str | None = None
+    """The folder that it writes in the run directory, if any."""
 
-            # Its key of a run; trackio goes by the name.
-            options |= {"id": self._run_dir.label.replace("/", "-"), "dir": str(self._run_dir.path)}
-        else:
-            import trackio
 
-            module = trackio
-        module.init(**options, config=self._config.model_dump(mode="json"))
-        return module
+def _tensorboard(run: TrackedRun) -> Sink:
+    return TensorBoardWriter(run.path / "tensorboard")
+
+
+def _wandb(run: TrackedRun) -> Sink:
+    """It reads its own environment variables."""
+    import wandb
+
+    key = run.label.replace("/", "-")
+    wandb.init(
+        project=PROJECT, name=run.label, id=key, resume="allow", dir=str(run.path), config=dict(run.config)
+    )
+    sink: Sink = wandb
+    return sink
+
+
+def _trackio(run: TrackedRun) -> Sink:
+    """It reads its own environment variables, and knows a run by its name."""
+    import trackio
+
+    trackio.init(project=PROJECT, name=run.label, resume="allow", config=dict(run.config))
+    sink: Sink = trackio
+    return sink
+
+
+TRACKERS = {
+    "tensorboard": Tracker("tensorboardX", _tensorboard, folder="tensorboard"),
+    "wandb": Tracker("wandb", _wandb, folder="wandb"),
+    "trackio": Tracker("trackio", _trackio),
+}
+"""The choices of `train.logger`."""
+
+
+def require_tracker(name: str) -> None:
+    """Raise EnvironmentUnfit with the pip line when the package of a tracker is missing."""
+    package = TRACKERS[name].package
+    if importlib.util.find_spec(package) is None:
+        message = f"{name}: the package {package} is not installed"
+        raise EnvironmentUnfit(message, f"pip install 'distillctl[{name}]'")
+
+
+class LiveTracker:
+    """A tracker as a `follow.Display`."""
+
+    def __init__(self, tracker: Tracker, run: TrackedRun) -> None:
+        self._tracker = tracker
+        self._run = run
+        self._sink: Sink | None = None
 
     def recall(self, event: dict[str, Any]) -> None:
         """The attempt before sent it."""
@@ -72,24 +108,20 @@ class ServiceTracker:
     def apply(self, event: dict[str, Any]) -> None:
         """Send the numbers of a step or an evaluation."""
         if event["kind"] in ("step", "eval"):
-            self._module = self._module or self._start()
+            self._sink = self._sink or self._tracker.start(self._run)
             known = {name: value for name, value in event["metrics"].items() if value is not None}
-            self._module.log(known, step=event["step"])
+            self._sink.log(known, step=event["step"])
 
     def tick(self) -> None:
         """Nothing changes with time."""
 
     def close(self) -> None:
         """End the run there."""
-        if self._module is not None:
-            self._module.finish()
+        if self._sink is not None:
+            self._sink.finish()
 
 
-def trackers(config: Config, run_dir: RunDir) -> list[TensorBoardTracker | ServiceTracker]:
-    """One for each name in `train.logger`."""
-    return [
-        TensorBoardTracker(run_dir.path / "tensorboard")
-        if name == "tensorboard"
-        else ServiceTracker(name, run_dir, config)
-        for name in config.train.logger
-    ]
+def trackers(names: Sequence[str], run_dir: RunDir, config: Mapping[str, Any]) -> list[LiveTracker]:
+    """One for each of `names`, the trackers of `train.logger`; `config` is of JSON's types."""
+    run = TrackedRun(run_dir.path, run_dir.label, config)
+    return [LiveTracker(TRACKERS[name], run) for name in names]
