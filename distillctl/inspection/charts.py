@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distillctl.grading.significance import wilson_interval
 from distillctl.inspection.series import Series
 from distillctl.monitor.state import PHASES
-from distillctl.run.metrics import METRICS, metric_table
+from distillctl.run.metrics import find, metric_table
 from distillctl.terminal.sparkline import bucket_means
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _curve_label(run: str, name: str, *, runs: int, metrics: int) -> str:
 def _figure(names: Sequence[str]) -> Figure:
     from plotly.graph_objects import Figure
 
-    units = {METRICS[base].unit for name in names if (base := "/".join(name.split("/")[:2])) in METRICS}
+    units = {metric.unit for name in names if (metric := find(name)) is not None}
     layout: dict[str, Any] = {
         "template": "none",
         "margin": {"l": 60, "r": 12, "t": 8, "b": 40},

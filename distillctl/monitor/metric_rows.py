@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distillctl.monitor.charset import Look, styled
 from distillctl.monitor.history import History
 from distillctl.monitor.state import RunState
-from distillctl.run.metrics import LARGE_MISMATCH_KL
+from distillctl.run.metrics import LARGE_MISMATCH_KL, METRICS, ScreenRow
 from distillctl.terminal.sparkline import sparkline
 
 if TYPE_CHECKING:
@@ -29,44 +28,38 @@ _HEADER = ("metric", "now", "ema", "min", "max")
 class Row:
     """One metric on the screen."""
 
-    label: str
     metric: str
-    form: Callable[[float], str]
-    sparse: bool = False
-    """Whether it is measured only at some steps; its curve then leaves out the others."""
+    on_screen: ScreenRow
 
     def show(self, value: float) -> str:
         """`value` as text; `-` if it is not finite."""
-        return self.form(value) if math.isfinite(value) else "-"
+        return self.on_screen.form(value) if math.isfinite(value) else "-"
 
 
-ROWS = (
-    Row("kl/reverse", "kl/reverse", lambda v: f"{v:.4f}"),
-    Row("entropy", "actor/entropy", lambda v: f"{v:.3f}"),
-    Row("gen tok/s", "perf/rollout_tokens_per_s", lambda v: f"{v:,.0f}"),
-    Row("val/acc", "val/acc", lambda v: f"{100 * v:.1f} %", sparse=True),
-    Row("resp_len", "response_length/mean", lambda v: f"{v:.1f}"),
-    Row("grad_norm", "actor/grad_norm", lambda v: f"{v:.3g}"),
-    Row("mismatch_kl", "rollout/mismatch_kl", lambda v: f"{v:.1e}"),
-    Row("step s", "timing_s/step", lambda v: f"{v:.2f}"),
-)
+def rows() -> list[Row]:
+    """The metrics that have a row, from top to bottom."""
+    found = [Row(name, metric.screen) for name, metric in METRICS.items() if metric.screen is not None]
+    return sorted(found, key=lambda row: row.on_screen.place)
 
 
 def newest(state: RunState) -> Text:
     """KL, entropy and throughput on one line, for a terminal with too few rows for a table."""
-    kl, entropy, speed = (row.show(_history(state, row).last) for row in ROWS[:3])
-    return styled(f"kl {kl}  entropy {entropy}  {speed} tok/s")
+    shown = {row.metric: row.show(_history(state, row).last) for row in rows()}
+    return styled(
+        f"kl {shown['kl/reverse']}  entropy {shown['actor/entropy']}  "
+        f"{shown['perf/rollout_tokens_per_s']} tok/s"
+    )
 
 
 def metric_rows(state: RunState, columns: int, look: Look) -> list[Text]:
     """One line for each metric that the run has; a header above them unless the terminal is narrow."""
-    rows = [row for row in ROWS if row.metric in state.histories]
-    cells = [_cells(state, row) for row in rows]
+    shown = [row for row in rows() if row.metric in state.histories]
+    cells = [_cells(state, row) for row in shown]
     widths = [max(len(line[i]) for line in (*cells, _HEADER)) for i in range(len(_HEADER))]
     lines = [] if columns < NARROW_COLUMNS else [_line(_HEADER, "history", widths, columns, ["dim"] * 3)]
-    for row, line in zip(rows, cells, strict=True):
+    for row, line in zip(shown, cells, strict=True):
         room = _room(widths, columns)
-        means = [v for v in _history(state, row).means() if not (row.sparse and math.isnan(v))]
+        means = [v for v in _history(state, row).means() if not (row.on_screen.sparse and math.isnan(v))]
         curve = sparkline(means, room, ascii_only=look.ascii_only)
         style = "yellow" if _is_odd(row, _history(state, row)) else ""
         lines.append(_line(line, curve, widths, columns, [style, style or "cyan", "dim"]))
@@ -82,7 +75,7 @@ def _cells(state: RunState, row: Row) -> tuple[str, ...]:
     known = [value for value in history.means() if not math.isnan(value)]
     ends = (min(known), max(known)) if known else (math.nan, math.nan)
     missing = f" ({history.num_missing} NaN)" if history.num_missing else ""
-    return row.label + missing, *(row.show(value) for value in (history.last, history.ema(), *ends))
+    return row.on_screen.label + missing, *(row.show(value) for value in (history.last, history.ema(), *ends))
 
 
 def _room(widths: list[int], columns: int) -> int:

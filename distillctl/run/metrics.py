@@ -1,17 +1,53 @@
-"""The metrics of a run: the name, unit and meaning of each."""
+"""The metrics of a run: name, unit, meaning, row on the screen.
+
+To add a metric of a step's rollouts, give it an entry in `METRICS` with a function of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distillctl.data_types import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenRow:
+    """A metric's row on the screen."""
+
+    place: int
+    """The rows are in this order."""
+    label: str
+    form: Callable[[float], str]
+    """A finite value as text."""
+    sparse: bool = False
+    """Whether it is measured only at some steps; its curve then leaves out the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Unit and meaning of a metric."""
+    """What a metric is."""
 
     unit: str
     meaning: str
+    screen: ScreenRow | None = None
+    """None: it is not on the screen."""
+    of_rollouts: Callable[[Sequence[Rollout]], float] | None = None
+    """Its value for all rollouts of a step; None: it is measured elsewhere in the step."""
+
+
+def _mean_length(rollouts: Sequence[Rollout]) -> float:
+    return sum(len(rollout.response_ids) for rollout in rollouts) / len(rollouts)
+
+
+def _share_cut(rollouts: Sequence[Rollout]) -> float:
+    return sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 METRICS = {
@@ -21,11 +57,19 @@ METRICS = {
     "actor/distillation_mode": Metric("flag", "1: no task reward and no reference answer is trained on"),
     "actor/sft_loss": Metric("nats", "cross-entropy on the reference answers, with loss.sft_coef"),
     "actor/pg_clipfrac": Metric("share", "tokens whose policy gradient was clipped, where there is one"),
-    "actor/entropy": Metric("nats", "student's entropy, exact"),
-    "actor/grad_norm": Metric("-", "global gradient norm before clipping"),
+    "actor/entropy": Metric(
+        "nats", "student's entropy, exact", screen=ScreenRow(20, "entropy", "{:.3f}".format)
+    ),
+    "actor/grad_norm": Metric(
+        "-", "global gradient norm before clipping", screen=ScreenRow(60, "grad_norm", "{:.3g}".format)
+    ),
     "actor/lr": Metric("-", "learning rate of this step"),
     "actor/skipped_steps": Metric("steps", "optimizer steps skipped so far: loss or gradient not finite"),
-    "kl/reverse": Metric("nats", "KL(student || teacher): exact, from a served teacher a lower bound"),
+    "kl/reverse": Metric(
+        "nats",
+        "KL(student || teacher): exact, from a served teacher a lower bound",
+        screen=ScreenRow(10, "kl/reverse", "{:.4f}".format),
+    ),
     "kl/forward": Metric("nats", "KL(teacher || student): exact, from a served teacher a lower bound"),
     "kl/k1": Metric("nats", "k1 estimate of kl/reverse from the sampled tokens"),
     "kl/k3": Metric("nats", "k3 estimate of kl/reverse from the sampled tokens"),
@@ -34,22 +78,41 @@ METRICS = {
     "topk/teacher_mass": Metric("share", "teacher's probability on the listed tokens of a top-k loss"),
     "topk/overlap": Metric("share", "student's most likely tokens that are the teacher's, of a top-k loss"),
     "reward/mean": Metric("-", "mean task reward of the rollouts, with reward.path"),
-    "rollout/mismatch_kl": Metric("nats", "k3 estimate of KL(engine || trainer) on the sampled tokens"),
+    "rollout/mismatch_kl": Metric(
+        "nats",
+        "k3 estimate of KL(engine || trainer) on the sampled tokens",
+        screen=ScreenRow(70, "mismatch_kl", "{:.1e}".format),
+    ),
     "rollout/staleness": Metric("steps", "optimizer steps since the weights that wrote the rollouts"),
-    "response_length/mean": Metric("tokens", "mean length of the responses"),
-    "response_length/clip_ratio": Metric("share", "responses cut at data.max_response_length"),
+    "response_length/mean": Metric(
+        "tokens",
+        "mean length of the responses",
+        screen=ScreenRow(50, "resp_len", "{:.1f}".format),
+        of_rollouts=_mean_length,
+    ),
+    "response_length/clip_ratio": Metric(
+        "share", "responses cut at data.max_response_length", of_rollouts=_share_cut
+    ),
     "timing_s/rollout": Metric("s", "sampling (or waiting for it), and handing the rollouts to the ranks"),
     "timing_s/teacher": Metric("s", "micro-batches and the teacher's forward pass"),
     "timing_s/update": Metric("s", "student's forward and backward pass, optimizer step"),
     "timing_s/sync": Metric("s", "weights into the engine when it is free, and their proof"),
-    "timing_s/step": Metric("s", "the whole step"),
+    "timing_s/step": Metric("s", "the whole step", screen=ScreenRow(80, "step s", "{:.2f}".format)),
     "perf/tokens_per_s": Metric("tokens/s", "prompt and response tokens over the whole step"),
-    "perf/rollout_tokens_per_s": Metric("tokens/s", "response tokens over the rollout phase"),
+    "perf/rollout_tokens_per_s": Metric(
+        "tokens/s",
+        "response tokens over the rollout phase",
+        screen=ScreenRow(30, "gen tok/s", "{:,.0f}".format),
+    ),
     "memory/trainer_bytes": Metric("bytes", "memory of the largest rank's process, mapped files left out"),
     "memory/engine_bytes": Metric("bytes", "memory of the rollout engine's processes, mapped files left out"),
     "gpu/used_bytes": Metric("bytes", "memory in use of each GPU, by NVML"),
     "gpu/utilization": Metric("share", "time that each GPU was busy, by NVML"),
-    "val/acc": Metric("share", "normalised accuracy on the validation prompts, greedy"),
+    "val/acc": Metric(
+        "share",
+        "normalised accuracy on the validation prompts, greedy",
+        screen=ScreenRow(40, "val/acc", _percent, sparse=True),
+    ),
     "val/kl": Metric("nats", "KL(student || teacher) per token of the first 64 validation answers, greedy"),
 }
 
@@ -65,3 +128,24 @@ def metric_table(present: Collection[str]) -> list[tuple[str, Metric]]:
         own = sorted(found for found in present if found.startswith(f"{name}/"))
         table += [(found, metric) for found in ([name] if name in present else []) + own]
     return table
+
+
+def find(name: str) -> Metric | None:
+    """The entry of a metric; that of `kl/reverse/NAME` (one of several teachers) and of `gpu/used_bytes/N` is
+    the entry of the name without its end. None for an unknown metric."""
+    return METRICS.get("/".join(name.split("/")[:2]))
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Every metric that is a function of a step's rollouts, of which there is at least one."""
+    return {
+        name: metric.of_rollouts(rollouts)
+        for name, metric in METRICS.items()
+        if metric.of_rollouts is not None
+    }
+
+
+def require_described(names: Collection[str]) -> None:
+    """Refuse to write a metric that has no entry in `METRICS`."""
+    unknown = [name for name in names if find(name) is None]
+    assert not unknown, f"no entry in run.metrics.METRICS: {', '.join(unknown)}"

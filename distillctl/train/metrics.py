@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distillctl.data_types import Rollout
+from distillctl.run.metrics import rollout_metrics
 from distillctl.train.distributed import Distributed
 from distillctl.train.token_details import DetailTable, TokenDetails
 from distillctl.train.token_table import TokenTable
@@ -101,17 +102,16 @@ class StepMetrics:
 
 
 def throughput(rollouts: list[Rollout], timer: Timer, version: int) -> dict[str, float]:
-    """Lengths of the responses, tokens per second, and how many optimizer steps behind weights `version` were
-    those that wrote them. Rollouts that were sampled during the step before have no rate of their own."""
+    """What is measured of the rollouts alone, tokens per second, and how many optimizer steps behind weights
+    `version` were those that wrote them. Rollouts that were sampled during the step before have no rate of
+    their own."""
     responses = [len(rollout.response_ids) for rollout in rollouts]
     total = sum(rollout.length for rollout in rollouts)
-    cut = sum(rollout.finish_reason == "length" for rollout in rollouts)
     staleness = version - sum(rollout.weight_version for rollout in rollouts) / len(rollouts)
     rate = {} if staleness else {"perf/rollout_tokens_per_s": sum(responses) / timer.seconds["rollout"]}
     return {
         "rollout/staleness": staleness,
-        "response_length/mean": sum(responses) / len(rollouts),
-        "response_length/clip_ratio": cut / len(rollouts),
+        **rollout_metrics(rollouts),
         "perf/tokens_per_s": total / timer.metrics()["timing_s/step"],
         **rate,
     }

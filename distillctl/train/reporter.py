@@ -10,6 +10,7 @@ from typing import Any
 
 from distillctl.run.checks import Check
 from distillctl.run.events import EventLog
+from distillctl.run.metrics import require_described
 
 
 class Reporter:
@@ -19,7 +20,8 @@ class Reporter:
         self._log = log
 
     def emit(self, kind: str, step: int, **fields: Any) -> None:
-        """Append one event."""
+        """Append one event; its metrics are described in `run.metrics`."""
+        require_described(fields.get("metrics", ()))
         if self._log is not None:
             self._log.emit(kind, step=step, **fields)
 
