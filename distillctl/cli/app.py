@@ -8,23 +8,34 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from distillctl import __version__
+from distillctl.cli import options
 from distillctl.cli.inspect_commands import inspect_app
 from distillctl.cli.output import JsonFlag, error_document, finish
 from distillctl.cli.prep_commands import prep_app
-from distillctl.cli.typer_app import App
+from distillctl.cli.typer_app import App, Group
 from distillctl.errors import ConfigError
 from distillctl.terminal.stream import printable
 
-Display = Literal["auto", "tui", "plain", "quiet"]
+_ORDER = ("prep", "train", "eval", "inspect")
+
+
+class _Root(Group):
+    """The commands in the order in which they are used."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # its base is private
+        """Names of the commands and groups."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
 
 app = App(
+    cls=_Root,
     name="distillctl",
-    help="On-policy distillation: the student writes, the teacher scores, the student learns.",
+    help="On-policy distillation: the student samples, the teacher scores, the student learns.",
     pretty_exceptions_enable=False,
 )
 app.add_typer(prep_app, name="prep")
@@ -64,34 +75,17 @@ def _root(
 
 @app.command(epilog="Example: distillctl train --preset tiny-from-small-arith optim.lr=5e-4")
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Override a configuration key, such as optim.lr=5e-4."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="A named preset, see: distillctl inspect presets")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file instead of a preset.")] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Run directory; default runs/<preset>/<next number>.")
-    ] = None,
-    resume: Annotated[
-        Literal["never", "auto", "must"], typer.Option(help="Go on from the run's last checkpoint.")
-    ] = "auto",
-    elastic: Annotated[
-        bool, typer.Option("--elastic", help="Go on with another number of ranks (train.world_size).")
-    ] = False,
-    display: Annotated[Display, typer.Option(help="How to show progress on stderr.")] = "auto",
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print what would happen. It starts the engines to measure, but makes no step and no run.",
-        ),
-    ] = False,
+    overrides: options.Overrides = None,
+    preset: options.Preset = None,
+    config: options.ConfigFile = None,
+    run_dir: options.RunDir = None,
+    resume: options.Resume = "auto",
+    elastic: options.Elastic = False,
+    display: options.Display = "auto",
+    dry_run: options.DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a student on its own samples with a teacher. Prints the run directory."""
+    """Train a student on its own samples under a teacher, and print the run directory."""
 
     def command() -> tuple[Any, str]:
         from distillctl.config import loading
@@ -114,76 +108,35 @@ def train(
 
 @app.command("eval", epilog="Example: distillctl eval --checkpoint runs/tiny-from-small-arith/0001")
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Option(help="A run, RUN@STEP, a checkpoint, a model directory, or a hub id.")
-    ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A prepared file, folder or pattern; repeatable. Default: the run's data.val_files."
-        ),
-    ] = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another model to compare with, repeatable: first the student before, then the teacher."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first N rows of all files together.")
-    ] = None,
-    num_samples: Annotated[int, typer.Option("--n", min=1, help="Responses to each prompt.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Longest response in tokens. Default: the run's limit, else 512."),
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Also measure the KL from this model.")] = None,
-    score: Annotated[
-        str | None,
-        typer.Option(help="Grade with your own function (FILE.py[:FUNCTION]). The file is executed."),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(help="Exit 4 unless this holds, such as acc>=0.4 or acc-baseline>=0.05; repeatable."),
-    ] = None,
-    junit: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Also write the requirements as JUnit XML.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write DIR/eval.json and DIR/answers.parquet.")
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where responses are kept. Default: ~/.cache/distillctl/eval.")
-    ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read kept responses nor keep any.")
-    ] = False,
-    display: Annotated[Display, typer.Option(help="How to show progress on stderr.")] = "auto",
+    checkpoint: options.Checkpoint,
+    data: options.Data = None,
+    baseline: options.Baseline = None,
+    limit: options.Limit = None,
+    num_samples: options.NumSamples = 1,
+    temperature: options.Temperature = 0.0,
+    max_tokens: options.MaxTokens = None,
+    teacher: options.Teacher = None,
+    score: options.Score = None,
+    require: options.Require = None,
+    junit: options.Junit = None,
+    out: options.EvalOut = None,
+    cache_dir: options.CacheDir = None,
+    no_cache: options.NoCache = False,
+    display: options.Display = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Evaluate a model and its baselines on prepared data."""
+    """Compare a model and its baselines on prepared data: accuracies, intervals, a verdict."""
 
     def command() -> tuple[Any, str]:
         from distillctl.evaluate import command as evaluation
         from distillctl.terminal import progress
 
         progress.choose(display)
-        models = [checkpoint, *(baseline or [])]
         settings = evaluation.EvalSettings(
-            data=data or (),
-            limit=limit,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            num_samples=num_samples,
-            teacher=teacher,
-            score=score,
-            require=require or (),
-            junit=junit,
-            out=out,
-            cache_dir=cache_dir,
-            keep=not no_cache,
-        )
-        return evaluation.run(models, settings)
+            data=data or (), limit=limit, temperature=temperature, max_tokens=max_tokens,
+            num_samples=num_samples, teacher=teacher, score=score, require=require or (), junit=junit,
+            out=out, cache_dir=cache_dir, keep=not no_cache,
+        )  # fmt: skip
+        return evaluation.run([checkpoint, *(baseline or [])], settings)
 
     finish(command, as_json)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from distillctl.cli import options
 from distillctl.cli.output import JsonFlag, finish
 from distillctl.cli.typer_app import App
 from distillctl.terminal.stream import output_look
@@ -30,7 +31,7 @@ def _show(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
 
 @inspect_app.command("presets", epilog="Example: distillctl inspect presets")
 def inspect_presets(as_json: JsonFlag = False) -> None:
-    """Names and purposes of all presets."""
+    """List the presets with what each is for."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import catalogue
@@ -46,7 +47,7 @@ def inspect_config(
     name: Annotated[str, typer.Argument(help="A preset or a run directory.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """A whole configuration as YAML, defaults included."""
+    """Print a whole configuration as YAML, defaults included."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import catalogue
@@ -59,7 +60,7 @@ def inspect_config(
 
 @inspect_app.command("schema", epilog="Example: distillctl inspect schema > schema.json")
 def inspect_schema(as_json: JsonFlag = False) -> None:
-    """JSON schema of the configuration."""
+    """Print the JSON schema of the configuration."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import catalogue
@@ -72,10 +73,10 @@ def inspect_schema(as_json: JsonFlag = False) -> None:
 
 @inspect_app.command("runs", epilog="Example: distillctl inspect runs runs/")
 def inspect_runs(
-    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="The folder to search.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
-    """All runs below a folder: state, step, last KL and accuracy."""
+    """List the runs in a folder: state, step, last KL and accuracy."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import runs
@@ -90,17 +91,20 @@ def inspect_runs(
 def inspect_run(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     follow: Annotated[
-        bool, typer.Option("--follow", help="Watch it until it ends: the screen, or lines in a pipe.")
+        bool,
+        typer.Option(
+            "--follow", help="Follow it until it ends, on the screen of `train` or as lines in a pipe."
+        ),
     ] = False,
     export: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH", help="Write all steps: NAME.csv, NAME.parquet, or a TensorBoard directory."
+            metavar="PATH", help="Write all steps to NAME.csv, NAME.parquet or a TensorBoard directory."
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """One run: state, metrics, evaluations, diagnosis."""
+    """Show one run: state, first and last metrics, evaluations, checkpoint, diagnosis."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import runs
@@ -121,22 +125,16 @@ def inspect_run(
 @inspect_app.command("samples", epilog="Example: distillctl inspect samples runs/NAME/0001 --wrong --worst 5")
 def inspect_samples(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    step: Annotated[
-        int | None, typer.Option(min=1, help="Rollouts of this step; default the validation answers.")
-    ] = None,
-    wrong: Annotated[bool, typer.Option("--wrong", help="Only wrong responses.")] = False,
-    truncated: Annotated[bool, typer.Option("--truncated", help="Only responses cut at the limit.")] = False,
-    worst: Annotated[
-        int | None, typer.Option(min=1, help="Only the N responses with the highest mean KL.")
-    ] = None,
-    prompt_id: Annotated[
-        str | None, typer.Option(help="Only this prompt (SPLIT/N, or N), with a table of its tokens.")
-    ] = None,
-    token: Annotated[int | None, typer.Option(min=0, help="With --prompt-id: only this token.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show at most N responses.")] = 10,
+    step: options.SamplesStep = None,
+    wrong: options.Wrong = False,
+    truncated: options.Truncated = False,
+    worst: options.Worst = None,
+    prompt_id: options.PromptId = None,
+    token: options.Token = None,
+    limit: options.SamplesLimit = 10,
     as_json: JsonFlag = False,
 ) -> None:
-    """Responses before and after, their tokens shaded by KL."""
+    """Show responses before and after training, their tokens shaded by KL."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import sample_text, samples
@@ -154,11 +152,11 @@ def inspect_samples(
 @inspect_app.command("compare", epilog="Example: distillctl inspect compare runs/NAME/0001 runs/NAME/0002")
 def inspect_compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories. Every other run is compared with the first.")
+        list[Path], typer.Argument(help="Run directories; every other run is compared with the first.")
     ],
     as_json: JsonFlag = False,
 ) -> None:
-    """Several runs: what differs, metrics, curves, accuracies."""
+    """Compare runs: configurations, metrics, curves, and accuracies with a paired test."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import compare
@@ -171,16 +169,21 @@ def inspect_compare(
 
 @inspect_app.command("report", epilog="Example: distillctl inspect report runs/NAME/0001")
 def inspect_report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are drawn on one axis.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories; several are drawn in the same charts.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File or folder; default report.html in the first run."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File or folder to write; the default is report.html in the first run.",
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """One HTML file with curves, configuration and samples."""
+    """Write one HTML file with curves, configuration and samples, for use without a network."""
 
     def command() -> tuple[Any, str]:
         from distillctl.files.outputs import file_in
@@ -196,7 +199,7 @@ def inspect_report(
 def inspect_data(
     file: Annotated[Path, typer.Argument(help="A prepared file.")], as_json: JsonFlag = False
 ) -> None:
-    """Rows, columns and first prompts of a data file."""
+    """Show rows, columns and first prompts of a data file."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import catalogue

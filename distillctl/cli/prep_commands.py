@@ -19,9 +19,9 @@ from distillctl.terminal.stream import printable
 if TYPE_CHECKING:
     from distillctl.data.prep import DataSet
 
-Out = Annotated[Path, typer.Option(help="Directory to write.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="First N rows of each split only.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite data that is already there.")]
+Out = Annotated[Path, typer.Option(help="The folder to write.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Keep only the first N rows of each split.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace data that is already there.")]
 
 
 class _DataSets(Group):
