@@ -24,10 +24,6 @@ class DistillError(Exception):
         self.hint = without_logins(hint)
         super().__init__(self.message)
 
-    def __reduce__(self) -> tuple[type["DistillError"], tuple[str, str]]:
-        """Keep `hint` when the error crosses a process boundary."""
-        return type(self), (self.message, self.hint)
-
 
 class RunFailed(DistillError, RuntimeError):
     """A run started but could not continue (exit 1)."""

@@ -10,24 +10,67 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from distillctl.run.directory import open_run
 from distillctl.terminal.stream import inline
 from distillctl.terminal.table import one_line, table
 
+if TYPE_CHECKING:
+    from distillctl.data.chat import Message
+
 NUM_SHOWN = 3
 """Prompts of a data file that are shown."""
 
 
-def show_presets() -> list[dict[str, str]]:
+class PresetRow(TypedDict):
+    """A preset."""
+
+    name: str
+    about: str
+    """Lines of its header: purpose, hardware, time, expected result."""
+
+
+class CharCounts(TypedDict):
+    """Characters in the messages of a prompt."""
+
+    mean: float
+    max: int
+
+
+class FirstRow(TypedDict):
+    """One of the first rows of a data file."""
+
+    prompt: list[Message]
+    ground_truth: str | None
+
+
+class DataView(TypedDict):
+    """What is shown of a data file."""
+
+    file: str
+    rows: int
+    columns: list[str]
+    data_sources: dict[str, int]
+    """Rows of each source, `-` for none."""
+    splits: dict[str, int]
+    """Rows of each split."""
+    ground_truth_share: float
+    reference_share: float
+    duplicates: int
+    """Rows with the prompt of an earlier row."""
+    prompt_chars: CharCounts
+    first: list[FirstRow]
+
+
+def show_presets() -> list[PresetRow]:
     """Name and header (purpose, hardware, time, expected result) of every preset."""
     from distillctl.config.loading import preset_header, preset_names
 
     return [{"name": name, "about": preset_header(name)} for name in preset_names()]
 
 
-def render_presets(rows: list[dict[str, str]]) -> str:
+def render_presets(rows: list[PresetRow]) -> str:
     """A table of `show_presets`."""
     lines = [
         [row["name"] if number == 0 else "", line]
@@ -64,7 +107,7 @@ def show_schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
-def show_data(path: Path) -> dict[str, Any]:
+def show_data(path: Path) -> DataView:
     """Size, sources, shares with an answer, repeated prompts and first prompts of a data file."""
     from distillctl.data.read import read_rows
 
@@ -84,7 +127,7 @@ def show_data(path: Path) -> dict[str, Any]:
     }
 
 
-def render_data(found: dict[str, Any]) -> str:
+def render_data(found: DataView) -> str:
     """`show_data` as text."""
     chars = found["prompt_chars"]
     lines = [

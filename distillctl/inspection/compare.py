@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distillctl.config.loading import load_config
 from distillctl.errors import ConfigError
@@ -24,7 +24,46 @@ CURVES = ("kl/reverse", "actor/entropy", "response_length/mean")
 CURVE_COLUMNS = 60
 
 
-def show_compare(paths: Sequence[Path]) -> dict[str, Any]:
+class Paired(TypedDict):
+    """How the verdicts of two models on the same prompts differ."""
+
+    num: int
+    """Prompts that both answered."""
+    only_first: int
+    """Prompts that only the first one got right."""
+    only_this: int
+    difference: float
+    """Of the accuracies, this one less the first."""
+    p_value: float
+    """McNemar's exact test."""
+
+
+class Accuracy(TypedDict):
+    """The newest evaluation of a run."""
+
+    step: int
+    acc: float
+    num: int
+    """Responses that were graded."""
+    low: float
+    """Lower end of the 95 % interval, `high` the upper."""
+    high: float
+    paired: Paired | None
+    """Against the first run; None of that run itself, and without a common prompt."""
+
+
+class CompareView(TypedDict):
+    """What is shown of several runs; lists have an entry for each run."""
+
+    runs: list[str]
+    config: dict[str, list[Any]]
+    metrics: dict[str, list[float | None]]
+    """Values at the last step."""
+    curves: dict[str, list[list[float | None]]]
+    accuracy: list[Accuracy | None]
+
+
+def show_compare(paths: Sequence[Path]) -> CompareView:
     """Configuration differences, metrics, curves, and the newest evaluations with intervals and paired tests
     against the first run. Raises ConfigError for fewer than two runs."""
     if len(paths) < 2:
@@ -60,7 +99,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def accuracy(run: RunDir, series: Series, first: RunDir) -> dict[str, Any] | None:
+def accuracy(run: RunDir, series: Series, first: RunDir) -> Accuracy | None:
     """The newest evaluation of a run with its 95 % interval, and how it differs from that of `first` on the
     prompts that both answered; None without an evaluation."""
     step = max(series.evals, default=None)
@@ -69,13 +108,13 @@ def accuracy(run: RunDir, series: Series, first: RunDir) -> dict[str, Any] | Non
         return None
     num = series.num_graded[step]
     low, high = wilson_interval(round(acc * num), num)
-    found = {"step": step, "acc": acc, "num": num, "low": low, "high": high, "paired": None}
+    found: Accuracy = {"step": step, "acc": acc, "num": num, "low": low, "high": high, "paired": None}
     if run.path != first.path:
         found["paired"] = paired(_verdicts(first), _verdicts(run))
     return found
 
 
-def paired(first: dict[str, bool], second: dict[str, bool]) -> dict[str, Any] | None:
+def paired(first: dict[str, bool], second: dict[str, bool]) -> Paired | None:
     """Verdicts by prompt of two models: how many prompts only one of them got right, and the p-value of
     McNemar's exact test; None without a common prompt."""
     found = paired_difference(second, first)
@@ -90,7 +129,7 @@ def paired(first: dict[str, bool], second: dict[str, bool]) -> dict[str, Any] | 
     }
 
 
-def render_compare(found: dict[str, Any]) -> str:
+def render_compare(found: CompareView) -> str:
     """`show_compare` as text; runs are A, B, …."""
     names = [chr(ord("A") + i) for i in range(len(found["runs"]))]
     parts = ["\n".join(f"{name}  {inline(run)}" for name, run in zip(names, found["runs"], strict=True))]
@@ -118,7 +157,7 @@ def _curves(name: str, names: list[str], curves: list[list[float | None]]) -> st
     return "\n".join(lines)
 
 
-def _accuracies(names: list[str], found: list[dict[str, Any] | None]) -> str:
+def _accuracies(names: list[str], found: list[Accuracy | None]) -> str:
     rows = []
     for name, entry in zip(names, found, strict=True):
         if entry is None:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypedDict
 
 from distillctl.errors import ConfigError, EnvironmentUnfit
 from distillctl.files.outputs import is_folder, require_output, require_writable, written
@@ -22,7 +22,15 @@ from distillctl.terminal.stream import inline
 _HEAD_BYTES = 1 << 16
 
 
-def export_run(path: Path, target: str | Path) -> dict[str, Any]:
+class Exported(TypedDict):
+    """An export that was written."""
+
+    export: str
+    """Its file or folder."""
+    rows: int
+
+
+def export_run(path: Path, target: str | Path) -> Exported:
     """Write every step's metrics, evaluations among them, to `target`.
 
     `.csv` and `.parquet` become tables with a row per step; a folder, or a name without a suffix, gets a file
@@ -102,8 +110,8 @@ def _rows(series: Series) -> dict[int, dict[str, float | None]]:
     for step in sorted(indices.keys() | series.evals.keys()):
         rows[step] = {}
         for name in names:
-            value = columns[name][indices[step]] if step in indices and name in columns else math.nan
-            value = series.evals.get(step, {}).get(name, value)
+            measured = columns[name][indices[step]] if step in indices and name in columns else math.nan
+            value = series.evals.get(step, {}).get(name, measured)
             rows[step][name] = None if value is None or math.isnan(value) else value
     return rows
 

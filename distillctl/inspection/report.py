@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distillctl import __version__
 from distillctl.config.loading import load_config
@@ -41,7 +41,25 @@ _SIGNS = (
 )
 
 
-def write_report(paths: Sequence[Path], output: Path | None) -> dict[str, Any]:
+class WrittenReport(TypedDict):
+    """A report that was written."""
+
+    report: str
+    """Its file."""
+    bytes: int
+
+
+class ConfigRow(TypedDict):
+    """A key of a configuration."""
+
+    key: str
+    value: str
+    """As JSON."""
+    default: bool
+    """Whether that is the default."""
+
+
+def write_report(paths: Sequence[Path], output: Path | None) -> WrittenReport:
     """Write the report of some runs to `output`, by default `report.html` in the first one.
 
     Raises ConfigError for what is no run and for a file there that is no report, EnvironmentUnfit where the
@@ -135,7 +153,7 @@ def _labels(runs: Sequence[RunDir]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
 
 
-def _config(run: RunDir) -> list[dict[str, Any]]:
+def _config(run: RunDir) -> list[ConfigRow]:
     """Every key with its value and whether it is the default; none where the file cannot be read."""
     try:
         config = load_config(run.config_path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 from distillctl.run.directory import RunDir
-from distillctl.run.sample_files import Sample, load_samples, sample_steps, validation_ends
+from distillctl.run.sample_files import Alternatives, Sample, load_samples, sample_steps, validation_ends
 
 MAX_SAMPLES = 500
 """Responses in a report, those before and those after both counted."""
@@ -17,6 +17,52 @@ MIN_PERMILLE = 1
 """Alternatives below this probability are left out."""
 
 
+class PackedSample(TypedDict):
+    """A response as the page reads it; token texts are numbers into `PackedSamples.texts`."""
+
+    ok: bool | None
+    cut: bool
+    text: str
+    mean: float | None
+    """Mean KL, nats."""
+    t: list[int]
+    """The tokens."""
+    kl: list[int | None]
+    """Of each token, thousandths of a nat."""
+    lp: list[int | None]
+    """Log-probability of each token, hundredths of a nat."""
+    st: list[list[int]]
+    """Alternatives of the student at each token: text, permille, text, permille, …"""
+    tt: list[list[int]]
+    """Alternatives of the teacher, likewise."""
+
+
+class PackedPair(TypedDict):
+    """A prompt with a response and, where there is one, the response before."""
+
+    id: str
+    prompt: str
+    truth: str | None
+    before: PackedSample | None
+    after: PackedSample
+
+
+class PackedGroup(TypedDict):
+    """Samples that the page lists under one name."""
+
+    name: str
+    samples: list[PackedPair]
+
+
+class PackedSamples(TypedDict):
+    """All samples of a report."""
+
+    texts: list[str]
+    groups: list[PackedGroup]
+    left_out: int
+    """Responses that there was no room for."""
+
+
 class Packer:
     """Responses with token texts replaced by numbers into one list of texts."""
 
@@ -24,9 +70,8 @@ class Packer:
         self.texts: list[str] = []
         self._numbers: dict[str, int] = {}
 
-    def pack(self, sample: Sample) -> dict[str, Any]:
-        """A response as the page reads it: `kl` in thousandths of a nat, `lp` in hundredths, alternatives as
-        [text, permille, text, permille, …]."""
+    def pack(self, sample: Sample) -> PackedSample:
+        """A response as the page reads it."""
         return {
             "ok": sample["correct"],
             "cut": sample["finish_reason"] == "length",
@@ -39,7 +84,7 @@ class Packer:
             "tt": [self._top(top) for top in sample["teacher_top"]],
         }
 
-    def _top(self, top: list[tuple[str, float]]) -> list[int]:
+    def _top(self, top: Alternatives) -> list[int]:
         kept = [
             (self._number(text), round(1000 * share)) for text, share in top if 1000 * share >= MIN_PERMILLE
         ]
@@ -52,13 +97,15 @@ class Packer:
         return self._numbers[text]
 
 
-def pack_samples(runs: list[tuple[str, RunDir]]) -> dict[str, Any]:
+def pack_samples(runs: list[tuple[str, RunDir]]) -> PackedSamples:
     """Samples of all runs, each with an equal share of what there is room for, and how many were left out.
 
     Of each run the answers of the newest evaluation come first, each with that of the first evaluation, in
     half of the room, then the newest rollouts.
     """
-    packer, groups, num_left_out = Packer(), [], 0
+    packer = Packer()
+    groups: list[PackedGroup] = []
+    num_left_out = 0
     for label, run in runs:
         room, token_room = MAX_SAMPLES // len(runs), MAX_TOKENS // len(runs)
         for name, pairs in _groups(run):
@@ -77,12 +124,12 @@ def pack_samples(runs: list[tuple[str, RunDir]]) -> dict[str, Any]:
     return {"texts": packer.texts, "groups": groups, "left_out": num_left_out}
 
 
-def _entry(packer: Packer, before: Sample | None, after: Sample) -> dict[str, Any]:
+def _entry(packer: Packer, before: Sample | None, after: Sample) -> PackedPair:
     return {
         "id": after["prompt_id"],
         "prompt": after["prompt"] or "",
         "truth": after["ground_truth"],
-        "before": before and packer.pack(before),
+        "before": None if before is None else packer.pack(before),
         "after": packer.pack(after),
     }
 

@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from distillctl.config.loading import load_config
 from distillctl.errors import ConfigError, DistillError
@@ -30,8 +30,65 @@ from distillctl.run.metrics import metric_table
 from distillctl.terminal.stream import inline, is_screen
 from distillctl.terminal.table import clock, duration, number, one_line, table
 
+RunRow = TypedDict(
+    "RunRow",
+    {
+        "run": str,
+        "state": str,
+        "step": int,
+        "steps": int | None,
+        "kl/reverse": float | None,
+        "val/acc": float | None,
+        "started": float | None,
+        "problem": str | None,
+    },
+)
+"""A run in the list: the values of its newest step and evaluation; `started` in seconds since 1970."""
 
-def show_runs(folder: Path) -> list[dict[str, Any]]:
+
+class Ends(TypedDict):
+    """The first and the last value of a metric; None where the step had none."""
+
+    first: float | None
+    last: float | None
+
+
+class MetricView(Ends):
+    """A metric of a run."""
+
+    unit: str
+
+
+class RunView(TypedDict):
+    """What is shown of a run."""
+
+    run: str
+    state: str
+    attempt: int
+    step: int
+    steps: int | None
+    student: str | None
+    teacher: str | None
+    world_size: int | None
+    phase: str | None
+    startup_s: dict[str, float]
+    """Seconds of each phase of the start."""
+    eta_s: float | None
+    exit_code: int | None
+    metrics: dict[str, MetricView]
+    phase_share: dict[str, float]
+    """Share of the time that each phase of a step takes."""
+    evals: list[dict[str, float | None]]
+    """`step` and the metrics of each evaluation."""
+    checkpoint: str | None
+    """The newest one."""
+    warnings: list[str]
+    diagnosis: list[dict[str, str]]
+    """The fields of each `Finding`."""
+    problems: list[str]
+
+
+def show_runs(folder: Path) -> list[RunRow]:
     """One row per run below `folder` (two levels deep, as `runs/<preset>/<number>`), in order of path."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder", "runs are made in runs/ where train was started")
@@ -54,7 +111,7 @@ def problems(run: RunDir, series: Series) -> list[str]:
     return [*found, *(f"{run.status_path}: {name} is of a wrong type" for name in wrong)]
 
 
-def render_runs(rows: list[dict[str, Any]]) -> str:
+def render_runs(rows: list[RunRow]) -> str:
     """A table of `show_runs`."""
     columns = ["run", "state", "step", "kl/reverse", "val/acc", "started"]
     body = [
@@ -72,7 +129,7 @@ def render_runs(rows: list[dict[str, Any]]) -> str:
     return "\n".join([table(columns, body), *told]) if rows else "no runs"
 
 
-def show_run(path: Path) -> dict[str, Any]:
+def show_run(path: Path) -> RunView:
     """State, metrics of the first and last step, split of the time, evaluations, checkpoint, warnings.
 
     Of a file beyond 6 MB, the split of the time comes from a part of its steps.
@@ -106,7 +163,7 @@ def show_run(path: Path) -> dict[str, Any]:
     }
 
 
-def render_run(found: dict[str, Any]) -> str:
+def render_run(found: RunView) -> str:
     """`show_run` as text: a head, a table of metrics, the rest line by line."""
     head = [
         f"{inline(found['run'])}  {inline(found['state'])}  step {found['step']}/{found['steps'] or '?'}"
@@ -178,7 +235,7 @@ def run_status(run: RunDir) -> str:
     return "died" if told == "running" else told
 
 
-def _run_row(run: RunDir) -> dict[str, Any]:
+def _run_row(run: RunDir) -> RunRow:
     try:
         state, series = load_events(run.events_path, thin=True)
         status, problem = run_status(run), "; ".join(problems(run, series)) or None
@@ -203,8 +260,6 @@ def _why(error: DistillError | OSError | MemoryError) -> str:
     return error.message if isinstance(error, DistillError) else str(error)
 
 
-def _ends(series: Series, name: str) -> dict[str, float | None]:
-    """First and last value of a metric; None where the step had none."""
-    values = series.column(name)
-    ends = {"first": values[0], "last": values[-1]} if values else {"first": math.nan, "last": math.nan}
-    return {key: None if math.isnan(value) else value for key, value in ends.items()}
+def _ends(series: Series, name: str) -> Ends:
+    values = [None if math.isnan(value) else value for value in series.column(name)] or [None]
+    return {"first": values[0], "last": values[-1]}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from distillctl.inspection.samples import SamplesView
 from distillctl.monitor.shade import legend, shaded
-from distillctl.run.sample_files import Sample
+from distillctl.run.sample_files import Alternatives, Sample
 from distillctl.terminal.stream import Painted
 from distillctl.terminal.table import one_line, table
 
@@ -22,7 +23,7 @@ NUM_PROMPT_CHARS = 600
 
 
 def render_samples(
-    found: dict[str, Any], columns: int, *, color: bool, details: bool, token: int | None = None
+    found: SamplesView, columns: int, *, color: bool, details: bool, token: int | None = None
 ) -> Painted:
     """`show_samples` as text. Escape codes only with `color`; `details` adds the tables of tokens."""
     parts: list[RenderableType] = [
@@ -39,16 +40,16 @@ def render_samples(
 
 def token_table(sample: Sample, token: int | None = None) -> str:
     """The tokens with the highest KL, or one of them: what both models would rather have written there."""
-    measured = [i for i, kl in enumerate(sample["kl"]) if kl is not None]
-    chosen = sorted(measured, key=lambda i: -sample["kl"][i])[:NUM_TOKENS]
+    measured = {i: kl for i, kl in enumerate(sample["kl"]) if kl is not None}
+    chosen = sorted(measured, key=lambda i: -measured[i])[:NUM_TOKENS]
     if token is not None:
         chosen = [token]
     rows = [
         [
             str(i),
             repr(sample["pieces"][i]),
-            "-" if sample["kl"][i] is None else f"{sample['kl'][i]:.3f}",
-            "-" if sample["logprobs"][i] is None else f"{sample['logprobs'][i]:.3f}",
+            _number(sample["kl"][i]),
+            _number(sample["logprobs"][i]),
             _top(sample["student_top"], i),
             _top(sample["teacher_top"], i),
         ]
@@ -57,7 +58,11 @@ def token_table(sample: Sample, token: int | None = None) -> str:
     return table(["token", "text", "kl", "log-prob", "student", "teacher"], rows)
 
 
-def _top(top: list[list[tuple[str, float]]], index: int) -> str:
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _top(top: list[Alternatives], index: int) -> str:
     shown = "  ".join(f"{text!r} {100 * share:.1f}%" for text, share in (top[index] if top else []))
     return shown or "-"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from distillctl.errors import ConfigError
 from distillctl.run.directory import RunDir, open_run
@@ -31,8 +31,8 @@ class Filters:
         chosen = [sample for sample in samples if self._holds(sample)]
         if self.worst is None:
             return chosen[: self.limit]
-        measured = [sample for sample in chosen if sample["mean_kl"] is not None]
-        return sorted(measured, key=lambda sample: -sample["mean_kl"])[: self.worst]
+        measured = {i: kl for i, sample in enumerate(chosen) if (kl := sample["mean_kl"]) is not None}
+        return [chosen[i] for i in sorted(measured, key=lambda i: -measured[i])[: self.worst]]
 
     def _holds(self, sample: Sample) -> bool:
         return (
@@ -42,7 +42,26 @@ class Filters:
         )
 
 
-def show_samples(path: Path, step: int | None, filters: Filters, token: int | None = None) -> dict[str, Any]:
+class SamplePair(TypedDict):
+    """A response and, where there is one, the response to the same prompt before."""
+
+    before: Sample | None
+    after: Sample
+
+
+class SamplesView(TypedDict):
+    """What is shown of a run's responses."""
+
+    run: str
+    file: str
+    """Within the run directory."""
+    num_responses: int
+    """In the file."""
+    samples: list[SamplePair]
+    """Those that were asked for."""
+
+
+def show_samples(path: Path, step: int | None, filters: Filters, token: int | None = None) -> SamplesView:
     """Responses of a run with, where there is one, the response to the same prompt before.
 
     Without `step` these are the greedy answers to the validation prompts, of the newest evaluation and of the

@@ -20,7 +20,7 @@ class Series:
         """Finished steps in ascending order."""
         self.metrics: dict[str, array[float]] = {}
         """One value per step by metric name, NaN where there is none."""
-        self.evals: dict[int, dict[str, Any]] = {}
+        self.evals: dict[int, dict[str, float | None]] = {}
         """Metrics of each evaluation by step."""
         self.num_graded: dict[int, int] = {}
         """Answers that each evaluation graded."""

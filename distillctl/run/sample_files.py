@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic_core import from_json
 
@@ -19,14 +19,35 @@ if TYPE_CHECKING:
 
 TOKEN_TEXT = "token_text"
 """Key in the schema metadata of a samples file: a JSON object with the text of every token id in it."""
-Sample = dict[str, Any]
-"""One saved response, in JSON's types.
+Alternatives = list[tuple[str, float]]
+"""The most likely tokens at a position: text and probability, most likely first."""
 
-Its keys are `prompt_id`, `sample`, `prompt`, `ground_truth`, `correct`, `finish_reason`, `text`, `num_tokens`
-and `mean_kl` (nats; None if it was not measured). Per token it has `pieces` (its text), `kl` and `logprobs`
-(None where they were not measured), `student_top` and `teacher_top` (lists of [text, probability], most
-likely first; empty if they were not recorded).
-"""
+
+class Sample(TypedDict):
+    """One saved response, in JSON's types."""
+
+    prompt_id: str
+    sample: int
+    """Number among the responses to its prompt."""
+    prompt: str | None
+    ground_truth: str | None
+    correct: bool | None
+    finish_reason: str
+    text: str
+    num_tokens: int
+    mean_kl: float | None
+    """Nats; None if it was not measured."""
+    pieces: list[str]
+    """The text of each token."""
+    kl: list[float | None]
+    """Of each token, nats; None where it was not measured."""
+    logprobs: list[float | None]
+    """Of each token, nats; None where it was not measured."""
+    student_top: list[Alternatives]
+    """Of each token; empty if they were not recorded."""
+    teacher_top: list[Alternatives]
+    """Of each token; empty if they were not recorded."""
+
 
 _HINT = "it is damaged: choose another step"
 _EVERY_RESPONSE = ("prompt_id", "sample", "response_ids", "finish_reason", "text")
@@ -182,7 +203,7 @@ def _finite(values: list[float | None] | None, count: int) -> list[float | None]
     return [value if value is not None and math.isfinite(value) else None for value in values]
 
 
-def _top(row: dict[str, Any], who: str, texts: dict[str, str], where: str) -> list[list[tuple[str, float]]]:
+def _top(row: dict[str, Any], who: str, texts: dict[str, str], where: str) -> list[Alternatives]:
     """The most likely tokens at each position with their probabilities; empty if they were not recorded."""
     ids = row.get(f"{who}_top_ids")
     logprobs = row.get(f"{who}_top_logprobs")
