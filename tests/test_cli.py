@@ -68,7 +68,15 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_commands_are_these():
-    assert commands().keys() == SURFACE.keys()
+    data_sets = {f"prep {name}" for name in sets.names()}
+    assert commands().keys() == SURFACE.keys() | data_sets
+
+
+@pytest.mark.parametrize("name", sets.names())
+def test_every_data_set_has_the_common_options_and_an_example(distillctl, name):
+    options = {option for parameter in commands()[f"prep {name}"].params for option in parameter.opts}
+    assert options >= PREP
+    assert distillctl("prep", name, "-h")[1].splitlines()[-1].startswith(f"  Example: distillctl prep {name}")
 
 
 @pytest.mark.parametrize("command", SURFACE)

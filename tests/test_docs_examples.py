@@ -16,10 +16,18 @@ from distillctl.train.custom_loss import CustomLoss, try_loss
 ROOT = Path(__file__).parent.parent
 
 
-def blocks(page):
-    """Code of the Python blocks of a page of docs/ by the file that the first line names."""
+def blocks(page, language="python"):
+    """Code blocks of a page of docs/ by the file that the first line names."""
     text = (ROOT / "docs" / page).read_text()
-    return dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    return dict(re.findall(rf"^```{language}\n# (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+def changed(text, change):
+    """A text with the lines of a `diff` block that begin with `+`, around its one line that is there."""
+    lines = change.splitlines(keepends=True)
+    (anchor,) = [line[1:] for line in lines if line.startswith(" ")]
+    assert text.count(f"\n{anchor}") == 1
+    return text.replace(f"\n{anchor}", "\n" + "".join(line[1:] for line in lines))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,7 @@ def test_the_loss_of_your_own_file_is_the_skewed_kl(examples, tmp_path):
     assert value_C.tolist() == pytest.approx([expected], rel=1e-5)
 
 
-IN_THE_CLONE = """
+A_DIVERGENCE = """
 import json
 import pytest
 from distillctl.config.loading import load_preset
@@ -72,8 +80,92 @@ def test_a_divergence_is_one_file_and_its_test(examples, tmp_path):
     for name in ("distillctl/objective/divergences/hellinger.py", "tests/objective/test_hellinger.py"):
         (tmp_path / name).write_text(examples[name])
     done = subprocess.run(
-        [sys.executable, "-c", IN_THE_CLONE], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-c", A_DIVERGENCE], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+THE_OTHERS = """
+import json, sqlite3
+import pytest
+from pathlib import Path
+from typer.testing import CliRunner
+from distillctl.cli.app import app
+from distillctl.config.loading import load_preset
+from distillctl.inspection.charts import RunCurves, charts
+from distillctl.inspection.runs import show_run
+from distillctl.inspection.series import load_events
+from distillctl.monitor.follow import Follower
+from distillctl.monitor.metric_rows import rows
+from distillctl.monitor.trackers import require_tracker, trackers
+from distillctl.run.directory import RunDir
+from distillctl.run.events import EventLog
+from distillctl.run.metrics import require_described, rollout_metrics
+
+def command(*arguments):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+modules = ["tests/data/test_capitals.py", "tests/grading/test_unordered.py", "tests/test_imports.py"]
+chosen = "capitals or unordered or loads_nothing_heavy"
+assert pytest.main(["-q", "-p", "no:cacheprovider", *modules, "-k", chosen]) == 0
+
+Path("capitals.csv").write_text("country,capital\\nFrance,Paris\\nItaly,Rome\\n")
+assert "capitals  Capitals of countries." in command("prep", "-h")
+assert command("prep", "capitals", "--source", "capitals.csv") == "data/capitals\\n"
+assert json.loads(command("inspect", "data", "data/capitals/train.parquet", "--json"))["rows"] == 2
+
+Path("mine.jsonl").write_text('{"question": "Which colours?", "answer": "red, blue"}\\n')
+made = command("prep", "jsonl", "--source", "mine.jsonl", "--answer-type", "unordered", "--json")
+assert json.loads(made)["rows_with_answer"] == {"train": 1}
+
+class Answered:
+    response_ids = [1, 2]
+    def __init__(self, finish_reason):
+        self.finish_reason = finish_reason
+
+metrics = rollout_metrics([Answered("stop"), Answered("stop"), Answered("stop"), Answered("length")])
+assert metrics["response_length/stop_ratio"] == 0.75
+require_described(metrics)
+config = load_preset("tiny-from-small-arith", ["train.logger=sqlite"])
+require_tracker("sqlite")
+run = RunDir.create(Path("runs"))
+with Follower(run.events_path, trackers(config.train.logger, run, config.model_dump(mode="json"))):
+    log = EventLog(run.events_path, 1)
+    log.emit("step", step=1, metrics=metrics)
+    log.close()
+found = sqlite3.connect(run.path / "metrics.sqlite").execute("select * from metrics").fetchall()
+assert sorted(found) == sorted((1, name, value) for name, value in metrics.items())
+Path(run.config_path).write_text("")
+shown = show_run(run.path)["metrics"]["response_length/stop_ratio"]
+assert shown == {"first": 0.75, "last": 0.75, "unit": "share"}
+last = rows()[-1]
+assert (last.on_screen.label, last.show(0.75)) == ("stopped", "75.0 %")
+series = load_events(run.events_path)[1]
+assert "response_length/stop_ratio" in [chart.title for chart in charts([RunCurves("run", series)])]
+"""
+
+
+def test_data_sets_graders_trackers_and_metrics_are_added_as_the_page_says(examples, tmp_path):
+    """In a copy of the package, to which the page's files and changes are added and nothing else."""
+    for name in ("distillctl", "presets"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "builtin"))
+    changes = blocks("extending.md", "diff")
+    for name in (
+        "distillctl/data/sets/capitals.py", "tests/data/test_capitals.py",
+        "distillctl/grading/types/unordered.py", "tests/grading/test_unordered.py",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(examples[name])
+    for name in ("distillctl/monitor/trackers.py", "distillctl/run/metrics.py"):
+        (tmp_path / name).write_text(changed((ROOT / name).read_text(), changes[name]))
+    for name in ("pyproject.toml", "tests/test_imports.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", THE_OTHERS], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from distillctl.data.out_folder import MANIFEST, SPLITS, digest, require_free, s
 from distillctl.data.schema import Example, schema, to_row
 from distillctl.data.summary import counts
 from distillctl.errors import ConfigError
+from distillctl.grading.answer_types import require_answer
 from distillctl.terminal.progress import track
 
 Manifest = dict[str, Any]
@@ -61,15 +62,19 @@ def prepare(
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", "it counts rows of each split, from 1")
     require_free(out, data_set.files, force=force)
-    splits = {split: _rows(data_set, split, limit) for split in data_set.splits}
+    splits = {split: _rows(name, data_set, split, limit) for split in data_set.splits}
     data_set.columns.check()
     return _write(name, data_set, out, splits)
 
 
-def _rows(data_set: DataSet, split: str, limit: int | None) -> list[Row]:
+def _rows(name: str, data_set: DataSet, split: str, limit: int | None) -> list[Row]:
     """The rows of a split, with progress on stderr."""
-    examples = track(islice(data_set.splits[split], limit), f"reading {split}")
-    return [to_row(example, split, i, data_set.data_source) for i, example in enumerate(examples)]
+    rows = []
+    for index, example in enumerate(track(islice(data_set.splits[split], limit), f"reading {split}")):
+        if example.ground_truth is not None:
+            require_answer(example.ground_truth, example.answer_type, f"{name}: {split} row {index}")
+        rows.append(to_row(example, split, index, data_set.data_source))
+    return rows
 
 
 def _write(name: str, data_set: DataSet, out: Path, splits: Mapping[str, Sequence[Row]]) -> Manifest:
