@@ -111,6 +111,27 @@ def test_help_ends_with_an_example_of_that_command(distillctl, command):
     assert last.split()[: 2 + len(command.split())] == ["Example:", "distillctl", *command.split()]
 
 
+def test_help_lists_the_commands_in_the_order_in_which_they_are_used(distillctl):
+    listed = distillctl("-h")[1].partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed if not line.startswith("   ")] == [
+        "prep", "train", "eval", "inspect",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_gives_the_whole_summary_of_each_command(distillctl, group, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    text = " ".join(distillctl(*group.split(), "-h")[1].split())
+    assert "..." not in text.partition("Commands:")[2]
+    for path, command in commands().items():
+        if path.rpartition(" ")[0] == group:
+            assert " ".join(command.get_short_help_str(10_000).split()) in text
+
+
+def test_help_shows_how_a_key_is_set(distillctl):
+    assert "such as optim.lr=5e-4" in " ".join(distillctl("train", "-h")[1].split())
+
+
 @pytest.mark.parametrize("command", GROUPS)
 def test_without_a_command_help_goes_to_stderr_and_the_exit_code_is_2(distillctl, command):
     code, out, err = distillctl(*command.split())
