@@ -10,7 +10,10 @@ from distillctl.run.metrics import METRICS, find, require_described, rollout_met
 def rollout(num_tokens: int, finish_reason: str) -> Rollout:
     prompt = Prompt("train/0", [1], "?", None)
     ids, logprobs = np.zeros(num_tokens, np.int32), np.zeros(num_tokens, np.float32)
-    return Rollout(prompt, 0, ids, logprobs, finish_reason, 0)
+    return Rollout(
+        prompt=prompt, group=0, sample=0, response_ids=ids, response_logprobs=logprobs,
+        finish_reason=finish_reason, weight_version=0,
+    )  # fmt: skip
 
 
 def test_lengths_and_the_share_that_is_cut_are_those_of_the_rollouts():
