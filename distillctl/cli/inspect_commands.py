@@ -139,7 +139,9 @@ def inspect_samples(
     def command() -> tuple[Any, str]:
         from distillctl.inspection import sample_text, samples
 
-        filters = samples.Filters(wrong, truncated, worst, prompt_id, limit)
+        filters = samples.Filters(
+            wrong=wrong, truncated=truncated, worst=worst, prompt_id=prompt_id, limit=limit
+        )
         found = samples.show_samples(run, step, filters, token)
         color, columns = output_look()
         return found, sample_text.render_samples(

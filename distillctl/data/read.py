@@ -36,7 +36,7 @@ _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
 _NESTED_KEYS = ("ground_truth", "target", "value")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRow:
     """One prompt as it stands in the data, not rendered."""
 

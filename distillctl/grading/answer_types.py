@@ -65,7 +65,8 @@ def answer_type(style: object) -> str:
 
 
 def load(name: str) -> AnswerType:
-    """The answer type of that name, whose file is imported when it is first asked for."""
+    """The answer type of a name in `ANSWER_TYPES`; its file is imported when it is first asked for."""
+    assert name in ANSWER_TYPES
     found = import_module(f"{types.__name__}.{name}").TYPE
     assert isinstance(found, AnswerType)
     return found

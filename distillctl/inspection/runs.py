@@ -201,7 +201,9 @@ def _findings(run: RunDir, state: RunState, series: Series) -> list[Finding]:
     except ConfigError:  # of another version, or not there: what needs it is left out
         config = None
     failed = run_status(run) in ("failed", "died")
-    return diagnose(Evidence(series, config, state.phase_shares(), failed, run.logs(run.attempt)))
+    logs = run.logs(run.attempt)
+    shares = state.phase_shares()
+    return diagnose(Evidence(series=series, config=config, phase_shares=shares, failed=failed, logs=logs))
 
 
 def follow_run(path: Path) -> None:

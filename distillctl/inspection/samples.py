@@ -14,7 +14,7 @@ LIMIT = 10
 """Responses that are shown unless asked for more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
     """Which responses are shown; all that are set have to hold."""
 

@@ -41,7 +41,14 @@ MAX_TOKENS, MAX_LEN = 96, 256
 def rows(count):
     problems, _ = arith.splits(count, 8, 1)
     return [
-        PromptRow(i, [{"role": "user", "content": p.question}], p.question, "1", "arith", "train")
+        PromptRow(
+            index=i,
+            messages=[{"role": "user", "content": p.question}],
+            question=p.question,
+            ground_truth="1",
+            data_source="arith",
+            split="train",
+        )
         for i, p in enumerate(problems)
     ]
 

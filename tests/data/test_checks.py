@@ -26,7 +26,15 @@ def config(**sections):
 
 def row(truth=None, reference=None, content="What is 2+3?"):
     messages = [{"role": "user", "content": content}]
-    return PromptRow(0, messages, content, truth, None, "train", reference=reference)
+    return PromptRow(
+        index=0,
+        messages=messages,
+        question=content,
+        ground_truth=truth,
+        data_source=None,
+        split="train",
+        reference=reference,
+    )
 
 
 def test_rows_with_answers_need_no_word():

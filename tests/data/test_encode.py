@@ -41,7 +41,15 @@ def student():
 
 def row(content="What is 2+3?", reference=None, earlier=()):
     messages = [*earlier, {"role": "user", "content": content}]
-    return PromptRow(0, messages, content, None, None, "train", reference=reference)
+    return PromptRow(
+        index=0,
+        messages=messages,
+        question=content,
+        ground_truth=None,
+        data_source=None,
+        split="train",
+        reference=reference,
+    )
 
 
 def special_ids(ids):

@@ -22,7 +22,9 @@ words = st.lists(
 
 def row(*contents):
     messages = [{"role": "user", "content": content} for content in contents]
-    return PromptRow(0, messages, contents[-1], None, None, "train")
+    return PromptRow(
+        index=0, messages=messages, question=contents[-1], ground_truth=None, data_source=None, split="train"
+    )
 
 
 @settings(max_examples=100, deadline=None)

@@ -19,7 +19,15 @@ from distillctl.models.locate import model_path
 
 def row(index: int, content: str = "one two", truth: str | None = "2", **columns) -> PromptRow:
     messages = [{"role": "user", "content": content}]
-    return PromptRow(index, messages, content, truth, "mine", "train", **columns)
+    return PromptRow(
+        index=index,
+        messages=messages,
+        question=content,
+        ground_truth=truth,
+        data_source="mine",
+        split="train",
+        **columns,
+    )
 
 
 def prompts(num: int) -> list[Prompt]:
@@ -54,7 +62,15 @@ def test_row_without_answer_is_rendered(tokenizer):
 
 def test_system_message_reaches_the_template(tokenizer):
     chat = [{"role": "system", "content": "three"}, {"role": "user", "content": "one"}]
-    (prompt,), _ = render([PromptRow(0, chat, "one", None, None, "train")], tokenizer, 512)
+    (prompt,), _ = render(
+        [
+            PromptRow(
+                index=0, messages=chat, question="one", ground_truth=None, data_source=None, split="train"
+            )
+        ],
+        tokenizer,
+        512,
+    )
     expected = "<system> three <end> <user> one <end> <assistant>"
     assert tokenizer.decode(prompt.token_ids) == expected
 

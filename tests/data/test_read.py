@@ -60,7 +60,9 @@ def test_full_row_is_read(path):
 
 
 def test_prompt_alone_is_enough(path):
-    expected = PromptRow(0, CHAT, "What is 1 + 1?", None, None, "train")
+    expected = PromptRow(
+        index=0, messages=CHAT, question="What is 1 + 1?", ground_truth=None, data_source=None, split="train"
+    )
     assert read_rows(write(path, [{"prompt": CHAT}])) == [expected]
 
 

@@ -15,7 +15,14 @@ from distillctl.models.locate import find_model
 def _eval_data(num_rows: int) -> EvalData:
     _, problems = arith.splits(8, num_rows, 0)
     rows = [
-        PromptRow(i, [{"role": "user", "content": p.question}], p.question, "1", "arith", "test")
+        PromptRow(
+            index=i,
+            messages=[{"role": "user", "content": p.question}],
+            question=p.question,
+            ground_truth="1",
+            data_source="arith",
+            split="test",
+        )
         for i, p in enumerate(problems)
     ]
     ids = [f"test/{i}" for i in range(num_rows)]

@@ -28,7 +28,7 @@ def evidence(
         series.apply({"kind": "step", "step": step, "metrics": values})
     for step, acc in (evals or {}).items():
         series.apply({"kind": "eval", "step": step, "metrics": {"val/acc": acc}})
-    return Evidence(series, config, shares or {}, failed, logs)
+    return Evidence(series=series, config=config, phase_shares=shares or {}, failed=failed, logs=logs)
 
 
 def found(case: Evidence) -> dict[str, Finding]:

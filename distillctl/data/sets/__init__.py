@@ -22,7 +22,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Callable[..., DataSet]:
-    """The function `data_set` of a data set's file."""
+    """The function `data_set` of a data set, one of `names()`."""
+    assert name in names()
     return cast("Callable[..., DataSet]", import_module(f"{__name__}.{name}").data_set)
 
 
