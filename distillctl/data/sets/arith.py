@@ -34,7 +34,7 @@ class Problem:
     answer: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Tale:
     """A problem while it is written: what was told, the steps so far, and who counts what."""
 
@@ -144,7 +144,8 @@ def _generate(num_problems: int, rng: random.Random, taken: set[str]) -> list[Pr
     problems: list[Problem] = []
     while len(problems) < num_problems:
         name, friend = rng.sample(NAMES, 2)
-        problem = rng.choice(_KINDS)(_Tale(rng, name, friend, rng.choice(THINGS)))
+        tell = rng.choice(_KINDS)
+        problem = tell(_Tale(rng=rng, name=name, friend=friend, things=rng.choice(THINGS)))
         if problem.question not in taken:
             taken.add(problem.question)
             problems.append(problem)
