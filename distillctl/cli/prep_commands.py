@@ -33,14 +33,20 @@ class _DataSets(Group):
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
         """The command that writes the data set `cmd_name`; None when there is no such data set."""
-        return _command(cmd_name) if cmd_name in sets.names() else None
+        if cmd_name not in sets.names():
+            return None
+        app = App(add_completion=False)
+        register(app, cmd_name)
+        built = typer.main.get_command(app)
+        assert isinstance(built, TyperCommand)
+        return built
 
 
 prep_app = App(cls=_DataSets, help="Prepare prompts as parquet files in verl's schema.")
 
 
-def _command(name: str) -> TyperCommand:
-    """`prep NAME`: the options of the data set's own function, then those of every data set."""
+def register(app: App, name: str) -> None:
+    """Add `prep NAME` to `app`: the options of the data set's own function, then those of every data set."""
     make = sets.load(name)
     own = inspect.signature(make, eval_str=True).parameters
 
@@ -57,11 +63,7 @@ def _command(name: str) -> TyperCommand:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by `inspect`
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     about, example = _help(make)
-    app = App(add_completion=False)
     app.command(name, help=about, epilog=example)(command)
-    built = typer.main.get_command(app)
-    assert isinstance(built, TyperCommand)
-    return built
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
