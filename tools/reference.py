@@ -17,8 +17,11 @@ from typing import Any
 import typer
 
 from distillctl.cli.app import app
+from distillctl.cli.prep_commands import register
+from distillctl.cli.typer_app import App
 from distillctl.config.loading import preset_names
 from distillctl.config.schema import Config, TeacherConfig
+from distillctl.data import sets
 from distillctl.objective.divergences import NAMES
 from distillctl.run.event_form import HEAD, KINDS
 from distillctl.run.metrics import METRICS
@@ -60,7 +63,16 @@ def _commands(group: typer.Typer, path: str) -> Iterator[_Command]:
         yield _Command(f"{path} {command.name or getattr(command.callback, '__name__', '')}", command)
     for nested in group.registered_groups:
         assert nested.typer_instance is not None
-        yield from _commands(nested.typer_instance, f"{path} {nested.name}")
+        found = _data_sets() if nested.name == "prep" else nested.typer_instance
+        yield from _commands(found, f"{path} {nested.name}")
+
+
+def _data_sets() -> App:
+    """`prep` with the command of each data set, which the command line makes only when it is asked for."""
+    group = App()
+    for name in sets.names():
+        register(group, name)
+    return group
 
 
 class _Command:

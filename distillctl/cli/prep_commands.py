@@ -62,8 +62,8 @@ def register(app: App, name: str) -> None:
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by `inspect`
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    about, example = _help(make)
-    app.command(name, help=about, epilog=example)(command)
+    command.__doc__, example = _help(make)
+    app.command(name, epilog=example)(command)
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:

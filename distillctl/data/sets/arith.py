@@ -168,7 +168,7 @@ def splits(num_train: int, num_test: int, seed: int) -> tuple[list[Problem], lis
 
 
 def data_set() -> DataSet:
-    """Generated arithmetic word problems, the same every time; for the tiny preset.
+    """Generated arithmetic word problems for the tiny preset.
 
     Example: distillctl prep arith
     """

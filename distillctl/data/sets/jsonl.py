@@ -53,7 +53,7 @@ def data_set(
         Option(help="How answers are compared; the default is reward_model.style, else numeric."),
     ] = None,
 ) -> DataSet:
-    """Prompts of your own.
+    """Your own prompts, from a file.
 
     `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test` as .jsonl,
     .json or .parquet. `prompt_field` holds text or a chat (`chat.read_chat`); `answer_field` may be null in
