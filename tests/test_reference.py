@@ -16,11 +16,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def commands(command, name):
     """Every command of the parser by its name as typed, without the groups."""
-    nested = getattr(command, "commands", {})
-    if not nested:
+    if not hasattr(command, "list_commands"):
         yield name, command
-    for word, inner in nested.items():
-        yield from commands(inner, f"{name} {word}")
+        return
+    for word in command.list_commands(None):
+        yield from commands(command.get_command(None, word), f"{name} {word}")
 
 
 def section(page, heading):
@@ -49,13 +49,14 @@ def test_every_option_that_is_parsed_has_one_row(name, command):
     [
         (
             "train",
-            "| `--resume` | `never`, `auto`, `must` | `auto` | Go on from the run's last checkpoint. |",
+            "| `--resume` | `never`, `auto`, `must` | `auto` "
+            "| Whether to go on from the run's last checkpoint. |",
         ),
         ("eval", "| `--n` | int >= 1 | `1` | Responses to each prompt. |"),
         ("prep jsonl", "| `--source` | path | required | Your file, or a folder with train and test. |"),
         (
             "inspect report",
-            "| `RUNS` | path, several | required | Run directories; several are drawn on one axis. |",
+            "| `RUNS` | path, several | required | Run directories; several are drawn in the same charts. |",
         ),
     ],
 )
