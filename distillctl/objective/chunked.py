@@ -33,7 +33,7 @@ from distillctl.objective.terms import Chunk, Stats, chunk_stats, distillation_t
 _STATS = ("actor/loss", "actor/kl_loss", "kl/reverse", "kl/forward", "teacher/entropy", "kl/k1", "kl/k3",
           "actor/entropy", "rollout/mismatch_kl")  # fmt: skip
 _COVERAGE = ("topk/student_mass", "topk/teacher_mass", "topk/overlap")
-CROSS_ENTROPY_STATS = ("actor/loss", "actor/sft_loss")
+CROSS_ENTROPY_STATS = ("actor/loss",)
 """Names of the rows of the statistics that `cross_entropy` returns."""
 
 ChunkLosses = Callable[[slice, Tensor], tuple[Stats, Tensor]]
@@ -153,7 +153,7 @@ def _cross_entropy(
     loss_C = -log_q_CV.gather(-1, target_C1).squeeze(-1)
     slope_CV = torch.zeros_like(log_q_CV).scatter_(-1, target_C1, -1.0)
     gradient_CV = _logit_gradient(slope_CV, log_q_CV.exp(), chunk_tokens, objective)
-    return {"actor/loss": loss_C, "actor/sft_loss": loss_C}, gradient_CV
+    return {"actor/loss": loss_C}, gradient_CV
 
 
 def token_losses(

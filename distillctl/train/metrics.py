@@ -64,6 +64,8 @@ class StepMetrics:
         weighted_S = (stats_SN @ micro_batch.tokens.weights_N.double()).cpu()
         for name, mean, weighted in zip(batch.stat_names, means_S, weighted_S, strict=True):
             self._add(name, weighted if name in _WEIGHTED else mean, count)
+        for name in batch.loss_names:
+            self._add(name, means_S[batch.stat_names.index("actor/loss")], count)
         if "kl/reverse" in batch.stat_names:
             kl_N = stats_SN[batch.stat_names.index("kl/reverse")].float().cpu()
             for name in batch.kl_names:

@@ -41,6 +41,10 @@ class TrainingBatch(Protocol):
     def kl_names(self) -> tuple[str, ...]:
         """Metrics besides `kl/reverse` for which its reverse KL counts."""
 
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Metrics besides `actor/loss` for which the mean of its losses counts."""
+
     def loss(self, hidden_NH: Tensor, head_VH: Tensor) -> tuple[Tensor, ...]:
         """The weighted sum of the tokens' losses, a scalar, and the fields of `TokenStats`, flat, from the
         student's last hidden states and the weight of its LM head."""
@@ -63,6 +67,11 @@ class ScoredBatch:
         """Metrics that the rows of its statistics are of."""
         rewarded = self.micro_batch.tokens.advantages_N is not None
         return stat_names(self.objective, self.scores, rewarded=rewarded)
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """None: its parts are among the statistics."""
+        return ()
 
     def loss(self, hidden_NH: Tensor, head_VH: Tensor) -> tuple[Tensor, ...]:
         """The distillation objective."""
@@ -89,6 +98,11 @@ class ReferenceBatch:
     def kl_names(self) -> tuple[str, ...]:
         """None: there is no KL without a teacher."""
         return ()
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The mean cross-entropy has a metric of its own."""
+        return ("actor/sft_loss",)
 
     def loss(self, hidden_NH: Tensor, head_VH: Tensor) -> tuple[Tensor, ...]:
         """The cross-entropy."""

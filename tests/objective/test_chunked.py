@@ -270,7 +270,7 @@ def test_without_a_teacher_the_loss_is_torchs_cross_entropy(
         case, lambda logits: F.cross_entropy(logits / temperature, targets_N, reduction="none")
     )
     assert_same(got, expected, 1e-5 if dtype == torch.float32 else 1e-12)
-    assert list(got.stats) == ["actor/loss", "actor/sft_loss"]
+    assert list(got.stats) == ["actor/loss"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -84,8 +84,8 @@ def train(distributed, student_path, stage, micro_batch_tokens, chunk_size, kind
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = load_preset("tiny-from-small-arith", overrides)
     objective = Objective(
-        VOCAB_SIZE, kind.removesuffix("_pg"), topk=4, entropy_coeff=ENTROPY, chunk_size=chunk_size,
-        policy_gradient=kind.endswith("_pg"),
+        vocab_size=VOCAB_SIZE, kind=kind.removesuffix("_pg"), topk=4, entropy_coeff=ENTROPY,
+        chunk_size=chunk_size, policy_gradient=kind.endswith("_pg"),
     )  # fmt: skip
     teacher = LocalTeacher(
         str(model_path("builtin:tiny-teacher", "")), torch.float32, distributed.device, shard=stage == 3

@@ -130,7 +130,7 @@ def test_reference_answers_add_to_the_loss_and_have_a_mean_of_their_own():
     answers = rollouts(4, weights=[0.1])
     cross_entropy = torch.rand(1, 4)
     batch = ReferenceBatch(collate(answers, [0], CPU), OBJECTIVE)
-    metrics.add(batch, TokenStats(cross_entropy.expand(2, 4)))
+    metrics.add(batch, TokenStats(cross_entropy))
     reduced = metrics.reduce(ALONE)
     assert reduced["actor/sft_loss"] == pytest.approx(cross_entropy.mean().item())
     expected = 0.5 * stats[0].sum() + 0.1 * cross_entropy.sum()
