@@ -101,7 +101,7 @@ def train(distributed, student_path, stage, micro_batch_tokens, chunk_size, kind
         ]
         total = torch.zeros(1)
         table = DetailTable(rollouts[: NUM_DETAILED if "detailed" in options else 0], VOCAB_SIZE)
-        micro = [collate(rollouts, members, distributed.device) for members in shares[distributed.rank]]
+        micro = [collate(rollouts, members, distributed.device) for members in shares]
         for batch, scores in zip(micro, teacher.score(micro), strict=True):
             scored = ScoredBatch(
                 micro_batch=batch, scores=scores, objective=objective,
