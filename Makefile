@@ -1,5 +1,5 @@
 # make demo: install, then prep, train, eval on the tiny models.   make test: install, then every check.
-# make check-fast: install, then the checks that take less than three minutes.   CONTRIBUTING.md has the others.
+# make check-fast: install, then the checks that take less than three minutes.   .github/CONTRIBUTING.md has the others.
 # make docs: build the documentation site into site/.
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,7 +39,7 @@ docs:
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check zensical==$(ZENSICAL)
 	rm -rf site
 	$(BIN)/zensical build --strict --clean
-	$(BIN)/python tools/check_site.py site
+	$(BIN)/python .ci/docs/check_site.py site
 
 fmt: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

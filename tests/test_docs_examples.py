@@ -73,7 +73,7 @@ except ValueError as error:
 
 def test_a_divergence_is_one_file_and_its_test(examples, tmp_path):
     """In a copy of the package and its tests, to which the page's two files are added and nothing else."""
-    for name in ("distillctl", "presets", "docs", "tools", "tests/objective"):
+    for name in ("distillctl", "presets", "docs", ".ci", "tests/objective"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "tests/conftest.py", "tests/test_reference.py"):
         shutil.copy(ROOT / name, tmp_path / name)

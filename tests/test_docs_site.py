@@ -72,7 +72,7 @@ def test_what_a_style_sheet_loads_is_looked_at(site):
 @pytest.mark.parametrize("source", sorted(FOLDER.glob("*.mmd")), ids=lambda path: path.stem)
 def test_a_diagram_is_drawn_from_its_source(source):
     current = f"SHA-256 {source_hash(source)} " in source.with_suffix(".svg").read_text()
-    assert current, "run: python tools/diagrams.py"
+    assert current, "run: python .ci/docs/diagrams.py"
 
 
 def anchors(page):

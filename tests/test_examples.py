@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 FEW_STEPS = ("train.steps=2", "eval.every=0", "data.train_batch_size=4", "data.max_response_length=24")
 
 

@@ -32,7 +32,7 @@ def section(page, heading):
 @pytest.mark.parametrize("name", PAGES)
 def test_the_page_is_up_to_date(name):
     current = (DOCS / name).is_file() and (DOCS / name).read_text() == PAGES[name]()
-    assert current, "run: python tools/reference.py"
+    assert current, "run: python .ci/docs/reference.py"
 
 
 @pytest.mark.parametrize(("name", "command"), [*commands(get_command(app), "distillctl")])

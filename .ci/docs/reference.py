@@ -1,4 +1,4 @@
-"""The reference pages of docs/, made from the code: `python tools/reference.py` writes all of them.
+"""The reference pages of docs/, made from the code: `python .ci/docs/reference.py` writes all of them.
 
 `PAGES` maps each file to its function; tests/test_reference.py compares the files with what these return.
 """
@@ -26,10 +26,10 @@ from distillctl.objective.divergences import NAMES
 from distillctl.run.event_form import HEAD, KINDS
 from distillctl.run.metrics import METRICS
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 _HTML = re.compile(r"<(?=[a-z])(?=[^`]*(?:`[^`]*`[^`]*)*$)")
 """A `<` before a letter, outside of code."""
-_MADE = "<!-- Made from the code by: python tools/reference.py -->\n"
+_MADE = "<!-- Made from the code by: python .ci/docs/reference.py -->\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Check a built site: `python tools/check_site.py site`. Exit 1 names everything that is wrong.
+"""Check a built site: `python .ci/docs/check_site.py site`. Exit 1 names everything that is wrong.
 
 The builder warns of broken links between pages. This finds what it lets pass: images, scripts and styles that
 are missing or come from another host, links and anchors that lead nowhere, and pages that are not in the nav.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _RESOURCES = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
               "embed": "src", "object": "data", "image": "href", "use": "href"}  # fmt: skip
 _IGNORED_LINKS = {"next", "prev", "canonical", "alternate"}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A CI job: prepare one's own data, train, evaluate, and fail with exit 4 when the requirement is not met.
-# Arguments override configuration keys: bash examples/ci.sh train.steps=20
+# Arguments override configuration keys: bash docs/examples/ci.sh train.steps=20
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 require=${REQUIRE:-acc-baseline>=0}

@@ -1,4 +1,4 @@
-"""Draw docs/diagrams/*.mmd as SVG beside their sources: `python tools/diagrams.py`.
+"""Draw docs/diagrams/*.mmd as SVG beside their sources: `python .ci/docs/diagrams.py`.
 
 The site and GitHub show the SVG as an image, so no page needs Mermaid's script. Needs chromium and npx, which
 fetches Mermaid's own command line. Each SVG names the SHA-256 of the source that it was drawn from.
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent / "docs" / "diagrams"
+FOLDER = Path(__file__).parents[2] / "docs" / "diagrams"
 MERMAID = "@mermaid-js/mermaid-cli@11.17.0"
 _LIGHT = {"page": "#ffffff", "box": "#e8eefb", "edge": "#4361a8", "text": "#1b1f27", "line": "#5b6472"}
 _DARK = {"page": "#1b1e26", "box": "#2a3350", "edge": "#8fa9ea", "text": "#e8eaf0", "line": "#a9b1c0"}
@@ -68,7 +68,8 @@ def _finished(svg: str, source: Path) -> str:
     dark = f"@media (prefers-color-scheme: dark) {{{_colours(source.stem, _DARK)}}}"
     style = f"<style>{_colours(source.stem, _LIGHT)}{dark}</style></svg>"
     svg = re.sub(r"</svg>\s*$", lambda _: style, svg)
-    return f"<!-- Drawn by tools/diagrams.py from {source.name}, SHA-256 {source_hash(source)} -->\n{svg}\n"
+    origin = f"Drawn by .ci/docs/diagrams.py from {source.name}, SHA-256 {source_hash(source)}"
+    return f"<!-- {origin} -->\n{svg}\n"
 
 
 def _colours(name: str, colours: dict[str, str]) -> str:
