@@ -15,7 +15,7 @@ from distillctl.config.schema import Config
 from distillctl.data.read import PromptRow, read_rows
 from distillctl.errors import DistillError
 from distillctl.models.architecture import ModelShape
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 from distillctl.models.weight_files import check_weights
 
@@ -219,7 +219,7 @@ def test_any_header_of_weights(tmp_path, header, tail):
 @few
 @given(content=st.data())
 def test_a_damaged_description_of_a_model(tmp_path, content):
-    valid = (model_path("builtin:tiny-student", "") / "config.json").read_bytes()
+    valid = (find_model("builtin:tiny-student", "").path / "config.json").read_bytes()
     tree = content.draw(st.dictionaries(st.sampled_from(sorted(json.loads(valid))), trees, max_size=3))
     changed = json.dumps(json.loads(valid) | tree).encode()
     (tmp_path / "config.json").write_bytes(content.draw(st.just(changed) | mutations(valid)))

@@ -9,7 +9,7 @@ import pytest
 
 from distillctl.evaluate import responses
 from distillctl.launch import supervisor
-from distillctl.models.locate import builtin_models, find_model, model_path
+from distillctl.models.locate import builtin_models, find_model
 from distillctl.models.model_dir import INDEX, ModelDir
 from distillctl.models.weight_files import check_weights
 
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     for module, name in ((supervisor, "run"), (responses, "running_engine")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was started"))
     (tmp_path / "data.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n")
-    shutil.copytree(model_path("builtin:tiny-student", ""), tmp_path / "model")
+    shutil.copytree(find_model("builtin:tiny-student", "").path, tmp_path / "model")
     return tmp_path
 
 
@@ -361,7 +361,7 @@ def test_a_hub_model_without_network(refused):
 def test_a_model_in_shards_is_accepted(folder, name):
     """Also with an index left over beside a single file, which is what is loaded then."""
     source = folder / name
-    shutil.copytree(model_path(f"builtin:{name}", ""), source)
+    shutil.copytree(find_model(f"builtin:{name}", "").path, source)
     data = (source / "model.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
     names = [name for name in json.loads(data[8 : 8 + size]) if name != "__metadata__"]

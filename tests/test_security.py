@@ -77,7 +77,7 @@ def scratch(tmp_path):
 @pytest.fixture
 def model(folder):
     """A copy of the tiny student."""
-    return Path(shutil.copytree(locate.model_path("builtin:tiny-student", "test"), folder / "model"))
+    return Path(shutil.copytree(locate.find_model("builtin:tiny-student", "test").path, folder / "model"))
 
 
 # --- weights: safetensors only ---------------------------------------------------------------------

@@ -31,14 +31,6 @@ def is_shipped(path: Path) -> bool:
     return path.parent == _MODELS
 
 
-def model_path(spec: str, key: str, *, weights: bool = True) -> Path:
-    """Local directory of a model: `builtin:NAME`, a directory, or a hub id (downloaded if need be).
-
-    `key` names the setting in errors; otherwise as `find_model`, which also checks the files.
-    """
-    return _located(spec, key, weights=weights).path
-
-
 def find_model(spec: str, key: str, *, weights: bool = True) -> ModelDir:
     """A model that is shipped (`builtin:NAME`), a directory, or on the Hugging Face Hub (a hub id).
 

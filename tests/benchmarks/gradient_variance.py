@@ -15,7 +15,7 @@ import torch
 
 from distillctl.data.sets import arith
 from distillctl.data.sets.gsm8k import INSTRUCTION
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.objective.chunked import token_losses
 from distillctl.objective.inputs import Objective, Tokens
 from distillctl.objective.log_probs import log_probs
@@ -42,7 +42,7 @@ def log_probabilities(num_prompts, max_new_tokens=48):
     """log q, log p [N, V]: both models at every token of one sampled answer to each prompt."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    paths = [model_path(f"builtin:{name}", "") for name in ("tiny-student", "tiny-teacher")]
+    paths = [find_model(f"builtin:{name}", "").path for name in ("tiny-student", "tiny-teacher")]
     tokenizer = AutoTokenizer.from_pretrained(paths[0])
     student, teacher = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in paths)
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PretrainedConfig
 
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 SMOLLM2 = {
     "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
@@ -31,7 +31,7 @@ NUM_LAYERS = {"student": 22, "teacher": 30}
 
 def make_model(folder: Path, config: PretrainedConfig, seed: int) -> None:
     """A model directory of that shape, in float32."""
-    source = model_path("builtin:tiny-student", "student.model")
+    source = find_model("builtin:tiny-student", "student.model").path
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     num_taken = len(AutoTokenizer.from_pretrained(source))

@@ -8,7 +8,7 @@ from distillctl.data.encode import ChatEncoder
 from distillctl.data.read import PromptRow
 from distillctl.data.special_tokens import SpecialTokens, special_token_warning
 from distillctl.errors import ConfigError
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -34,7 +34,7 @@ END, EOS = 2, 0
 @pytest.fixture
 def student():
     """The tiny student's tokenizer, of which the end-of-sequence token is not what ends a turn."""
-    tokenizer = AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", "test"))
+    tokenizer = AutoTokenizer.from_pretrained(find_model("builtin:tiny-student", "test").path)
     tokenizer.eos_token = "<|endoftext|>"
     return tokenizer
 
@@ -60,7 +60,7 @@ def special_ids(ids):
 
 
 def test_the_shipped_template_begins_an_answered_chat_with_prompt_and_reference():
-    tokenizer = AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", "test"))
+    tokenizer = AutoTokenizer.from_pretrained(find_model("builtin:tiny-student", "test").path)
     asked, encoder = row(reference="2+3=5\n#### 5"), ChatEncoder(tokenizer)
     whole = tokenizer.apply_chat_template(
         [*asked.messages, {"role": "assistant", "content": "2+3=5\n#### 5"}], return_dict=False

@@ -14,7 +14,7 @@ from distillctl.data.read import PromptRow, read_rows
 from distillctl.data.sets import gsm8k
 from distillctl.data_types import Prompt
 from distillctl.errors import ConfigError
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 
 def row(index: int, content: str = "one two", truth: str | None = "2", **columns) -> PromptRow:
@@ -134,7 +134,7 @@ def test_teachers_without_a_prompt_are_found(tokenizer):
 def student_tokenizer():
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", "test"))
+    return AutoTokenizer.from_pretrained(find_model("builtin:tiny-student", "test").path)
 
 
 def test_references_are_left_out_unless_asked_for(student_tokenizer):

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from distillctl.config.loading import load_config, preset_path
 from distillctl.config.schema import Config
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 
 FLAGSHIP = "qwen-0.5b-from-7b-gsm8k"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -90,7 +90,7 @@ def _make(name: str, seed: int) -> int:
 
 
 def _write_tokenizer_and_config(target: Path, shape: dict[str, Any]) -> None:
-    tiny = model_path("builtin:tiny-student", "student.model")
+    tiny = find_model("builtin:tiny-student", "student.model").path
     for file in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         text = (tiny / file).read_text()
         (target / file).write_text(text.replace('"model_max_length": 512', '"model_max_length": 32768'))

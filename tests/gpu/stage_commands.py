@@ -16,7 +16,7 @@ from random_models import FLAGSHIP, folder, need_models
 from safetensors.torch import load_file
 from settings import DEVICE, NEEDS_GPU, ON_GPU, TINY, WORK, llm_arguments, measure_free_memory
 
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.rollout.start import engine_environment
 from distillctl.teacher.server import server_arguments, start_server
 
@@ -122,7 +122,7 @@ def _server() -> Iterator[Path]:
     socket = Path("/dev/shm/distillctl_gpu_check.sock")
     socket.unlink(missing_ok=True)
     arguments = server_arguments(
-        model_path("builtin:tiny-teacher", "teacher.model"), dtype="bfloat16", socket=socket,
+        find_model("builtin:tiny-teacher", "teacher.model").path, dtype="bfloat16", socket=socket,
         max_model_len=257, max_logprobs=64, ask_ids=True, kv_cache_bytes=None, num_gpus=1,
         gpu_memory_utilization=0.2,
     )  # fmt: skip

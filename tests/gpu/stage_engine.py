@@ -26,7 +26,7 @@ from distillctl.data.read import read_rows
 from distillctl.data_types import Prompt, Rollout
 from distillctl.host.shared_memory import scratch_directory
 from distillctl.models.load import load_model
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.packed_attention import packed_arguments
 from distillctl.objective.matmul import logits
 from distillctl.rollout.client import RolloutClient, Sampling
@@ -41,7 +41,7 @@ LOG_WORDS = ("attention backend", "FlashAttention version", "V2 Model Runner", "
 def stage_d1() -> dict[str, Any]:
     """The tiny student in the engine, on prompts of its own data."""
     need_data()
-    model = model_path("builtin:tiny-student", "student.model")
+    model = find_model("builtin:tiny-student", "student.model").path
     rows = read_rows(WORK / "data/arith/train.parquet")[: 3 if TINY else 64]
     prompts, _ = render(rows, AutoTokenizer.from_pretrained(model), 160)
     with engine(model, 224, 8 if TINY else 64, "d1.log") as started:

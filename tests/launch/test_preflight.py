@@ -16,7 +16,7 @@ from distillctl.launch import preflight
 from distillctl.launch.model_checks import pair_checks
 from distillctl.launch.plan import Plan, PlannedTeacher
 from distillctl.launch.preflight import objective_checks, schedule_checks
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 from distillctl.run.checks import Check, lines
 
@@ -88,7 +88,7 @@ class Pair:
 def pair(tmp_path):
     """The shipped models without their weights."""
     for name in ("student", "teacher"):
-        source = model_path(f"builtin:tiny-{name}", "")
+        source = find_model(f"builtin:tiny-{name}", "").path
         shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
     return Pair(tmp_path / "student", tmp_path / "teacher")
 
@@ -463,7 +463,7 @@ def settings(pair, tmp_path):
 def bring(folder, pattern):
     """Copy files of the shipped models into the pair, as a download would."""
     for name in ("student", "teacher"):
-        for file in model_path(f"builtin:tiny-{name}", "").glob(pattern):
+        for file in find_model(f"builtin:tiny-{name}", "").path.glob(pattern):
             shutil.copy(file, folder / name)
 
 

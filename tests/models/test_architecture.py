@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 
 TINY = ["tiny-student", "tiny-teacher"]
@@ -25,16 +25,16 @@ def stored_parameters(folder):
 
 @pytest.mark.parametrize("name", TINY)
 def test_parameters_counted_from_the_dimensions_match_the_weights(name):
-    path = model_path(f"builtin:{name}", "student.model")
+    path = find_model(f"builtin:{name}", "student.model").path
     assert ModelDir(path).shape.num_parameters == pytest.approx(stored_parameters(path), rel=0.01)
 
 
 def test_the_teacher_is_larger_than_the_student():
-    student, teacher = (ModelDir(model_path(f"builtin:{name}", "")).shape for name in TINY)
+    student, teacher = (ModelDir(find_model(f"builtin:{name}", "").path).shape for name in TINY)
     assert teacher.num_parameters > student.num_parameters
 
 
 def test_kv_bytes_follow_from_layers_and_heads():
-    shape = ModelDir(model_path("builtin:tiny-student", "student.model")).shape
+    shape = ModelDir(find_model("builtin:tiny-student", "student.model").path).shape
     one_layer = 2 * shape.num_kv_heads * shape.head_dim
     assert shape.kv_bytes_per_token(4) == 4 * shape.num_layers * one_layer

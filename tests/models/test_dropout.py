@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig, Qwe
 
 from distillctl.models.dropout import saved_as_given, switch_off, without_rates
 from distillctl.models.load import load_model
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.packed_attention import packed_arguments
 
 RATES = {"attention_dropout": 0.5, "resid_pdrop": 0.2, "dropout_rate": 1, "encoder_layerdrop": 0.1}
@@ -41,7 +41,9 @@ def test_rates_that_a_class_has_by_itself_are_switched_off():
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """The tiny student with dropout in its config.json, loaded as a rank does."""
-    path = shutil.copytree(model_path("builtin:tiny-student", ""), tmp_path_factory.mktemp("m") / "model")
+    path = shutil.copytree(
+        find_model("builtin:tiny-student", "").path, tmp_path_factory.mktemp("m") / "model"
+    )
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
     return load_model(str(path), torch.float32)
@@ -49,7 +51,9 @@ def loaded(tmp_path_factory):
 
 def test_a_model_in_training_gives_the_logits_of_plain_transformers_in_evaluation(loaded):
     ids_T = torch.arange(5, 60)
-    plain = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", ""), dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(
+        find_model("builtin:tiny-student", "").path, dtype=torch.float32
+    )
     with torch.no_grad():
         expected_1TV = plain.eval()(ids_T[None]).logits
         found_1TV = loaded.train()(**packed_arguments(ids_T, [len(ids_T)])).logits

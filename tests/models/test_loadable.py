@@ -13,10 +13,10 @@ from distillctl.errors import ConfigError
 from distillctl.models import loadable
 from distillctl.models.load import load_model
 from distillctl.models.loadable import Faults, Suspect, require_loadable
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import INDEX, ModelDir
 
-SOURCE = model_path("builtin:tiny-student", "")
+SOURCE = find_model("builtin:tiny-student", "").path
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "eos_token_id": 2,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from distillctl.errors import ConfigError
-from distillctl.models.locate import find_model, model_path
+from distillctl.models.locate import find_model
 
 
 @pytest.fixture
@@ -25,25 +25,25 @@ def model(tmp_path):
 
 @pytest.mark.parametrize("name", ["tiny-student", "tiny-teacher"])
 def test_shipped_models_are_found_by_name(name):
-    path = model_path(f"builtin:{name}", "student.model")
+    path = find_model(f"builtin:{name}", "student.model").path
     assert (path / "config.json").is_file()
     assert (path / "model.safetensors").is_file()
 
 
 def test_an_unknown_shipped_model_lists_those_there_are():
     with pytest.raises(ConfigError, match=r"student\.model.*'tiny'") as caught:
-        model_path("builtin:tiny", "student.model")
+        find_model("builtin:tiny", "student.model")
     assert caught.value.hint == "shipped: builtin:tiny-student, builtin:tiny-teacher"
 
 
 def test_a_directory_is_taken_as_an_absolute_path(model, monkeypatch):
     monkeypatch.chdir(model.parent)
-    assert model_path("model", "student.model") == model.resolve()
+    assert find_model("model", "student.model").path == model.resolve()
 
 
 def test_a_directory_may_have_the_shape_of_a_hub_id(model, monkeypatch):
     monkeypatch.chdir(model.parent.parent)
-    assert model_path(f"{model.parent.name}/model", "student.model") == model.resolve()
+    assert find_model(f"{model.parent.name}/model", "student.model").path == model.resolve()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_is_neither_a_directory_nor_a_hub_id_is_refused(spec, tmp_path, mon
 
 def test_a_model_in_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
     """Also where only the real path is not: tokenizers takes no such path."""
-    shutil.copytree(model_path("builtin:tiny-student", "x"), tmp_path / "m\udcff")
+    shutil.copytree(find_model("builtin:tiny-student", "x").path, tmp_path / "m\udcff")
     (tmp_path / "link").symlink_to("m\udcff")
     monkeypatch.chdir(tmp_path / "m\udcff")
     for spec in (".", str(tmp_path / "link")):
@@ -91,7 +91,7 @@ def test_a_model_in_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
 
 
 def test_files_that_a_mac_hides_beside_the_weights_are_not_read(tmp_path):
-    shutil.copytree(model_path("builtin:tiny-student", "x"), tmp_path / "m")
+    shutil.copytree(find_model("builtin:tiny-student", "x").path, tmp_path / "m")
     (tmp_path / "m/._model.safetensors").write_bytes(b"\0\5\26\7 of a resource fork")
     assert find_model(str(tmp_path / "m"), "student.model").path == tmp_path / "m"
 
@@ -118,7 +118,9 @@ def cached(tmp_path):
     def run(*left_out):
         snapshot = repo / "snapshots" / ("0" * 40)
         shutil.copytree(
-            model_path("builtin:tiny-student", "test"), snapshot, ignore=shutil.ignore_patterns(*left_out)
+            find_model("builtin:tiny-student", "test").path,
+            snapshot,
+            ignore=shutil.ignore_patterns(*left_out),
         )
         env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(

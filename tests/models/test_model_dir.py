@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from distillctl.config.loading import load_preset
 from distillctl.errors import ConfigError
 from distillctl.launch.preflight import prepare, preview
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 
 
@@ -46,7 +46,7 @@ def pair(tmp_path):
     """Copies of the shipped models, which are checked like any other directory."""
     models = tmp_path / "models"
     for name in ("student", "teacher"):
-        shutil.copytree(model_path(f"builtin:tiny-{name}", "test"), models / name)
+        shutil.copytree(find_model(f"builtin:tiny-{name}", "test").path, models / name)
     return models
 
 
@@ -73,7 +73,7 @@ def test_a_dry_run_reads_no_more(opened, pair, tmp_path):
 
 
 def test_a_vocabulary_has_the_id_of_every_token_added_ones_included():
-    path = model_path("builtin:tiny-student", "student.model")
+    path = find_model("builtin:tiny-student", "student.model").path
     vocab = ModelDir(path).vocabulary
     assert sorted(vocab.values()) == list(range(465))
     assert [vocab[t] for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")] == [0, 1, 2]
@@ -86,7 +86,7 @@ def test_a_vocabulary_has_the_id_of_every_token_added_ones_included():
 def test_a_vocabulary_is_that_of_the_tokenizer_which_transformers_loads(name):
     from transformers import AutoTokenizer
 
-    path = model_path(f"builtin:{name}", "student.model")
+    path = find_model(f"builtin:{name}", "student.model").path
     assert ModelDir(path).vocabulary == AutoTokenizer.from_pretrained(path).get_vocab()
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
 
 
 def test_a_tokenizer_neither_cuts_nor_pads(tmp_path):
-    tokenizer = Tokenizer.from_file(str(model_path("builtin:tiny-student", "test") / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(find_model("builtin:tiny-student", "test").path / "tokenizer.json"))
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=20)
     tokenizer.save(str(tmp_path / "tokenizer.json"))

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from distillctl.launch import supervisor
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.rope import switch_length
 
 FACTORS = {"short_factor": [1.0] * 16, "long_factor": [4.0] * 16}
@@ -41,7 +41,7 @@ def model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "data.jsonl").write_text(json.dumps({"prompt": "What is 1 + 1?"}) + "\n")
-    path = shutil.copytree(model_path("builtin:tiny-student", ""), tmp_path / "model")
+    path = shutil.copytree(find_model("builtin:tiny-student", "").path, tmp_path / "model")
     parameters = {**LONG, "rope_theta": 10000.0, "original_max_position_embeddings": 200}
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "rope_parameters": parameters}))

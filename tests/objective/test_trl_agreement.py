@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.chunked import chunked_loss
 from distillctl.objective.inputs import Objective, Tokens
 from distillctl.objective.teacher_scores import Dense
 
-STUDENT, TEACHER = (str(model_path(f"builtin:tiny-{name}", name)) for name in ("student", "teacher"))
+STUDENT, TEACHER = (str(find_model(f"builtin:tiny-{name}", name).path) for name in ("student", "teacher"))
 PROMPT_LENGTHS = (9, 3, 12, 6)
 RESPONSE_LENGTHS = (17, 5, 1, 11)
 TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from distillctl.data_types import Prompt
 from distillctl.errors import EngineLost, RunFailed
 from distillctl.host.shared_memory import scratch_directory
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 from distillctl.rollout.client import RolloutClient, Sampling, request_names, sample_seed
 from distillctl.rollout.start import engine_settings, start_engine
@@ -29,7 +29,7 @@ SAMPLING = Sampling(1.0, 1.0, 24, EOS)
 
 @pytest.fixture(scope="module")
 def student():
-    return model_path("builtin:tiny-student", "test")
+    return find_model("builtin:tiny-student", "test").path
 
 
 @pytest.fixture(scope="module")

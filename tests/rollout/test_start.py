@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distillctl.errors import ConfigError
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 from distillctl.rollout.start import engine_settings
 
@@ -16,7 +16,7 @@ from distillctl.rollout.start import engine_settings
 def settings(tmp_path):
     """Settings of an engine for the tiny student with some keys of its config.json changed."""
     model = tmp_path / "model"
-    shutil.copytree(model_path("builtin:tiny-student", "test"), model)
+    shutil.copytree(find_model("builtin:tiny-student", "test").path, model)
 
     def make(**changes):
         tree = json.loads((model / "config.json").read_text())

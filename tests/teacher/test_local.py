@@ -11,14 +11,14 @@ import torch
 
 from distillctl.data_types import MicroBatch
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.objective.inputs import Tokens
 from distillctl.teacher.local import LocalTeacher
 from distillctl.teacher.quantization import quantization_kl
 from distillctl.train import self_checks
 from distillctl.train.self_checks import quantization_cost
 
-PATH = str(model_path("builtin:tiny-teacher", ""))
+PATH = str(find_model("builtin:tiny-teacher", "").path)
 CPU = torch.device("cpu")
 VOCAB_SIZE = 465
 LENGTHS = [(3, 9), (12, 1), (1, 20), (7, 5), (2, 2)]

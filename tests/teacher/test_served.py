@@ -28,7 +28,7 @@ from distillctl.errors import ConfigError, EnvironmentUnfit, RunFailed
 from distillctl.host.shared_memory import scratch_directory
 from distillctl.launch.gpu_assignment import check_gpus
 from distillctl.launch.plan import fetch_models, file_name, resolve
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.models.model_dir import ModelDir
 from distillctl.objective.inputs import Tokens
 from distillctl.rollout.start import engine_environment, kv_cache_bytes
@@ -47,7 +47,7 @@ MAX_LOGPROBS = 33
 
 @pytest.fixture(scope="module")
 def path():
-    return model_path(MODEL, "test")
+    return find_model(MODEL, "test").path
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_the_preflight_compares_a_server_with_the_model_it_should_serve(connect,
 
 @pytest.mark.engine
 def test_the_preflight_refuses_a_server_of_other_weights(connect, batches):
-    other = str(model_path("builtin:tiny-student", "test"))
+    other = str(find_model("builtin:tiny-student", "test").path)
     with pytest.raises(RunFailed, match="default: server and local model differ by"):
         served_agrees("default", connect(), other, torch.float32, batches[0])
 

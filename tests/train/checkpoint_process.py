@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 
 from distillctl.config.loading import load_preset
 from distillctl.errors import ConfigError, EnvironmentUnfit
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.inputs import Objective
 from distillctl.run import checkpoints
@@ -48,7 +48,7 @@ class Case:
         self.out, self.distributed = out, distributed
         self.folder = out / "checkpoints"
         self.teacher = LocalTeacher(
-            str(model_path("builtin:tiny-teacher", "")), torch.float32, self.distributed.device
+            str(find_model("builtin:tiny-teacher", "").path), torch.float32, self.distributed.device
         )
         config = load_preset("tiny-from-small-arith", [f"zero.stage={stage}", *overrides])
         self.student = Student(str(given(out)), torch.float32, config, 10, universal=universal)
@@ -100,7 +100,7 @@ def given(out):
     and would not save."""
     path = out / "student"
     if not path.is_dir():
-        partial = shutil.copytree(model_path("builtin:tiny-student", ""), out / f".{os.environ['RANK']}")
+        partial = shutil.copytree(find_model("builtin:tiny-student", "").path, out / f".{os.environ['RANK']}")
         config = json.loads((partial / "config.json").read_text())
         (partial / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
         (partial / "generation_config.json").write_text(GENERATION)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from distillctl.config.loading import load_preset
 from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.objective.aggregate import token_weights
 from distillctl.objective.inputs import Objective
 from distillctl.teacher.local import LocalTeacher
@@ -67,7 +67,9 @@ def save_untied(folder):
     """The tiny student with a head of its own, which is not its embedding."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", ""), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        find_model("builtin:tiny-student", "").path, dtype=torch.float32
+    )
     model.config.tie_word_embeddings = False
     weight = model.lm_head.weight.detach()
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
@@ -88,7 +90,7 @@ def train(distributed, student_path, stage, micro_batch_tokens, chunk_size, kind
         chunk_size=chunk_size, policy_gradient=kind.endswith("_pg"),
     )  # fmt: skip
     teacher = LocalTeacher(
-        str(model_path("builtin:tiny-teacher", "")), torch.float32, distributed.device, shard=stage == 3
+        str(find_model("builtin:tiny-teacher", "").path), torch.float32, distributed.device, shard=stage == 3
     )
     student = Student(student_path, torch.float32, config, NUM_STEPS)
     losses, saved = [], {}
@@ -131,7 +133,7 @@ def self_tests(out):
     one of NaN.
     """
     student_path, other = (
-        str(model_path(f"builtin:{name}", "")) for name in ("tiny-student", "tiny-teacher")
+        str(find_model(f"builtin:{name}", "").path) for name in ("tiny-student", "tiny-teacher")
     )
     student = Student(student_path, torch.float32, load_preset("tiny-from-small-arith"), num_steps=NUM_STEPS)
     batch = self_checks.probe([rollout.prompt for rollout in make_rollouts(0)], torch.device("cpu"))
@@ -156,7 +158,7 @@ def teacher_checks(student, batch, path):
 def spoilt(out):
     """The tiny teacher with embeddings, which are its head, of zeros and of NaN."""
     for value in (0.0, math.nan):
-        path = shutil.copytree(model_path("builtin:tiny-teacher", ""), out / f"teacher_{value}")
+        path = shutil.copytree(find_model("builtin:tiny-teacher", "").path, out / f"teacher_{value}")
         tensors = load_file(path / "model.safetensors")
         tensors["model.embed_tokens.weight"].fill_(value)
         save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
@@ -175,7 +177,7 @@ def first_update(student, batch, teacher, objective):
 def precision(out):
     """Of every stage and dtype the weights after one step with weight decay, as OUT/DTYPE_STAGE.safetensors;
     of bfloat16 the buffers too, and the KL from itself at each of 1,024 tokens by whom the teacher is."""
-    path = str(model_path("builtin:tiny-student", ""))
+    path = str(find_model("builtin:tiny-student", "").path)
     settings = {"optim.lr": DECAY_LR, "optim.weight_decay": WEIGHT_DECAY, "optim.betas": list(BETAS),
                 "optim.warmup_steps": 0, "optim.clip_grad": 1e9}  # fmt: skip
     cpu, bfloat16 = torch.device("cpu"), torch.bfloat16
@@ -197,8 +199,8 @@ def precision(out):
     }
     if importlib.util.find_spec("bitsandbytes") is not None:
         teachers["int8"] = LocalTeacher(path, bfloat16, cpu, quantization="int8")
-    other = LocalTeacher(str(model_path("builtin:tiny-teacher", "")), torch.float32, cpu)
-    other_bfloat16 = LocalTeacher(str(model_path("builtin:tiny-teacher", "")), bfloat16, cpu)
+    other = LocalTeacher(str(find_model("builtin:tiny-teacher", "").path), torch.float32, cpu)
+    other_bfloat16 = LocalTeacher(str(find_model("builtin:tiny-teacher", "").path), bfloat16, cpu)
     found = {f"teacher.{name}.{n}": b.clone() for name, teacher in teachers.items()
              for n, b in teacher._backbone.named_buffers()}  # fmt: skip
     for stage in range(4):
@@ -235,7 +237,7 @@ def main():
         return
     for index, setting in enumerate(sys.argv[2:]):
         stage, tokens, chunk, kind, aggregate, *options = setting.split(":")
-        student = str(out / "untied" if "untied" in options else model_path("builtin:tiny-student", ""))
+        student = str(out / "untied" if "untied" in options else find_model("builtin:tiny-student", "").path)
         values, weights = train(
             distributed, student, int(stage), int(tokens), int(chunk), kind, aggregate, options
         )

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from distillctl.config.loading import load_preset
 from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.train.build import located, reward_function, train_prompts, val_prompts
 
 SHORT, LONG = {"prompt": "What is 1 + 1?"}, {"prompt": "How many apples has Tom? " * 30}
@@ -18,7 +18,7 @@ SHORT, LONG = {"prompt": "What is 1 + 1?"}, {"prompt": "How many apples has Tom?
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", ""))
+    return AutoTokenizer.from_pretrained(find_model("builtin:tiny-student", "").path)
 
 
 def config(tmp_path, rows):

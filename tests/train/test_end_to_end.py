@@ -324,10 +324,10 @@ def test_the_dry_run_measures_on_running_engines_and_keeps_nothing(folder):
 def test_training_changes_the_weights(one_rank):
     from transformers import AutoModelForCausalLM
 
-    from distillctl.models.locate import model_path
+    from distillctl.models.locate import find_model
 
     trained = AutoModelForCausalLM.from_pretrained(one_rank / f"checkpoints/step_{STEPS:06d}/hf")
-    before = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", "student.model"))
+    before = AutoModelForCausalLM.from_pretrained(find_model("builtin:tiny-student", "student.model").path)
     old = before.state_dict()
     moved = [(tensor - old[name]).abs().max() for name, tensor in trained.state_dict().items()]
     assert min(moved) > 0
@@ -337,7 +337,7 @@ def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
     """Step 1 is sampled from the shipped student: log-probabilities and KL follow from the two models."""
     from transformers import AutoModelForCausalLM
 
-    from distillctl.models.locate import model_path
+    from distillctl.models.locate import find_model
 
     table = pq.read_table(one_rank / "samples/step_000001.parquet")
     assert table.schema.equals(sample_schema())
@@ -347,7 +347,7 @@ def test_samples_have_the_contract_schema_and_recomputable_kl(one_rank):
     start, size = len(row["prompt_ids"]) - 1, None
     logp = []
     for name in ("tiny-student", "tiny-teacher"):
-        model = AutoModelForCausalLM.from_pretrained(model_path(f"builtin:{name}", "test"))
+        model = AutoModelForCausalLM.from_pretrained(find_model(f"builtin:{name}", "test").path)
         size = size or model.config.vocab_size
         with torch.no_grad():
             logits = model(ids).logits[0, start:-1, :size].double()

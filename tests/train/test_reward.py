@@ -18,7 +18,7 @@ from distillctl.data.sets import gsm8k
 from distillctl.data_types import Prompt, Rollout
 from distillctl.errors import ConfigError, RunFailed
 from distillctl.grading.custom import load_reward, rewards
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.train.advantages import group_advantages
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
@@ -37,7 +37,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
 def tokenizer():
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_path("builtin:tiny-student", "test"))
+    return AutoTokenizer.from_pretrained(find_model("builtin:tiny-student", "test").path)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillctl.models.locate import model_path
+from distillctl.models.locate import find_model
 from distillctl.objective.teacher_scores import TopK
 from distillctl.train import self_checks
 
@@ -76,7 +76,7 @@ def split(tmp_path_factory, run_ranks):
 
 @pytest.fixture(scope="module")
 def reference():
-    return plain_torch(model_path("builtin:tiny-student", ""))
+    return plain_torch(find_model("builtin:tiny-student", "").path)
 
 
 def plain_torch(student_path):
@@ -86,7 +86,7 @@ def plain_torch(student_path):
     values = script()
     student, teacher = (
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        for path in (student_path, model_path("builtin:tiny-teacher", ""))
+        for path in (student_path, find_model("builtin:tiny-teacher", "").path)
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=values.LR, betas=values.BETAS, weight_decay=0.0)
     losses, gradients = [], {}
@@ -120,7 +120,7 @@ def seen():
     values, logp = script(), []
     for name in ("tiny-student", "tiny-teacher"):
         model = AutoModelForCausalLM.from_pretrained(
-            model_path(f"builtin:{name}", ""), dtype=torch.float64
+            find_model(f"builtin:{name}", "").path, dtype=torch.float64
         ).eval()
         logp.append([])
         for rollout in values.make_rollouts(0):
@@ -292,7 +292,7 @@ def precision(tmp_path_factory, run_ranks):
 def test_buffers_are_those_of_plain_transformers_in_every_stage_and_teacher(precision):
     from transformers import AutoModelForCausalLM
 
-    path = model_path("builtin:tiny-student", "")
+    path = find_model("builtin:tiny-student", "").path
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     expected = {name.removeprefix("model."): value for name, value in plain.named_buffers()}
     found = load_file(precision / "found.safetensors")
@@ -323,7 +323,7 @@ def test_the_first_update_is_the_learning_rate_and_decay_spares_vectors(precisio
     from transformers import AutoModelForCausalLM
 
     lr, decay, precise = script().DECAY_LR, script().WEIGHT_DECAY, getattr(torch, dtype)
-    before = AutoModelForCausalLM.from_pretrained(model_path("builtin:tiny-student", ""), dtype=precise)
+    before = AutoModelForCausalLM.from_pretrained(find_model("builtin:tiny-student", "").path, dtype=precise)
     after = load_file(precision / f"{dtype}_{stage}.safetensors")
     for name, weight in before.named_parameters():
         kept = weight.detach().float() * (1.0 - lr * (decay if weight.dim() > 1 else 0.0))
