@@ -1,1 +1,1 @@
-"""Prompts: preparing parquet files, reading them, and streaming them to the trainer."""
+"""Prompts: prepare parquet files, read them, and give the trainer its batches of prompts."""

@@ -1,8 +1,8 @@
-"""Chats as data sets write them: messages of `role` and `content`, and the answer that they may end with.
+"""Chats as data sets write them: messages of `role` and `content`, and the answer that may end them.
 
-Read are lists of {role, content}, ShareGPT's {from, value}, content in parts of text, the JSON text of such a
-list (`chat_text`), and plain text, which is one message of the user. What is no text, or would be lost, is
-refused.
+`read_chat` reads lists of {role, content}, ShareGPT's {from, value}, content that is a list of text parts,
+the JSON text of such a list (`chat_text`), and plain text, which becomes one user message. It refuses content
+that is not text, and content that training would lose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Message = dict[str, str]
 
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 _SPEAKERS = {**_ROLES, "human": "user", "gpt": "assistant"}
-"""ShareGPT's `from`."""
+"""Speakers in ShareGPT's `from`, and the role of each."""
 _TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
 
 
@@ -29,13 +29,14 @@ class Chat:
     messages: list[Message]
     """The prompt: each message has exactly `role` and `content`."""
     answer: str | None
-    """The assistant's turn that the chat ended with; it is no part of the prompt."""
+    """The assistant's turn at the end of the chat, or None. It does not belong to the prompt."""
 
 
 def read_chat(value: object, where: str, name: str) -> Chat:
     """The chat in a column `name`.
 
-    Raises ConfigError for what is none, has no user message, or ends with a system message.
+    Raises ConfigError for a value that is not a chat, and for a chat that has no user message or ends with a
+    system message.
     """
     if isinstance(value, str):
         value = chat_of_text(value, where, name)
@@ -49,7 +50,7 @@ def read_chat(value: object, where: str, name: str) -> Chat:
     if not any(message["role"] == "user" for message in prompt):
         raise bad_row(f"{where}: `{name}` has no message with the role `user`")
     if messages[-1]["role"] == "system":
-        raise bad_row(f"{where}: `{name}` ends with a system message, to which there is no answer")
+        raise bad_row(f"{where}: `{name}` ends with a system message, which a model cannot answer")
     return Chat(prompt, messages[-1]["content"] if ends else None)
 
 
@@ -68,24 +69,26 @@ def _message(message: Any, where: str, label: str) -> Message:
     )
     given = require_text(message.get(role_key), where, f"{label}.{role_key}")
     if given in _TOOL_ROLES:
-        raise bad_row(f"{where}: `{label}` is the turn of a tool (`{given}`), and tools cannot be read")
+        raise bad_row(f"{where}: `{label}` is a tool's turn (`{given}`): tool calls cannot be read")
     if given not in roles:
-        hint = f"correct it: known are {', '.join(roles)}"
-        raise bad_row(f"{where}: `{label}.{role_key}` is `{given}`, no role that is known", hint)
-    role, content, label = roles[given], message.get(content_key), f"{label}.{content_key}"
+        hint = f"use one of the known roles: {', '.join(roles)}"
+        raise bad_row(f"{where}: `{label}.{role_key}` is `{given}`, which is not a known role", hint)
+    role = roles[given]
+    content = message.get(content_key)
+    label = f"{label}.{content_key}"
     if isinstance(content, list):
         content = "".join(_part(part, where, f"{label}[{i}]") for i, part in enumerate(content))
-    if role == "system" and content == "":  # common and meant: it keeps a template's default one away
+    if role == "system" and content == "":  # common on purpose: it replaces the template's default message
         return {"role": role, "content": ""}
     return {"role": role, "content": require_text(content, where, label)}
 
 
 def _part(part: Any, where: str, label: str) -> str:
-    """The text of one part of a message's content; several follow each other without anything between."""
+    """The text of one part of a message's content. The caller joins several parts without a separator."""
     kind = part.get("type") if isinstance(part, dict) else kind_of(part)
     if kind != "text" or not isinstance(part, dict):
-        hint = "only text is trained on: leave such rows out"
-        raise bad_row(f"{where}: `{label}` is of type {kind}: only parts of type text can be read", hint)
+        hint = "distillctl trains on text only: leave such rows out"
+        raise bad_row(f"{where}: `{label}` is of type {kind}; only parts of type text can be read", hint)
     refuse_other_media(part, f"{where}: `{label}`")
     text = part.get("text")
     if not isinstance(text, str):

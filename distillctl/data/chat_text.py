@@ -1,7 +1,7 @@
-"""Chats that are written as text: the JSON of messages, and what was meant to be it.
+"""Chats that are written as text: the JSON of messages, and faulty attempts at it.
 
-Such a text is a chat or an error, and never the literal question. Other text stays text, also where it holds
-brackets or JSON: `[1, 2] has which sum?`, a document, the JSON of a message with a question behind it.
+Such a text is a chat or an error, never the literal question. All other text stays text, even if it contains
+brackets or JSON: `[1, 2] has which sum?`, a document, the JSON of a message followed by a question.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MESSAGE_KEYS = frozenset(
         "audio", "reasoning_content", "thinking",
     }
 )  # fmt: skip
-"""Keys of a message that says who speaks and lacks `content`."""
+"""Keys that a message without `content` may have, if it names its speaker."""
 _SPEAKER = (
     r"(?:system|user|assistant|human|gpt|tool|function|function_call|observation|developer|model|chatgpt|bot)"
 )
@@ -29,7 +29,7 @@ _LOOKS = re.compile(
     rf"""["'](?:role|from)["']\s*:\s*["']{_SPEAKER}["']|\A\s*[\[(]+\s*\{{\s*["'](?:role|content|from|value)["']\s*:""",
     re.IGNORECASE,
 )
-"""Messages that no parser takes: who speaks, or a list whose first key is one of a message."""
+"""Signs of messages in text that is not valid JSON: a speaker, or a list whose first key is a message's."""
 _PIECE = re.compile(
     r"""(?P<open>[\[({])|(?P<close>[\])}])|"(?:[^"\\]|\\.)*(?:"|\Z)|'(?:[^'\\]|\\.)*(?:'|\Z)|[^\[({\])}"']+""",
     re.DOTALL,
@@ -38,14 +38,14 @@ _BETWEEN = " \t\r\n,;"
 _BOM = "\ufeff"
 _HINT = (
     "write messages as a list, or as its JSON text (json.dumps), not as Python prints them; "
-    "a question about such a text needs words around it"
+    "if the prompt is a question about such a text, put words around it"
 )
 
 
 def chat_of_text(text: str, where: str, name: str) -> object:
-    """What the JSON text of a chat holds, good or bad, and any other text as it is.
+    """The value of a text that is the JSON of a chat, valid as a chat or not. Any other text comes unchanged.
 
-    Raises ConfigError for text that is meant as a chat and is not JSON, or has a key twice.
+    Raises ConfigError for text that is meant as a chat but is not JSON or repeats a key.
     """
     written = text.lstrip(_BOM + " \t\r\n")
     if not written.startswith(("[", "{", "(", '"')):
@@ -67,12 +67,12 @@ def chat_of_text(text: str, where: str, name: str) -> object:
 
 
 def _is_chat(tree: Any) -> bool:
-    """Whether JSON is a message, a list with one, or an object that holds such a list."""
+    """Whether a JSON value is a message, a list that contains one, or an object with such a list."""
     if isinstance(tree, dict) and _is_message(tree) and _says_who(tree):
         return True
     waiting = list(tree.values()) if isinstance(tree, dict) else [tree]
     waiting = [part for part in waiting if isinstance(part, list)]
-    while waiting:  # no recursion: a text decides how deep it is
+    while waiting:  # a loop, not recursion: the text decides how deep it nests
         part = waiting.pop()
         if isinstance(part, list):
             waiting.extend(part)
@@ -82,10 +82,10 @@ def _is_chat(tree: Any) -> bool:
 
 
 def _is_message(tree: dict[str, Any]) -> bool:
-    """Whether an object has the keys of a message, or says who speaks and has no other keys than those."""
+    """Whether an object has a message's two keys, or names its speaker and has keys of messages only."""
     if {"role", "content"} <= tree.keys():
         return True
-    if {"from", "value"} <= tree.keys():  # which an edge of a graph or a rate of exchange has as well
+    if {"from", "value"} <= tree.keys():  # an edge of a graph or an exchange rate has these keys as well
         return _says_who(tree) or isinstance(tree["value"], str)
     return _says_who(tree) and tree.keys() <= _MESSAGE_KEYS
 
@@ -96,7 +96,7 @@ def _says_who(tree: dict[str, Any]) -> bool:
 
 
 def _is_all_brackets(text: str) -> bool:
-    """Whether nothing but blanks and commas stands outside of brackets, of which the last may be open."""
+    """Whether only blanks and commas stand outside of brackets. The last bracket may be left open."""
     depth = 0
     for piece in _PIECE.finditer(text):
         if piece.lastgroup is None and depth <= 0 and piece[0].strip(_BETWEEN):

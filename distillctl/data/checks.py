@@ -1,4 +1,4 @@
-"""What can be said of the prompts of a run before anything starts: teachers, answers, unused text, tokens."""
+"""Checks of a run's prompts before anything starts: their teachers, answers, unused text and tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillctl.terminal.stream import inline
 
 
 def require_routes(config: Config, rows: Sequence[PromptRow]) -> None:
-    """Raise ConfigError where there are several teachers and no training row has what chooses among them.
+    """Raise ConfigError when a run has several teachers and no training row chooses among them.
 
     `rows`: read with `data.teacher_key`.
     """
@@ -33,15 +33,17 @@ def require_routes(config: Config, rows: Sequence[PromptRow]) -> None:
         for name in row
     )
     raise ConfigError(
-        f"data.teacher_key={data.teacher_key}: no row of data.train_files has a value in such a column, by "
-        f"which {', '.join(f'teachers.{name}' for name in config.teachers)} would get theirs",
-        f"name the column with the teachers' keys; there are: {', '.join(map(inline, columns))}",
+        f"data.teacher_key={data.teacher_key}: no row of data.train_files has a value in that column, so no "
+        f"prompt would go to {', '.join(f'teachers.{name}' for name in config.teachers)}",
+        f"name the column with the teachers' keys; the columns are: {', '.join(map(inline, columns))}",
     )
 
 
 def require_each_once(val_files: list[str]) -> None:
-    """Refuse a file under two names: its prompts would count twice. Training files may be repeated, which
-    shows their prompts more often."""
+    """Raise ConfigError for a file under two names: its prompts would count twice.
+
+    Training files may be repeated, so that their prompts come more often.
+    """
     first: dict[object, int] = {}
     for number, name in enumerate(val_files):
         place = first.setdefault(identity(Path(name)), number)
@@ -54,10 +56,10 @@ def require_each_once(val_files: list[str]) -> None:
 
 
 def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:
-    """Whether the rows have the answers that the loss and the evaluations are about.
+    """Warnings about rows without the answers that the loss and the evaluations need.
 
-    `val`: rows of the evaluations, none without them. Raises ConfigError for `loss.sft_coef` without any
-    reference answer.
+    `val`: rows of the evaluations, empty when there are none. Raises ConfigError when `loss.sft_coef` is set
+    and no training row has a reference answer.
     """
     checks = []
     if config.loss.sft_coef:
@@ -71,7 +73,7 @@ def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[Prom
     unknown = sum(row.ground_truth is None for row in val)
     if unknown:
         detail = f"{unknown} of {len(val)} rows of data.val_files have no ground truth: "
-        detail += "val/acc is that of the others" if unknown < len(val) else "val/acc is not measured"
+        detail += "val/acc counts the others only" if unknown < len(val) else "val/acc is not measured"
         if unknown == len(val) and config.checkpoint.best:
             detail += ", and checkpoint.best keeps no checkpoint"
         hint = "put answers into reward_model.ground_truth, as `distillctl prep` does, or set eval.every=0"
@@ -80,7 +82,7 @@ def answer_checks(config: Config, train: Sequence[PromptRow], val: Sequence[Prom
 
 
 def unused_text_checks(train: Sequence[PromptRow], val: Sequence[PromptRow]) -> list[Check]:
-    """A warning for each set of rows with text in keys of their messages that are not read."""
+    """A warning for each set of rows whose messages have text under keys that are not read."""
     checks = []
     for key, rows in (("data.train_files", train), ("data.val_files", val)):
         found = [row for row in rows if row.unused_keys]
@@ -88,9 +90,9 @@ def unused_text_checks(train: Sequence[PromptRow], val: Sequence[PromptRow]) -> 
             names = dict.fromkeys(name for row in found for name in row.unused_keys)
             named = ", ".join(f"`{name}`" for name in names)
             detail = (
-                f"{key}: messages of {len(found)} of {len(rows)} rows have text that is not used in {named}"
+                f"{key}: messages of {len(found)} of {len(rows)} rows have text in {named}, which is not used"
             )
-            hint = "write it into `content` where it belongs to the prompt or the answer"
+            hint = "move it into `content` if it belongs to the prompt or the answer"
             checks.append(Check("unused text", "warn", detail, hint))
     return checks
 
@@ -98,10 +100,10 @@ def unused_text_checks(train: Sequence[PromptRow], val: Sequence[PromptRow]) -> 
 def prompt_checks(
     config: Config, student: ModelDir, train: Sequence[PromptRow], val: Sequence[PromptRow]
 ) -> list[Check]:
-    """Whether the student can be given the prompts; warns of special tokens in their text.
+    """Warnings about special tokens in the text of the prompts.
 
-    Raises ConfigError where too few prompts can be short enough, and for rows that the template does not
-    render. Nothing is checked of a student whose tokenizer is not here.
+    Raises ConfigError when too few prompts can be short enough for the student, and for rows that its chat
+    template does not render. Checks nothing when the student's tokenizer is not on this machine.
     """
     if not student.has_tokenizer:
         return []
@@ -123,5 +125,5 @@ def special_token_checks(
         special_token_warning(rows, tokens, key)
         for key, rows in (("data.train_files", train), ("data.val_files", val))
     ]
-    hint = "take them out of the data where they are not meant"
+    hint = "remove them from the data where they are not intended"
     return [Check("special tokens", "warn", detail, hint) for detail in told if detail]

@@ -1,4 +1,4 @@
-"""The columns of a source: those that would change what a prompt means, and those that are not used."""
+"""The columns of a source: which of them would change what a prompt means, and which are not used."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MEANING = re.compile(
     r"|multimodal(?:data|inputs?)|pixelvalues(?:images|videos)?|(?:available)?(?:tools|functions)"
     r"|(?:tools?|functions?)(?:list|definitions|schemas)|toolcalls?|toolcallid|functioncalls?"
 )
-"""Columns of rows, and keys of messages and their parts: text alone is another prompt without them. As all
-names here, small and without digits and the marks between words."""
+"""Columns of rows, and keys of messages and their parts, whose content changes what the text means. Like all
+names here they are in lower case, without digits and without separators between words."""
 _EARLIER = re.compile(r"(?:chat|messages?|conversation|dialog(?:ue)?)?history")
-"""Fields with the turns before a text or a chat (LLaMA-Factory)."""
+"""Fields with the turns that precede a text or a chat (LLaMA-Factory)."""
 _PARTS = re.compile("instruction|input|context")
-"""Fields that are one prompt together (Alpaca, Dolly, SQuAD)."""
+"""Fields that together make one prompt (Alpaca, Dolly, SQuAD)."""
 _SYSTEM = re.compile(r"sys(?:tem)?(?:prompt|message|msg|instruction)s?|system")
-"""Fields with the system message of a text or a chat beside them (OpenOrca, LLaMA-Factory's ShareGPT)."""
+"""Fields with the system message of a text or chat in another field (OpenOrca, LLaMA-Factory's ShareGPT)."""
 _MESSAGE_KEYS = ("role", "content", "from", "value")
 
 
@@ -47,16 +47,16 @@ _INTO = {
     _Role.PART: "one field",
     _Role.SYSTEM: "a chat that begins with the role `system`",
 }
-"""Where somebody is to write what such a column holds."""
+"""Where the user should put the content of such a column."""
 
 
 def may_change_prompt(name: object) -> bool:
-    """Whether a column of this name has to be looked at, though it is not one that is read."""
+    """Whether a column of this name must be checked although it is not read."""
     return isinstance(name, str) and _role(name) is not None
 
 
 def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str] = ()) -> None:
-    """Raise ConfigError for images, sounds, videos or tools in a row, a message or a part of one.
+    """Raise ConfigError for images, sounds, videos or tools in a row, a message or a part of a message.
 
     `used`: columns that are read.
     """
@@ -65,16 +65,17 @@ def refuse_other_media(row: Mapping[str, Any], where: str, used: Collection[str]
     ]
     if names:
         raise bad_row(
-            f"{where}: {_listed(names)} cannot be read, and the text means something else without",
-            "only text is trained on: leave such rows out, or remove what their text does not need",
+            f"{where}: {_listed(names)} cannot be read, and without it the text means something else",
+            "distillctl trains on text only: leave such rows out, or remove what their text does not need",
         )
 
 
 def require_whole_prompt(row: Mapping[str, Any], where: str, used: Sequence[str]) -> None:
-    """Raise ConfigError where the prompt, the column `used[0]`, leaves a part of it to other columns.
+    """Raise ConfigError when other columns hold a part of the prompt that the column `used[0]` lacks.
 
-    For a text that is what stands in the fields of Alpaca's kind, unless the text repeats it; for any prompt,
-    in one with earlier turns, and without a system message in one for that. `used`: columns that are read.
+    For any prompt, such a part is a field of earlier turns, or, if the prompt has no system message, a field
+    for one. For a prompt that is text, it is also a field like Alpaca's `input`; text that already contains
+    the field's content lacks nothing. `used`: columns that are read.
     """
     left = {
         name: role
@@ -87,12 +88,12 @@ def require_whole_prompt(row: Mapping[str, Any], where: str, used: Sequence[str]
         into = _INTO[next(iter(left.values()))]
         raise bad_row(
             f"{where}: `{used[0]}` is only a part of the prompt: {_listed(left)} would be left out",
-            f"write all of it into {into}, or remove {_listed(left)} where the prompt does not need it",
+            f"write the whole prompt into {into}, or remove {_listed(left)} if the prompt does not need it",
         )
 
 
 def _is_left_out(value: object, role: _Role, prompt: object) -> bool:
-    """Whether a column with that role holds a part of the prompt that `prompt` lacks."""
+    """Whether a column of that role holds a part of the prompt that `prompt` lacks."""
     if role is _Role.MEANING or (role is _Role.SYSTEM and _has_system(prompt)) or not is_filled(value):
         return False
     if isinstance(prompt, str):
@@ -101,7 +102,7 @@ def _is_left_out(value: object, role: _Role, prompt: object) -> bool:
 
 
 def unused_keys(value: object) -> list[str]:
-    """Keys with text in the messages of a prompt that are not read, each once."""
+    """Keys of a prompt's messages that hold text and are not read, each once."""
     messages = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
     return list(
         dict.fromkeys(
@@ -128,14 +129,14 @@ class ColumnTally:
     used: tuple[str, ...]
     """Columns that are read."""
     required: Mapping[str, str] = field(default_factory=dict)
-    """Columns that the user named, and the option that each was named with."""
+    """Columns that the user named, each with the option that named it."""
     filled: Counter[str] = field(default_factory=Counter)
-    """Rows with anything in a column, for every column that is in any row."""
+    """For every column of any row, the number of rows in which it is not empty."""
     unused: dict[str, None] = field(default_factory=dict)
-    """Other columns with text in any row, and other keys of messages as `messages[].name`."""
+    """Columns that hold text and are not read, and such keys of messages as `messages[].name`."""
 
     def add(self, row: Mapping[str, Any], also: Collection[str] = ()) -> None:
-        """Take in one row, of which columns in `also` are read too."""
+        """Count one row. The columns in `also` are read too."""
         self.used = tuple(dict.fromkeys((*self.used, *also)))
         for name, value in row.items():
             self.filled[name] += is_filled(value)
@@ -145,18 +146,18 @@ class ColumnTally:
                 self.unused |= {name: None}
 
     def check(self) -> None:
-        """Raise ConfigError when none of the rows has anything in a column of `required`."""
+        """Raise ConfigError when a column of `required` is missing or empty in all rows."""
         for name, option in self.required.items():
             if name not in self.filled:
                 raise ConfigError(
-                    f"{option} {name}: no row that was read has such a field",
-                    f"correct it: they have {_listed(list(self.filled))}",
+                    f"{option} {name}: no row has such a field",
+                    f"name one of the fields that the rows have: {_listed(list(self.filled))}",
                 )
             if not self.filled[name]:
                 present = _listed([other for other, num_rows in self.filled.items() if num_rows])
                 raise ConfigError(
-                    f"{option} {name}: that field is empty in all rows that were read",
-                    f"leave the option out, or name a field with answers: there is something in {present}",
+                    f"{option} {name}: that field is empty in all rows",
+                    f"leave the option out, or name a field with answers; these are not empty: {present}",
                 )
 
 

@@ -1,4 +1,4 @@
-"""Token ids of prompts and of reference answers, as a chat template writes them."""
+"""Token ids of prompts and reference answers, rendered with a chat template."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "distillctlprobe"
-"""An answer that no template contains, strips or splits."""
+"""A placeholder answer that no template contains, strips or splits."""
 
 
 def reference_text(row: PromptRow) -> str | None:
@@ -46,16 +46,17 @@ class _TurnEnd:
     text: str
     """All of it."""
     blanks: str
-    """What of it comes before the token that ends the turn."""
+    """The blanks before the token that ends the turn."""
     token: str
-    """That token, blank where the template has none."""
+    """The token that ends the turn; empty when the template writes none."""
     token_id: int
+    """Id of that token; the tokenizer's end-of-sequence id when the template writes none."""
 
 
 class ChatEncoder:
     """Encodes rows with the chat template of a tokenizer.
 
-    Special tokens in the text of a row are encoded as text where the tokenizer can
+    Special tokens in the text of a row are encoded as text if the tokenizer can do that
     (`SpecialTokens.are_encodable_as_text`).
     """
 
@@ -66,7 +67,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
 
     def prompt_ids(self, row: PromptRow) -> list[int]:
-        """Ids of the prompt, which end where the assistant's answer begins.
+        """Ids of the prompt, up to where the assistant's answer begins.
 
         Raises ConfigError when the template refuses the row.
         """
@@ -74,12 +75,12 @@ class ChatEncoder:
         return self._ids(self._rendered(row, messages), marks)
 
     def reference_ids(self, row: PromptRow, max_length: int) -> list[int] | None:
-        """Ids of the row's reference answer behind its prompt, and the token that ends a turn, cut to
-        `max_length`; None for a row without one.
+        """Ids of the row's reference answer as it follows its prompt, then the token that ends the turn.
 
-        That token is the first that the template writes after an assistant's turn, blanks aside, and the
-        tokenizer's end-of-sequence token where it writes none. It is cut off a long answer like any other:
-        the model is not to stop there. Raises ConfigError when there is neither.
+        Returns None for a row without a reference answer. The ending token is the first that the template
+        writes after an assistant's turn, blanks aside, or else the tokenizer's end-of-sequence token. The ids
+        are cut to `max_length`. A long answer loses its ending token too: the model should not stop at the
+        cut. Raises ConfigError when neither the template nor the tokenizer has an ending token.
         """
         text = reference_text(row)
         if text is None:
@@ -88,12 +89,14 @@ class ChatEncoder:
         if end.token and text.rstrip().endswith(end.token):  # the data ends its answers itself
             text = text.rstrip().removesuffix(end.token)
         messages, marks = self._hidden([*row.messages, {"role": "assistant", "content": text}])
-        prompt, whole = self._rendered(row, messages[:-1]), self._rendered(row, messages, answered=True)
+        prompt = self._rendered(row, messages[:-1])
+        whole = self._rendered(row, messages, answered=True)
         answer = messages[-1]["content"]
         if whole.startswith(prompt) and whole.endswith(end.text):
             answer = whole[len(prompt) : len(whole) - len(end.text)] + end.blanks
-        before, together = self._ids(prompt, marks), self._ids(prompt + answer, marks)
-        # What is sampled behind a prompt never merges with its last token.
+        before = self._ids(prompt, marks)
+        together = self._ids(prompt + answer, marks)
+        # A sampled response never merges with the last token of its prompt, so the reference must not either.
         ids = together[len(before) :] if together[: len(before)] == before else self._ids(answer, marks)
         return [*ids, end.token_id][:max_length]
 
@@ -102,7 +105,10 @@ class ChatEncoder:
         return SpecialTokens.of(self._tokenizer)
 
     def _hidden(self, messages: list[Message]) -> tuple[list[Message], dict[str, str]]:
-        """The messages with their special tokens hidden, and what stands for them; mostly there are none."""
+        """The messages with private characters in place of special tokens, and the token of each character.
+
+        Most messages contain no special tokens and come back unchanged.
+        """
         special = self._special
         if special is None or not special.first_in(m["content"] for m in messages):
             return messages, {}
@@ -136,7 +142,7 @@ class ChatEncoder:
             return _TurnEnd(text, text.removesuffix(rest), token, added[token])
         eos = self._tokenizer.eos_token_id
         if eos is None:
-            message = "has no end-of-sequence token, and its chat template ends a turn with none"
+            message = "has no end-of-sequence token, and its chat template ends turns without a special token"
             hint = "set eos_token in its tokenizer_config.json, or train without references: loss.sft_coef=0"
             raise ConfigError(f"{_name(self._tokenizer)}: {message}", hint)
         return _TurnEnd(text, "", "", int(eos))

@@ -1,4 +1,4 @@
-"""JSON as rows are written in it: read strictly, with errors that name the place."""
+"""A strict JSON parser for rows, whose errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from distillctl.errors import ConfigError
 from distillctl.terminal.stream import inline
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""An escape that is half of a pair; both halves together are one character."""
+"""An escape for half of a surrogate pair. Only both halves together are a character."""
 
 
 class Repeated(Exception):
-    """A key that an object has twice, of which a parser keeps the last alone."""
+    """An object has a key twice. Python's parser would keep the last value and drop the others."""
 
     def __init__(self, key: str) -> None:
         self.key = key
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `pairs`, as `object_pairs_hook` of `json.loads`; raises Repeated."""
+    """The object of `pairs`, for `object_pairs_hook` of `json.loads`. Raises Repeated."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -31,7 +31,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, path: str, first_line: int) -> Any:
-    """The value of a JSON text that begins at `first_line` of a file."""
+    """The value of a JSON text that begins at `first_line` of a file. Raises ConfigError for invalid JSON."""
     try:
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique_keys)
         if _SURROGATE.search(data):
@@ -48,7 +48,7 @@ def parse_json(data: bytes, path: str, first_line: int) -> Any:
         raise ConfigError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        hint = "every line has to be one JSON object" if path.endswith(".jsonl") else "correct the file"
+        hint = "every line must be one JSON object" if path.endswith(".jsonl") else "correct the file"
         raise ConfigError(f"{path}:{line}: not JSON: {error.msg}", hint) from error
-    except (ValueError, RecursionError) as error:  # an integer or a nesting past Python's limits
+    except (ValueError, RecursionError) as error:  # an integer or nesting beyond Python's limits
         raise ConfigError(f"{path}:{first_line}: not readable JSON: {error}") from error

@@ -1,9 +1,9 @@
-"""Whether prompts can be short enough, before anything is started. Imports neither torch nor transformers.
+"""Checks before anything starts whether prompts can be short enough. Imports neither torch nor transformers.
 
-The exact length is known only when the ranks render the student's chat template (`prompts.render`). Here the
-user messages alone are encoded. A rendered prompt contains these messages plus template text, so it is at
-least this long, give or take tokens that merge at the boundaries. The estimate leaves room for those, so it
-never refuses a prompt that fits.
+The exact length is known only when the ranks render the student's chat template (`prompts.render`). This
+module encodes the user messages alone. A rendered prompt contains these messages plus template text, so it is
+at least this long, give or take tokens that merge at the boundaries. The estimate leaves room for those
+tokens, so it never refuses a prompt that fits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CountTokens = Callable[[str], int]
 
 _MERGED_SHARE = 0.1
 _MERGED_TOKENS = 4
-"""How much shorter a message may become inside a template: this share of its tokens, and so many more."""
+"""How much shorter a message may become inside a template: this share of its tokens, plus this number."""
 
 
 def require_usable(
@@ -25,8 +25,8 @@ def require_usable(
 ) -> None:
     """Raise ConfigError unless `num_needed` of the rows may have at most `max_prompt_length` tokens.
 
-    `count` is the number of tokens of a text; `key` names the setting that the rows come from. Rows are
-    looked at only until there are enough.
+    `count` gives the number of tokens of a text; `key` names the setting that the rows come from. The check
+    stops at the row that completes `num_needed`.
     """
     lengths: list[int] = []
     usable = 0
@@ -49,7 +49,7 @@ def require_usable(
 
 
 def fewest_tokens(row: PromptRow, count: CountTokens) -> int:
-    """A lower bound of the tokens of a prompt."""
-    # Templates may strip blanks, leave out system messages, and the thoughts of earlier answers.
+    """A lower bound on the number of tokens of a prompt."""
+    # Templates may strip blanks, and drop system messages and the thinking of earlier answers.
     users = (message["content"].strip() for message in row.messages if message["role"] == "user")
     return sum(max(0, int(count(text) * (1 - _MERGED_SHARE)) - _MERGED_TOKENS) for text in users)

@@ -1,6 +1,6 @@
-"""Floats of less than 64 bits as the numbers that somebody wrote.
+"""Floats of less than 64 bits as the numbers that were written.
 
-That is 0.1, where the same number of 32 bits as a Python float is 0.10000000149011612.
+A 32-bit 0.1 converted to a Python float is 0.10000000149011612. The readers here give 0.1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Reader = Callable[[Any], Any]
 
 
 def reader_of(column: Any) -> Reader | None:
-    """What makes such values of the Python values of an Arrow type; None for a type without narrow floats."""
+    """The reader for Python values of an Arrow type; None for a type without narrow floats."""
     import numpy as np
     import pyarrow as pa
 

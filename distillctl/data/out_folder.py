@@ -1,4 +1,4 @@
-"""The folder that `prep` writes: what it may write over there, and how the files get in."""
+"""The folder that `prep` writes: which files it may replace, and how it puts new ones there."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ _DATA = tuple(f"{split}.parquet" for split in SPLITS)
 
 
 def require_free(out: Path, sources: Iterable[Path], *, force: bool) -> None:
-    """Refuse to write over earlier results without `force`, over what is no file, or over a source at all.
+    """Check that `prep` may write to `out`.
 
-    Raises ConfigError, and EnvironmentUnfit for a folder that cannot be written.
+    Raises ConfigError when `out` has earlier results and `force` is off, when something other than a regular
+    file is in their place, and when a source would be replaced, even with `force`. Raises EnvironmentUnfit
+    for a folder that cannot be written.
     """
     try:
         nearest = next(path for path in (out, *out.parents) if path.exists())
@@ -54,12 +56,13 @@ def require_free(out: Path, sources: Iterable[Path], *, force: bool) -> None:
 def staged(out: Path) -> Iterator[Path]:
     """A temporary directory whose files move to `out` when the block succeeds.
 
-    The old manifest goes first and the new one comes last. A data file of before that is no part of this
-    result goes too, when the old manifest lists it as it is; any other stays.
+    The old manifest is deleted first, and the new one is written last. An older data file that this result
+    does not replace is deleted if its digest is the old manifest's; otherwise it stays. Raises
+    EnvironmentUnfit when `out` cannot be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # In `out` where it is there: that may be a disk of its own, and moving has to be renaming.
+        # Inside `out` if it exists: `out` may be on another disk, and files must move by renaming.
         stage = Path(tempfile.mkdtemp(prefix=".distillctl-", dir=out if out.exists() else out.parent))
         try:
             yield stage
@@ -86,8 +89,9 @@ def digest(path: Path) -> str:
 
 
 def _remove_written(path: Path, written: object) -> None:
-    """Remove a data file if `written`, the manifest's digests by name, has it as it is."""
+    """Remove a data file if its digest is the one in `written`, the manifest's digests by file name."""
     if isinstance(written, dict) and written.get(path.name) == digest(path):
         path.unlink()
     else:
-        print(f"{path} is left as it is: no part of this result, and not what prep wrote", file=sys.stderr)
+        message = f"{path} is left as it is: it does not belong to this result, and prep did not write it"
+        print(message, file=sys.stderr)

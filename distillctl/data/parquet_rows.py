@@ -1,4 +1,4 @@
-"""The rows of a parquet file as plain Python values, column by column."""
+"""The rows of a parquet file as plain Python values."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BATCH_ROWS = 256
-"""Rows that are unpacked at the same time."""
+"""Rows that are unpacked at a time."""
 UNREADABLE = object()
-"""Stands in a column that is not used for a value that Python has none for, such as a date in the year 20000:
-it is no text, and something is there."""
+"""Stands for a value that Python cannot represent, such as a date in the year 20000, in a column that is not
+used. It counts as a value that is not text."""
 
 
 def parquet_rows(path: Path, columns: Sequence[str], *, whole: bool) -> Iterator[tuple[str, Any]]:
-    """Each row as (`file: row N`, its fields): those of `columns` and what may change the prompt, or with
-    `whole` all.
+    """Each row as (`file: row N`, its fields).
 
-    Raises ConfigError for a file that cannot be read, a column that is there twice, and a value of `columns`
-    that Python has none for; without `whole` also where the first of `columns` is missing.
+    The fields are those of `columns` and those that may change the prompt; with `whole`, all fields. Raises
+    ConfigError for a file that cannot be read, a column that appears twice, and a value in `columns` that
+    Python cannot represent; without `whole`, also when the first of `columns` is missing.
     """
     with opened_parquet(path, () if whole else columns) as file:
         names = file.schema_arrow.names
@@ -66,7 +66,7 @@ def _values(column: pa.Array, path: Path, first: int, name: str, *, used: bool) 
                 if used:
                     raise bad_row(
                         f"{path}: row {first + offset}: `{inline(name)}` cannot be read: {error}",
-                        "correct that value, or write the column as text",
+                        "correct that value, or store the column as text",
                     ) from None
                 found.append(UNREADABLE)
     reader = reader_of(column.type) if used else None

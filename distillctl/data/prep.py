@@ -1,8 +1,8 @@
 """`distillctl prep`: writes the prompts of a data set as parquet files in verl's schema.
 
-In: a `DataSet`, which a file in `sets/` makes. Out: a directory with `train.parquet`, mostly `test.parquet`,
-and `manifest.json`, which says what went in and came out. Every row is read and checked before anything is
-written, and files appear under their names only when all of them are complete.
+In: a `DataSet`, which a file in `sets/` makes. Out: a directory with `train.parquet`, usually `test.parquet`,
+and `manifest.json`, which describes the source and the result. `prepare` reads and checks every row before it
+writes anything. Files get their final names only when all of them are complete.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distillctl.terminal.progress import track
 Manifest = dict[str, Any]
 """The content of `manifest.json`.
 
-`kind`, `source` (a name, never a path), `distillctl` (version), what `summary.counts` counts,
+Its keys are `kind`, `source` (a name, never a path), `distillctl` (version), the keys of `summary.counts`,
 `source_sha256` and `sha256` (hex digests of the files read and written, by file name).
 """
 
@@ -40,9 +40,9 @@ class DataSet:
     data_source: str
     """The column `data_source` of every row."""
     splits: Mapping[str, Iterable[Example]]
-    """The examples of `train` and perhaps `test`; they are read after `--out` was found free."""
+    """The examples of `train` and perhaps `test`. They are read only after the check that `--out` is free."""
     source: str | None = None
-    """Where the examples come from, a name and never a path; None: `data_source`."""
+    """The name of the place that the examples come from, never a path; None stands for `data_source`."""
     files: Sequence[Path] = ()
     """The files that are read."""
     columns: ColumnTally = field(default_factory=lambda: ColumnTally(()))
@@ -54,13 +54,13 @@ def prepare(
 ) -> Manifest:
     """Write a data set to the folder `out`; `limit` keeps the first examples of each split.
 
-    Raises ConfigError (bad rows, `out` is taken and not `force`) and EnvironmentUnfit (`out` cannot be
-    written).
+    Raises ConfigError for bad rows, and when `out` has earlier results and `force` is off. Raises
+    EnvironmentUnfit when `out` cannot be written.
     """
     assert "train" in data_set.splits
     assert data_set.splits.keys() <= set(SPLITS)
     if limit is not None and limit < 1:
-        raise ConfigError(f"--limit is {limit}", "it counts rows of each split, from 1")
+        raise ConfigError(f"--limit is {limit}", "give the number of rows to keep of each split, at least 1")
     require_free(out, data_set.files, force=force)
     splits = {split: _rows(name, data_set, split, limit) for split in data_set.splits}
     data_set.columns.check()
@@ -78,7 +78,7 @@ def _rows(name: str, data_set: DataSet, split: str, limit: int | None) -> list[R
 
 
 def _write(name: str, data_set: DataSet, out: Path, splits: Mapping[str, Sequence[Row]]) -> Manifest:
-    """Write all splits, and last the manifest: where it stands, the rest is complete."""
+    """Write all splits, then the manifest. A folder with a manifest is complete."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,8 +1,7 @@
-"""From rows to prompts, and the order in which training meets them.
+"""From rows to prompts, and the order in which training uses them.
 
-`render` turns data rows into token ids with the student's chat template; `PromptStream` cuts
-batches from them. A batch is a pure function of (seed, step), so a resumed run needs no cursor but
-its step.
+`render` turns data rows into token ids with the student's chat template. `PromptStream` cuts batches from the
+prompts. A batch is a pure function of (seed, step), so a resumed run needs only its step to continue.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ def render(
     routes: Mapping[str, str] | None = None,
     max_reference_length: int | None = None,
 ) -> tuple[list[Prompt], int]:
-    """Prompts of at most `max_prompt_length` tokens in row order, and how many rows were longer.
+    """Prompts of at most `max_prompt_length` tokens in row order, and the number of longer rows.
 
     A prompt ends where the assistant's answer begins. `routes` maps a row's `route` to the name of its
-    teacher; other rows keep the teacher `default`. With `max_reference_length`, tokens, `reference_ids` is
-    what `ChatEncoder.reference_ids` makes of the row's reference answer. Raises ConfigError when the
-    tokenizer has no chat template, the template refuses a row, no row is short enough, or references are
-    wanted and no prompt has one or no token can end them.
+    teacher; other rows keep the teacher `default`. `max_reference_length` asks for `reference_ids` of at most
+    that many tokens (`ChatEncoder.reference_ids`). Raises ConfigError when the tokenizer has no chat
+    template, the template refuses a row, or no row is short enough; with `max_reference_length`, also when no
+    prompt has a reference answer or no token can end one.
     """
     encoder = ChatEncoder(tokenizer)
     rendered = [(row, encoder.prompt_ids(row)) for row in rows]
@@ -58,7 +57,7 @@ def render(
 
 
 def unused_teachers(prompts: Iterable[Prompt], names: Iterable[str]) -> list[str]:
-    """Those of `names`, in their order, that are the teacher of none of `prompts`."""
+    """The teachers among `names` that no prompt uses, in the order of `names`."""
     used = {prompt.teacher for prompt in prompts}
     return [name for name in names if name not in used]
 
@@ -78,15 +77,14 @@ def _prompt(row: PromptRow, ids: list[int], reference: list[int] | None, routes:
 
 
 class PromptStream:
-    """Batches cut from an endless row of epochs, each a shuffle of its own of all prompts.
+    """Batches cut from an endless sequence of epochs. Each epoch is a new shuffle of all prompts.
 
-    A batch may straddle two epochs, so every epoch shows each prompt exactly once whatever the
-    batch size, and a prompt can stand twice in such a batch: as two objects, which have groups of
-    answers of their own.
+    Every epoch contains each prompt exactly once, whatever the batch size, because a batch may straddle two
+    epochs. A prompt can appear twice in such a batch: as two objects, each with its own group of responses.
     """
 
     def __init__(self, prompts: Sequence[Prompt], batch_size: int, seed: int) -> None:
-        """Raises ConfigError when a batch would be larger than the data."""
+        """Raises ConfigError when `batch_size` exceeds the number of prompts."""
         if batch_size > len(prompts):
             message = f"data.train_batch_size is {batch_size}, but there are {len(prompts)} prompts"
             raise ConfigError(message, "lower data.train_batch_size or prepare more data")

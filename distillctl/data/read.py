@@ -1,9 +1,8 @@
-"""Reading data files written by us, by verl, by pandas or by hand.
+"""Readers for data files written by distillctl, verl, pandas or a person.
 
-In: a .parquet, .jsonl or .json file. Out: `records`, plain rows that know where they stand (prep
-reads its sources with it), and `read_rows`, prompts in verl's layout read leniently. Everything
-wrong with a file is a `ConfigError` that names the file and the line (from 1) or the row (from 0,
-as in `prompt_id`).
+In: a .parquet, .jsonl or .json file. Out: `records` gives plain rows with their place in the file (prep reads
+its sources with it); `read_rows` gives prompts and reads verl's layout leniently. Every fault of a file is a
+`ConfigError` that names the file and the line (from 1) or the row (from 0, as in `prompt_id`).
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ from distillctl.grading.answer_types import DEFAULT, answer_type, load, require_
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30
-"""Of a JSON array, which is parsed as a whole; .jsonl and .parquet are read row by row."""
+"""Largest JSON array, which is parsed as a whole. Files of .jsonl and .parquet are read row by row."""
 _MAX_NESTING = 16
 _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
-# Keys under which nested `ground_truth` structs keep the answer itself, in order of preference.
+# Keys under which a nested `ground_truth` struct stores the answer, in order of preference.
 _NESTED_KEYS = ("ground_truth", "target", "value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRow:
-    """One prompt as it stands in the data, not rendered."""
+    """One prompt as the data has it, not rendered."""
 
     index: int
     """Row in its file, from 0."""
     messages: list[Message]
-    """Chat messages, each with exactly `role` and `content`, without the answer that a chat ends with."""
+    """Chat messages, each with exactly `role` and `content`, without the answer at the end of the chat."""
     question: str
     """Content of the last user message."""
     ground_truth: str | None
@@ -52,17 +51,17 @@ class PromptRow:
     split: str
     """`extra_info.split`, or else the file's name without its suffix."""
     extra_info: dict[str, Any] | None = None
-    """The whole struct as plain Python values, `answer` being `reference` for a chat that ends with it; None
-    when the data has none."""
+    """The whole struct as plain Python values; None when the data has none. If the chat ends with an answer,
+    `answer` is that turn, as `reference` is."""
     reference: str | None = None
-    """The data's own answer: the assistant's turn that the chat ends with, else `extra_info.answer`; None
-    when that is no text or blank."""
+    """The data's own answer: the assistant's turn at the end of the chat, else `extra_info.answer`; None when
+    it is blank or not text."""
     answer_type: str = DEFAULT
     """One of `grading.answer_types.ANSWER_TYPES`."""
     unused_keys: tuple[str, ...] = ()
-    """Keys with text in its messages that are not read."""
+    """Keys of its messages that hold text and are not read."""
     route: str | None = None
-    """Value of the column that chooses the teacher, as text; None when it is null or not there."""
+    """Value of the column that chooses the teacher, as text; None when it is null or missing."""
 
     @property
     def prompt_id(self) -> str:
@@ -73,9 +72,9 @@ class PromptRow:
 def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
     """All prompts of a file, in its order. `teacher_key` names the top-level column of `route`.
 
-    Only `prompt` is required: what `chat.read_chat` reads. A chat that ends with the assistant has its answer
-    there: it is `extra_info.answer`, whatever that was, and the ground truth where `reward_model` has none.
-    Raises ConfigError when the file is missing, empty or not readable, or a row is of a wrong type, has
+    Only `prompt` is required; `chat.read_chat` reads it. If a chat ends with an assistant's turn, that turn
+    is the answer: it replaces `extra_info.answer`, and gives the ground truth when `reward_model` has none.
+    Raises ConfigError when the file is missing, empty or not readable, and when a row has a wrong type, has
     images, sounds, videos or tools, or has only a part of its prompt in `prompt`.
     """
     require_file(path, _missing_file_hint(path))
@@ -91,14 +90,16 @@ def records(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a file as (`file:line` or `file: row N`, its fields).
 
-    Of `columns` the first, a prompt, has to be there: the JSON text of a chat comes as its messages. Another
-    that is missing is None; the rest of a row comes along with `whole` only, where a missing field stays out.
-    Raises ConfigError for a file that cannot be read or holds no row, a row that is not an object, one with
-    images, sounds, videos or tools, and one whose prompt is no valid chat or only a part of it.
+    The first of `columns` is the prompt and is required. If it is the JSON text of a chat, the row has the
+    chat's messages instead. Other columns are None when they are missing. With `whole`, a row has all of its
+    fields and nothing for missing ones. Raises ConfigError for a file that cannot be read or has no rows, a
+    row that is not an object, a row with images, sounds, videos or tools, and a row whose prompt is not a
+    valid chat or only a part of one.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: not a data file", f"accepted: {', '.join(SUFFIXES)}")
-    size, empty = require_file(path), True
+    size = require_file(path)
+    empty = True
     try:
         for where, row in limited_items(_rows(path, columns, whole=whole), path, readable_bytes(size)):
             if not isinstance(row, dict):
@@ -119,10 +120,11 @@ def records(
 
 
 def answer_text(value: object, where: str = "", depth: int = 0) -> str | None:
-    """A ground truth as text, or None: a scalar, the first of a list, or what a struct nests.
+    """A ground truth as text, or None: a scalar, the first element of a list, or the answer inside a struct.
 
-    Whole floats lose their `.0`, because pandas turns integers into floats beside a null. `depth`: levels
-    around the value; one that lies absurdly deep is none. Raises ConfigError for an infinite number.
+    Whole floats lose their `.0`, because pandas turns the integers of a column with a null into floats.
+    `depth`: levels around the value; below `_MAX_NESTING` levels nothing counts as an answer. Raises
+    ConfigError for an infinite number.
     """
     if depth > _MAX_NESTING:
         return None
@@ -135,7 +137,7 @@ def answer_text(value: object, where: str = "", depth: int = 0) -> str | None:
         if math.isnan(value):  # a null, as pandas writes it
             return None
         if math.isinf(value):
-            raise bad_row(f"{where}: the answer is no finite number, or one that is too large for a float")
+            raise bad_row(f"{where}: the answer is infinite, or too large for a float")
         return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, str):
         return value if value.strip() else None
@@ -145,14 +147,17 @@ def answer_text(value: object, where: str = "", depth: int = 0) -> str | None:
 def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_key: str) -> PromptRow:
     chat = read_chat(row["prompt"], where, "prompt")
     reward = struct(row["reward_model"], where, "reward_model")
-    truth, kind = answer_text(reward.get("ground_truth"), where), answer_type(reward.get("style"))
+    truth = answer_text(reward.get("ground_truth"), where)
+    kind = answer_type(reward.get("style"))
     if truth is not None:
         require_answer(truth, kind, where)
     extra = struct(row["extra_info"], where, "extra_info")
     if chat.answer is not None:
         extra = {**extra, "answer": chat.answer}
         truth = load(kind).truth_in_turn(chat.answer) if truth is None else truth
-    split, reference, source = extra.get("split"), extra.get("answer"), row["data_source"]
+    split = extra.get("split")
+    reference = extra.get("answer")
+    source = row["data_source"]
     return PromptRow(
         index=index,
         messages=chat.messages,
@@ -169,14 +174,14 @@ def _prompt_row(where: str, row: dict[str, Any], index: int, stem: str, teacher_
 
 
 def _route(value: object) -> str | None:
-    """A routing column's value as text. As in `answer_text`, NaN is a null and 3.0 the integer it was."""
+    """A routing column's value as text. As in `answer_text`, NaN counts as null and 3.0 becomes 3."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def struct(value: object, where: str, name: str) -> dict[str, Any]:
-    """A struct column's value, empty when it is null (NaN is pandas's null)."""
+    """A struct column's value, empty when it is null (pandas writes null as NaN)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return {}
     if not isinstance(value, dict):
@@ -191,15 +196,15 @@ def _rows(path: Path, columns: Sequence[str], *, whole: bool) -> Iterator[tuple[
 
 
 def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """A JSON array of rows, or JSON lines under the shorter name, which `datasets` accepts too."""
+    """The rows of a .json file: a JSON array, or JSON lines, which `datasets` accepts under this name too."""
     with open_regular(path) as file:
         start = file.read(1 << 16)
     if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         yield from _line_records(path)
         return
     if path.stat().st_size > MAX_JSON_BYTES:
-        message = f"{path}: is longer than {MAX_JSON_BYTES >> 20} MiB, too long for one JSON array"
-        raise ConfigError(message, "write one object per line, as .jsonl, or parquet")
+        message = f"{path}: is larger than {MAX_JSON_BYTES >> 20} MiB, the limit for one JSON array"
+        raise ConfigError(message, "write it as .jsonl, one object per line, or as .parquet")
     rows = parse_json(path.read_bytes(), str(path), first_line=1)
     yield from ((f"{path}: row {index}", row) for index, row in enumerate(rows))
 
@@ -212,7 +217,7 @@ def _line_records(path: Path) -> Iterator[tuple[str, Any]]:
             if len(line) > MAX_ROW_BYTES:
                 raise too_long(f"{path}:{number}: the line")
             if line.strip():
-                # Without its newline, or JSON that stops short would be blamed on the next line.
+                # Without the newline, so that an error in a truncated line names that line, not the next.
                 value = parse_json(line.rstrip(b"\r\n"), str(path), first_line=number)
                 yield f"{path}:{number}", value
 

@@ -1,4 +1,4 @@
-"""The rows that a run trains on and is evaluated on, read before it starts."""
+"""The rows for a run's training and evaluations, read before it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillctl.files.reading import require_utf8
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """All rows of `data.train_files`, and those that the evaluations ask."""
+    """All rows of `data.train_files`, and the rows of `data.val_files` that evaluations use."""
 
     train: list[PromptRow]
     val: list[PromptRow]
@@ -22,8 +22,11 @@ class RunRows:
 
 
 def read_run_rows(config: Config) -> RunRows:
-    """Raises ConfigError when a file cannot be read, a validation file stands twice, no row chooses among
-    several teachers, or the rows do not fill a batch."""
+    """Read the data files that the config names.
+
+    Raises ConfigError when a file cannot be read, a validation file appears twice, no row chooses among
+    several teachers, or the rows do not fill a batch.
+    """
     data = config.data
     require_utf8(Path.cwd(), "the working directory")
     require_each_once(data.val_files)

@@ -1,7 +1,7 @@
 """The parquet schema of prompts: verl's layout, column by column.
 
-`prep.py` writes rows through `to_row` and `schema`; `read.py` reads the same layout leniently.
-Files written here load in verl, and verl's load here.
+`prep.py` writes rows with `to_row` and `schema`; `read.py` reads the same layout leniently. verl loads files
+written here, and distillctl loads verl's files.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A prompt and its answers, as a data set of `prep` gives them."""
+    """A prompt and its answers, as a data set gives them to `prep`."""
 
     prompt: str | list[Message]
-    """Text, which becomes one message of the user, or a chat without the answer that it may end with."""
+    """Text, which becomes one user message, or a chat without the answer at its end."""
     question: str | None = None
-    """The question alone, without instructions; None: the last message of the user."""
+    """The question alone, without instructions; None stands for the last user message."""
     answer: str | None = None
     """The whole reference answer, for `loss.sft_coef`; None when there is none."""
     ground_truth: str | None = None
-    """The final answer; None when there is none, so that responses are not graded."""
+    """The final answer; None when there is none: responses to this prompt are then not graded."""
     answer_type: str = DEFAULT
     """How responses are compared with `ground_truth`."""
     ability: str | None = None
-    """verl's column of that name, which distillctl does not read."""
+    """verl's column `ability`, which distillctl does not read."""
 
 
 def schema() -> pa.Schema:

@@ -1,4 +1,4 @@
-"""The folder that a data set of `prep` reads: refusals that all of them share."""
+"""Checks of the folder in `--source`, for all data sets of `prep`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from distillctl.errors import ConfigError
 
 
 def require_folder(source: Path) -> None:
-    """Raise ConfigError when `--source` is no folder."""
+    """Raise ConfigError unless `--source` is a folder."""
     if not source.is_dir():
         what = "is not a directory" if source.exists() else "does not exist"
-        raise ConfigError(f"{source}: {what}", "--source names where your data lies")
+        raise ConfigError(f"{source}: {what}", "give --source the file or directory with your data")
 
 
 def require_one(source: Path, split: str, paths: Sequence[Path]) -> None:
-    """Raise ConfigError for several files in `source` of which each is all of a split."""
+    """Raise ConfigError when several files in `source` claim to be the whole of one split."""
     if len(paths) > 1:
         names = ", ".join(str(path.relative_to(source)) for path in paths)
-        raise ConfigError(f"{source}: has several files of {split}: {names}", "leave one of them there")
+        raise ConfigError(f"{source}: has several files of {split}: {names}", "keep one of them there")

@@ -1,8 +1,8 @@
-"""Special tokens in the text of data: `<|im_end|>` in a scraped chat is text there, not the end of a turn.
+"""Special tokens in the text of data. For example, `<|im_end|>` in a scraped chat is text, not a turn's end.
 
-Tokenizers read a special token wherever its text stands, also inside a message. Here it is found by the ids
-that a text is encoded to, and encoded as the text that it is, while the special tokens that the chat template
-itself writes stay what they are. Needs `tokenizers`, not transformers.
+Tokenizers turn the text of a special token into that token wherever it appears, also inside a message.
+`SpecialTokens` finds such tokens by the ids of the encoded text and encodes them as text. The special tokens
+that the chat template writes stay special. Needs `tokenizers`, not transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from distillctl.data.chat import Message
 from distillctl.data.read import PromptRow
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
-"""Characters that stand for special tokens while a template is rendered: Unicode's private use area A."""
+"""Characters that stand for special tokens while a template is rendered: Unicode's supplementary private use
+area A."""
 
 
 class SpecialTokens:
@@ -30,14 +31,14 @@ class SpecialTokens:
         special = {i: token for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._ids = {token.content: i for i, token in special.items()}
         self._names: dict[int, str] = {i: name for name, i in self._ids.items()}
-        # One that is matched in normalised text can be there under another spelling.
+        # A token that the tokenizer matches in normalised text can appear under another spelling.
         self._always_encode = any(token.normalized for token in special.values())
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._ids else None
 
     @classmethod
     def of(cls, tokenizer: Any) -> SpecialTokens | None:
-        """Those of a tokenizer of transformers; None for one that is not backed by `tokenizers`."""
+        """The special tokens of a transformers tokenizer; None if it is not backed by `tokenizers`."""
         from tokenizers import Tokenizer
 
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -45,12 +46,13 @@ class SpecialTokens:
 
     @cached_property
     def are_encodable_as_text(self) -> bool:
-        """Whether encoding around special tokens piece by piece is encoding at once.
+        """Whether text encoded piece by piece around special tokens gives the same ids as text encoded whole.
 
-        Not so where a tokenizer puts a blank before each text (SentencePiece), or a token takes the blanks
-        beside it.
+        It does not if the tokenizer puts a blank before each text (SentencePiece), or if a special token
+        absorbs the blanks beside it.
         """
-        left, right = "a b ", "\n a"
+        left = "a b "
+        right = "\n a"
         return all(
             self._encode(f"{left}{name}{right}")
             == [*self._encode(left, as_text=True), i, *self._encode(right, as_text=True)]
@@ -58,7 +60,7 @@ class SpecialTokens:
         )
 
     def first_in(self, texts: Iterable[str]) -> str | None:
-        """A special token that one of the texts is encoded to, or None."""
+        """The first special token among the encoded ids of the texts, or None."""
         for text in texts:
             if self._always_encode or any(name in text for name in self._ids):
                 for i in self._encode(text):
@@ -67,7 +69,7 @@ class SpecialTokens:
         return None
 
     def hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
-        """The messages with a private character in place of each special token, and what each stands for."""
+        """The messages with a private character for each special token, and the token of each character."""
         assert self._pattern is not None
         text = "".join(message["content"] for message in messages)
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in text)
@@ -78,7 +80,7 @@ class SpecialTokens:
         return hidden, {mark: name for name, mark in marks.items()}
 
     def encode(self, rendered: str, marks: Mapping[str, str]) -> list[int]:
-        """Ids of rendered text in which `marks` stand for special tokens that are text."""
+        """Ids of rendered text. The characters in `marks` stand for special tokens to encode as text."""
         assert self._pattern is not None
         restore = str.maketrans(dict(marks))
         ids: list[int] = []
@@ -96,7 +98,10 @@ class SpecialTokens:
 
 
 def special_token_warning(rows: Sequence[PromptRow], tokens: SpecialTokens, key: str) -> str | None:
-    """What to say of rows with special tokens in their text, None where there are none; `key` names them."""
+    """The warning about rows with special tokens in their text, or None if no row has any.
+
+    `key` names the setting that the rows come from.
+    """
     found = [
         name
         for row in rows
@@ -108,6 +113,6 @@ def special_token_warning(rows: Sequence[PromptRow], tokens: SpecialTokens, key:
     if not tokens.are_encodable_as_text:
         fate = "stay special tokens, because this tokenizer cannot encode them as text"
     return (
-        f"{key}: the text of {len(found)} of {len(rows)} rows holds special tokens of the tokenizer, such as "
-        f"{found[0]!r}; they {fate}"
+        f"{key}: the text of {len(found)} of {len(rows)} rows holds special tokens of the tokenizer, "
+        f"such as {found[0]!r}; they {fate}"
     )

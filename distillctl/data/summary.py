@@ -1,4 +1,4 @@
-"""What `prep` counts in the rows that it writes: for `manifest.json` and for people."""
+"""Counts of the rows that `prep` writes, for `manifest.json` and in words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ Row = Mapping[str, Any]
 
 
 def counts(splits: Mapping[str, Sequence[Row]], tally: ColumnTally) -> dict[str, Any]:
-    """Counts over the rows of each split, in the schema of prompt files; `tally` is that of their source.
+    """Counts over the rows of each split, in the schema of prompt files. `tally` counts their source.
 
-    `rows`, `rows_with_answer` (a ground truth) and `rows_with_reference` (a whole answer) per split; of
-    numeric data `rows_with_number` and `rows_with_text`, whose ground truths are numbers and are none;
-    `duplicates`: rows whose prompt an earlier row has; `shared_prompts`: rows of other splits whose prompt
-    the training rows have; `fields`: source rows with anything in each field that is read; `unused_columns`.
+    Per split: `rows`, `rows_with_answer` (a ground truth) and `rows_with_reference` (a whole answer); for
+    numeric data also `rows_with_number` (the ground truth is a number) and `rows_with_text` (it is not).
+    `duplicates`: rows with the same prompt as an earlier row. `shared_prompts`: rows of other splits with the
+    same prompt as a training row. `fields`: for each field that is read, the source rows in which it is not
+    empty. `unused_columns`: columns with text that are not read.
     """
     prompts = {split: [json.dumps(row["prompt"]) for row in rows] for split, rows in splits.items()}
     everything = [prompt for listed in prompts.values() for prompt in listed]
@@ -42,7 +43,7 @@ def counts(splits: Mapping[str, Sequence[Row]], tally: ColumnTally) -> dict[str,
 
 
 def _number_counts(splits: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
-    """`rows_with_number` and `rows_with_text` of numeric rows; nothing without any."""
+    """`rows_with_number` and `rows_with_text`; empty if no row is numeric."""
     numbers: dict[str, int] = {}
     texts: dict[str, int] = {}
     for split, rows in splits.items():
@@ -66,8 +67,9 @@ def lines(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def remarks(manifest: Mapping[str, Any]) -> list[str]:
-    """What may not be meant, in words; none of the usual."""
-    num_rows, told = sum(manifest["rows"].values()), []
+    """In words, what the user may not have intended. The list is empty for ordinary data."""
+    num_rows = sum(manifest["rows"].values())
+    told = []
     *others, last = (name for name in ANSWER_TYPES if name != DEFAULT)
     for name, filled in manifest["fields"].items():
         if filled < num_rows:
@@ -76,11 +78,11 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
         if num_texts:
             num_truths = num_texts + manifest["rows_with_number"][split]
             told.append(
-                f"{split}: {num_texts:,} of {num_truths:,} answers are no numbers and are compared as text; "
-                f"--answer-type {', '.join(others)} or {last} says what they are"
+                f"{split}: {num_texts:,} of {num_truths:,} answers are not numbers and are compared as text; "
+                f"set their type with --answer-type {', '.join(others)} or {last}"
             )
     if repeated := manifest["duplicates"]:
-        told.append(f"duplicates: {repeated:,} of {num_rows:,} rows have the prompt of an earlier row")
+        told.append(f"duplicates: {repeated:,} of {num_rows:,} rows have the same prompt as an earlier row")
     if shared := manifest["shared_prompts"]:
         told.append(f"held-back rows whose prompt is in train too: {shared:,}")
     if manifest["unused_columns"]:

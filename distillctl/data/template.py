@@ -1,6 +1,7 @@
-"""Whether a chat template renders the data, tried before anything starts. transformers without torch.
+"""Checks before anything starts whether a chat template renders the data. Uses transformers without torch.
 
-A template is a program of the model's repository: it may not parse, refuse roles, or fail like any program.
+A template is a program from the model's repository. It may not parse, it may refuse roles, and it may fail
+like any program.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from distillctl.errors import ConfigError
 FAILURES = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
-"""What an expression in a template raises; what Jinja itself raises is a `TemplateError`."""
+"""What an expression in a template may raise. Jinja's own errors are `TemplateError`s."""
 _MAX_SHOWN = 200
-"""Characters of a template's own message, which may repeat what it was given."""
+"""Characters shown of a template's own message, which may repeat the prompt."""
 
 
 def require_rendering(rows: Sequence[PromptRow], template: str, special_tokens: Mapping[str, str]) -> None:
-    """Render one row of each sequence of roles; raises ConfigError for the first that fails.
+    """Render one row for each distinct sequence of roles. Raises ConfigError for the first that fails.
 
-    Templates look at roles and hardly at contents, so a thousand rows of one question each are one. Does
-    nothing where transformers is not installed, which is reported elsewhere.
+    Templates depend on roles and hardly on contents, so one row stands for all rows with the same roles. Does
+    nothing if transformers is not installed; another check reports that.
     """
     if importlib.util.find_spec("transformers") is None:
         return

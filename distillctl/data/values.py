@@ -1,4 +1,4 @@
-"""Checks of single values of a row, and the errors that name its place."""
+"""Checks of single values of a row, and errors that name their place."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from distillctl.errors import ConfigError
 from distillctl.terminal.stream import inline
 
 MAX_ROW_BYTES = 16 << 20
-"""Of one row's JSON, or of one text. No prompt is that long; a file without line breaks is."""
+"""Largest JSON of one row, and longest text. No prompt is that long, but a file without line breaks is."""
 _EMPTY = ("", "[]", "{}", "null", b"")
 
 
 def require_text(value: object, where: str, name: str) -> str:
-    """`value` when it is text that can be encoded and is not blank, else a ConfigError."""
+    """`value` itself. Raises ConfigError unless it is text, not blank, valid Unicode and short enough."""
     if value is None:
         raise bad_row(f"{where}: `{name}` is missing or null")
     if not isinstance(value, str):
@@ -31,19 +31,20 @@ def require_text(value: object, where: str, name: str) -> str:
 
 
 def is_filled(value: object) -> bool:
-    """Whether there is anything in a value: not so for nulls, blank text, and what holds nothing else."""
+    """Whether a value holds anything but nulls, `false`, blank text and empty containers."""
     return any(part not in _EMPTY and part is not False for part in _leaves(value))
 
 
 def has_text(value: object) -> bool:
-    """Whether a value is text that is not blank, or holds such text."""
+    """Whether a value is, or contains, text that is not blank."""
     return any(isinstance(part, str) and part not in _EMPTY for part in _leaves(value))
 
 
 def _leaves(value: object) -> list[object]:
-    """What a value holds in the end, texts without the blanks around them; no nulls (NaN is pandas's)."""
-    found, waiting = [], [value]
-    while waiting:  # no recursion: a file decides how deep it is
+    """The scalars in a value, without nulls (pandas writes null as NaN). Texts come without outer blanks."""
+    found = []
+    waiting = [value]
+    while waiting:  # a loop, not recursion: the file decides how deep it nests
         part = waiting.pop()
         if isinstance(part, dict):
             waiting.extend(part.values())
@@ -60,15 +61,15 @@ def bad_row(message: str, hint: str = "correct that row, or leave it out") -> Co
 
 
 def no_column(where: str, column: str, present: object) -> ConfigError:
-    """The error for a row or a file without the column of the prompt; `present`: those it has."""
+    """The error for a row or a file without the prompt's column. `present`: the columns that it has."""
     names = ", ".join(f"`{inline(name)}`" for name in present) if isinstance(present, dict | list) else ""
     hint = "`distillctl prep jsonl --prompt-field FIELD` turns other layouts into prompts"
     return ConfigError(f"{where}: no `{column}` column (it has: {names or 'none'})", hint)
 
 
 def too_long(what: str) -> ConfigError:
-    """The error for a line or a text beyond MAX_ROW_BYTES."""
-    hint = "put every row on a line of its own, or leave that row out"
+    """The error for a line or a text longer than MAX_ROW_BYTES."""
+    hint = "put every row on its own line, or leave that row out"
     return ConfigError(f"{what} is longer than {MAX_ROW_BYTES >> 20} MiB", hint)
 
 

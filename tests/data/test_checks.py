@@ -54,7 +54,8 @@ def test_text_of_messages_that_is_not_used_is_said_for_each_set_of_rows():
     )
     assert [check.level for check in (*train, *val)] == ["warn", "warn"]
     assert train[0].detail == (
-        "data.train_files: messages of 2 of 3 rows have text that is not used in `reasoning_content`, `name`"
+        "data.train_files: messages of 2 of 3 rows have text in `reasoning_content`, `name`, "
+        "which is not used"
     )
     assert val[0].detail.startswith("data.val_files: messages of 1 of 1 rows")
 
@@ -76,7 +77,11 @@ def test_prompts_without_a_reference_are_counted():
     ("truths", "best", "words"),
     [
         ((None, None), False, "2 of 2 rows of data.val_files have no ground truth: val/acc is not measured"),
-        ((None, "5", "6"), True, "1 of 3 rows of data.val_files have no ground truth: val/acc is that of"),
+        (
+            (None, "5", "6"),
+            True,
+            "1 of 3 rows of data.val_files have no ground truth: val/acc counts the",
+        ),
         ((None,), True, "not measured, and checkpoint.best keeps no checkpoint"),
     ],
 )
@@ -116,17 +121,17 @@ def test_a_column_of_teachers_that_no_row_has_is_refused(refused, folder):
     lines(folder / "a.jsonl", [{"prompt": "What is 2+3?", "field": "math"}, {"prompt": "x", "level": 1}])
     message, fix = refused("train", "--preset", PRESET, *TINY, *ROUTED)
     assert message == (
-        "data.teacher_key=domain: no row of data.train_files has a value in such a column, by which "
-        "teachers.math would get theirs"
+        "data.teacher_key=domain: no row of data.train_files has a value in that column, so no prompt would "
+        "go to teachers.math"
     )
-    assert fix == "name the column with the teachers' keys; there are: prompt, field, level"
+    assert fix == "name the column with the teachers' keys; the columns are: prompt, field, level"
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_column_of_teachers_that_is_empty_is_refused(refused, folder, value):
     lines(folder / "a.jsonl", [{"prompt": "What is 2+3?", "domain": value}] * 2)
     _, fix = refused("train", "--preset", PRESET, *TINY, *ROUTED)
-    assert fix.endswith("there are: prompt, domain")
+    assert fix.endswith("the columns are: prompt, domain")
 
 
 def test_one_row_with_a_teacher_is_enough(folder, distillctl, monkeypatch):

@@ -95,8 +95,8 @@ def test_own_numeric_answers_are_counted(tmp_path, write_lines):
     assert manifest["rows_with_number"] == {"train": 2}
     assert manifest["rows_with_text"] == {"train": 2}
     assert remarks(manifest)[1] == (
-        "train: 2 of 4 answers are no numbers and are compared as text; "
-        "--answer-type choice, exact, latex or regex says what they are"
+        "train: 2 of 4 answers are not numbers and are compared as text; "
+        "set their type with --answer-type choice, exact, latex or regex"
     )
 
 
@@ -231,7 +231,7 @@ def test_an_answer_field_that_is_empty_in_all_rows_is_refused(tmp_path, write_li
 
 
 def test_own_infinite_answer_is_refused_with_its_row(tmp_path, write_lines):
-    with pytest.raises(ConfigError, match=r"mine.jsonl:2: `a`: .*no finite number"):
+    with pytest.raises(ConfigError, match=r"mine.jsonl:2: `a`: .*infinite, or too large for a float"):
         prepared(tmp_path, write_lines, ['{"q": "a?", "a": 1}', '{"q": "b?", "a": 1e400}'], answer_field="a")
 
 
@@ -250,9 +250,7 @@ def test_own_chat_whose_answer_is_no_number_has_a_reference_and_no_truth(tmp_pat
 
 
 def test_an_answer_field_that_no_row_has_is_refused_with_those_that_there_are(tmp_path, write_lines):
-    with pytest.raises(
-        ConfigError, match="--answer-field anwser: no row that was read has such a field"
-    ) as caught:
+    with pytest.raises(ConfigError, match="--answer-field anwser: no row has such a field") as caught:
         prepared(
             tmp_path, write_lines, [{"q": "a?", "answer": "1"}, {"q": "b?", "id": 3}], answer_field="anwser"
         )
@@ -331,7 +329,7 @@ def test_equal_prompts_are_counted_over_all_splits(tmp_path, write_lines):
     manifest = prepare("jsonl", jsonl.data_set(tmp_path / "src", "q"), tmp_path / "own")
     assert (manifest["duplicates"], manifest["shared_prompts"]) == (2, 1)
     assert remarks(manifest) == [
-        "duplicates: 2 of 5 rows have the prompt of an earlier row",
+        "duplicates: 2 of 5 rows have the same prompt as an earlier row",
         "held-back rows whose prompt is in train too: 1",
     ]
 
@@ -418,4 +416,4 @@ def test_a_column_that_is_used_and_holds_what_python_has_no_value_for_is_named(t
         ConfigError, match=r"mine\.parquet: row 1: `answer` cannot be read: .*range"
     ) as caught:
         list(records(tmp_path / "mine.parquet", ("question", "answer"), whole=True))
-    assert caught.value.hint == "correct that value, or write the column as text"
+    assert caught.value.hint == "correct that value, or store the column as text"

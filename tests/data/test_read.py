@@ -496,7 +496,7 @@ def test_a_nested_truth_of_any_width_is_the_number_that_was_written(tmp_path, wi
 def test_an_infinite_truth_is_refused_with_its_row(tmp_path, number):
     path = tmp_path / "x.jsonl"
     path.write_text(f'{{"prompt": "a", "reward_model": {{"ground_truth": [{number}]}}}}\n')
-    with pytest.raises(ConfigError, match=r"x\.jsonl:1: .*no finite number"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl:1: .*infinite, or too large for a float"):
         read_rows(path)
 
 

@@ -1,7 +1,8 @@
-"""The data sets of `distillctl prep`: each file here is one, and its name is the command's.
+"""The data sets of `distillctl prep`: one file each. The file's name is the command's name.
 
 A file defines `data_set`, a function that returns a `prep.DataSet`. Its parameters are the command's own
-options (annotated with `typer.Option`), its docstring is the command's help. `docs/extending.md` shows one.
+options (annotated with `typer.Option`), and its docstring is the command's help. `docs/extending.md` has an
+example.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """The data sets that there are, in alphabetical order; imports none of them."""
+    """The names of all data sets, in alphabetical order. Imports none of them."""
     return sorted(module.name for module in iter_modules(__path__))
 
 

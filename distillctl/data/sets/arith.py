@@ -1,8 +1,8 @@
-"""Grade-school word problems in GSM8K's answer format, from a seed.
+"""Grade-school word problems in GSM8K's answer format, generated from a seed.
 
-Owns the text of the `arith` data set, on which the two shipped models were trained. In: a count and
-a seed. Out: `Problem`s, each a question and the worked steps that end in `#### N`. Every
-intermediate result is a whole number from 0 to `MAX_RESULT`.
+This module makes the text of the `arith` data set, on which the two shipped models were trained. In: a count
+and a seed. Out: `Problem`s, each a question and the worked steps that end in `#### N`. Every intermediate
+result is a whole number from 0 to `MAX_RESULT`.
 """
 
 import random
@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(kw_only=True)
 class _Tale:
-    """A problem while it is written: what was told, the steps so far, and who counts what."""
+    """A problem under construction: the sentences and steps so far, the people, and the things they count."""
 
     rng: random.Random
     name: str
@@ -53,7 +53,7 @@ class _Tale:
         return result
 
     def problem(self, ask: str) -> Problem:
-        """Close the tale with the question `ask`; the answer is the last step's result."""
+        """The problem that ends with the question `ask`. Its answer is the result of the last step."""
         final = self.steps[-1].rsplit("=", 1)[-1].rstrip(".")
         answer = "\n".join([*self.steps, f"#### {final}"])
         return Problem(" ".join([*self.told, ask]), answer)
@@ -77,14 +77,16 @@ def _lose(tale: _Tale) -> None:
 
 def _buy_boxes(tale: _Tale) -> None:
     """The total grows by boxes of equal size: two steps."""
-    boxes, size = tale.rng.randint(2, 9), tale.rng.randint(2, 9)
+    boxes = tale.rng.randint(2, 9)
+    size = tale.rng.randint(2, 9)
     tale.told.append(f"{tale.name} buys {boxes} boxes of {size} {tale.things}.")
     bought = tale.step("The boxes hold", boxes, "*", size)
     tale.total = tale.step(f"{tale.name} has", tale.total, "+", bought)
 
 
 def _split(tale: _Tale) -> str | None:
-    """Pack the total in 2..9 bags of at most 12, if it divides; the question to ask, or None."""
+    """Pack the total in 2 to 9 equal bags of at most 12 things. Returns the question, or None if it does not
+    divide."""
     parts = [k for k in range(2, 10) if tale.total % k == 0 and 1 <= tale.total // k <= 12]
     if not parts:
         return None
@@ -95,7 +97,7 @@ def _split(tale: _Tale) -> str | None:
 
 
 def _chain(tale: _Tale) -> Problem:
-    """One person's things grow and shrink, and are perhaps packed in bags at the end."""
+    """One person gains and loses things, and perhaps packs them into bags at the end."""
     tale.total = tale.rng.randint(5, 50)
     tale.told.append(f"{tale.name} has {tale.total} {tale.things}.")
     for event in tale.rng.sample((_gain, _lose, _buy_boxes), 2):
@@ -105,8 +107,9 @@ def _chain(tale: _Tale) -> Problem:
 
 
 def _together(tale: _Tale) -> Problem:
-    """Two people, the second described through the first; asked for the sum."""
-    rng, first = tale.rng, tale.rng.randint(5, 30)
+    """Two people have things, the second relative to the first. The question asks for the sum."""
+    rng = tale.rng
+    first = rng.randint(5, 30)
     tale.told.append(f"{tale.name} has {first} {tale.things}.")
     kind = rng.choice(("more", "fewer", "times"))
     num = rng.randint(2, min(20, first)) if kind == "fewer" else rng.randint(2, 20)
@@ -122,8 +125,9 @@ def _together(tale: _Tale) -> Problem:
 
 
 def _wages(tale: _Tale) -> Problem:
-    """Pay per day for some days, less what is spent, plus or minus a gift."""
-    rate, days = tale.rng.randint(3, 9), tale.rng.randint(3, 9)
+    """Daily pay times days, minus spending, perhaps plus a gift."""
+    rate = tale.rng.randint(3, 9)
+    days = tale.rng.randint(3, 9)
     tale.told.append(f"{tale.name} earns {rate} dollars a day for {days} days.")
     tale.total = tale.step(f"{tale.name} earns", rate, "*", days)
     spent = tale.rng.randint(1, min(30, tale.total))
@@ -140,7 +144,7 @@ _KINDS: tuple[Callable[[_Tale], Problem], ...] = (_chain, _chain, _together, _wa
 
 
 def _generate(num_problems: int, rng: random.Random, taken: set[str]) -> list[Problem]:
-    """`num_problems` problems whose questions are not in `taken`, to which they are added."""
+    """`num_problems` problems whose questions are not in `taken`. Adds their questions to `taken`."""
     problems: list[Problem] = []
     while len(problems) < num_problems:
         name, friend = rng.sample(NAMES, 2)
@@ -162,7 +166,8 @@ def splits(num_train: int, num_test: int, seed: int) -> tuple[list[Problem], lis
 
     The test split is drawn first, so it does not change with `num_train`.
     """
-    rng, taken = random.Random(seed), set[str]()
+    rng = random.Random(seed)
+    taken = set[str]()
     test = _generate(num_test, rng, taken)
     return _generate(num_train, rng, taken), test
 
@@ -180,6 +185,6 @@ def data_set() -> DataSet:
 
 
 def _examples(number: int) -> Iterator[Example]:
-    """The problems of the split of that number."""
+    """The examples of one split, given by its position in `SPLITS`."""
     for problem in splits(NUM_TRAIN, NUM_TEST, SEED)[number]:
         yield gsm8k.example(problem.question, problem.answer)

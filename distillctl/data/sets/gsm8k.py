@@ -1,7 +1,7 @@
-"""GSM8K, row for row what verl's `examples/data_preprocess/gsm8k.py` writes.
+"""GSM8K, row for row as verl's `examples/data_preprocess/gsm8k.py` writes it.
 
-All that is known of GSM8K's files stands here: where they are, how an answer marks its number and its
-calculations, and the instruction that verl adds to a question.
+This module has everything that is specific to GSM8K: where its files are, how an answer marks its number and
+its calculations, and the instruction that verl adds to a question.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from distillctl.errors import ConfigError, EnvironmentUnfit
 
 HUB_ID = "openai/gsm8k"
 INSTRUCTION = 'Let\'s think step by step and output the final answer after "####".'
-"""Follows the question and one space in a prompt, as in verl's `examples/data_preprocess/gsm8k.py`."""
+"""Text after the question and one space in a prompt, as in verl's `examples/data_preprocess/gsm8k.py`."""
 ABILITY = "math"
-"""What verl writes into the column of that name."""
+"""What verl writes into the column `ability`."""
 _FIELDS = ("question", "answer")
 # Four hashes, one space, then an optional minus and digits, dots, commas (verl's gsm8k.py).
 _GROUND_TRUTH = re.compile(r"#### (\-?[0-9\.\,]+)")
-# `<<48/2=24>>`: an equation without blanks, which shifts in program code are not.
+# `<<48/2=24>>`: an equation without blanks. Bit shifts in program code do not match.
 _CALCULATOR_MARK = re.compile(r"<<[^<>\s=]+=[^<>\s]+>>")
 
 
 def data_set(
     source: Annotated[
         Path | None,
-        Option(help="Folder with train and test as .jsonl or .parquet; the default is a download."),
+        Option(help="Folder with train and test as .jsonl or .parquet; by default they are downloaded."),
     ] = None,
 ) -> DataSet:
     """The grade-school math word problems of GSM8K (openai/gsm8k).
 
-    `source` holds `train` and `test` as upstream's .jsonl or as .parquet, or is a snapshot of the hub's
-    repository. Raises ConfigError for bad rows and EnvironmentUnfit when the hub cannot be reached.
+    `source` holds `train` and `test` as upstream's .jsonl or as .parquet, or is a snapshot of the repository
+    on the Hugging Face Hub. Raises ConfigError for bad rows and EnvironmentUnfit when the Hub cannot be
+    reached.
 
     Example: distillctl prep gsm8k --out data/gsm8k
     """
@@ -83,7 +84,7 @@ def without_calculator_marks(text: str) -> str:
 
 
 def example(question: str, answer: str) -> Example:
-    """A question and its solution; raises ValueError for a solution without `#### NUMBER`."""
+    """The example of a question and its solution. Raises ValueError for a solution without `#### NUMBER`."""
     return Example(
         prompt=f"{question} {INSTRUCTION}",
         question=question,
@@ -100,18 +101,18 @@ def _examples(rows: Iterator[tuple[str, Mapping[str, Any]]], columns: ColumnTall
         try:
             yield example(question, answer)
         except ValueError as error:
-            hint = "own data without GSM8K's answer format: `distillctl prep jsonl`"
+            hint = "for your own data in another answer format, use `distillctl prep jsonl`"
             raise ConfigError(f"{where}: {error}", hint) from error
 
 
 def _files(source: Path, split: str) -> list[Path]:
-    """Files of one split: upstream's own, or the shards of a hub snapshot under `main/`."""
+    """Files of one split: upstream's own, or the shards of a Hub snapshot under `main/`."""
     require_folder(source)
     own = [path for suffix in (".jsonl", ".parquet") if (path := source / f"{split}{suffix}").is_file()]
     shards = sorted((source / "main").glob(f"{split}-*.parquet"))
     require_one(source, split, [*own, *shards[:1]])
     if not own and not shards:
-        hint = "--source takes a directory with train.jsonl and test.jsonl (or .parquet)"
+        hint = "give --source a directory with train.jsonl and test.jsonl (or .parquet)"
         raise ConfigError(f"{source}: no {split}.jsonl and no {split}.parquet", hint)
     return own or shards
 
@@ -127,12 +128,12 @@ def _downloaded(download: Callable[[], Any], split: str) -> Iterator[tuple[str, 
 
 
 def _download() -> Any:
-    """Both splits of the hub's data set, from its cache when they are there."""
+    """Both splits from the Hugging Face Hub, or from its cache if they are there."""
     import datasets
 
     try:
         return datasets.load_dataset(HUB_ID, "main")
     except (OSError, datasets.exceptions.DatasetsError) as error:
-        message = f"{HUB_ID} cannot be had from the hub: {error}"
-        hint = "on a machine without network: --source DIR with GSM8K's train.jsonl and test.jsonl"
+        message = f"{HUB_ID} could not be downloaded from the Hugging Face Hub: {error}"
+        hint = "without network access, use --source DIR with GSM8K's train.jsonl and test.jsonl"
         raise EnvironmentUnfit(message, hint) from error

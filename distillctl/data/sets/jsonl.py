@@ -1,4 +1,4 @@
-"""The user's own prompts, as they are: no instruction is added and no split invented."""
+"""The user's own prompts, unchanged: prep adds no instruction and makes no split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from distillctl.grading import answer_types
 
 _REWARD = "reward_model"
 _ANSWER = "answer"
-"""Field of the answers unless another is named; it may be missing."""
+"""Default field of the answers; it may be missing."""
 if TYPE_CHECKING:
     AnswerType = str
 else:
@@ -32,34 +32,34 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """What is read of a row, beside `reward_model`."""
+    """The fields that are read from a row, besides `reward_model`."""
 
     prompt: str
     answer: str
     is_named: bool
-    """Whether `answer` was asked for, so that it counts before `reward_model.ground_truth`."""
+    """Whether the user named `answer`; it then comes before `reward_model.ground_truth`."""
     answer_type: str | None
-    """None: what a row's `reward_model.style` says."""
+    """None stands for the row's `reward_model.style`."""
 
 
 def data_set(
     source: Annotated[Path, Option(help="Your file, or a folder with train and test.")],
     prompt_field: Annotated[str, Option(help="Field with the prompt: text or a chat.")] = "question",
     answer_field: Annotated[
-        str | None, Option(help="Field with the answer; the default is `answer`, which may be absent.")
+        str | None, Option(help="Field with the answer; by default `answer`, which may be missing.")
     ] = None,
     answer_type: Annotated[
         AnswerType | None,
-        Option(help="How answers are compared; the default is reward_model.style, else numeric."),
+        Option(help="How answers are compared; by default reward_model.style, else numeric."),
     ] = None,
 ) -> DataSet:
     """Your own prompts, from a file.
 
     `source` is a file (written as `train.parquet`) or a directory with `train` and perhaps `test` as .jsonl,
     .json or .parquet. `prompt_field` holds text or a chat (`chat.read_chat`); `answer_field` may be null in
-    rows. The assistant's turn that a chat ends with is the reference answer. The ground truth is that of
-    `answer_field`, else `reward_model.ground_truth`, else that of `answer`, else what that turn states.
-    Raises ConfigError for bad rows, and for a named field without anything in it.
+    rows. An assistant's turn at the end of a chat is the reference answer. The ground truth comes from the
+    first of these that has one: `answer_field`, `reward_model.ground_truth`, `answer`, that last turn.
+    Raises ConfigError for bad rows, and for a named field that is empty in all rows.
 
     Example: distillctl prep jsonl --source my.jsonl --out data/mine
     """
@@ -89,7 +89,7 @@ def _files(source: Path) -> dict[str, Path]:
     for split, paths in files.items():
         require_one(source, split, paths)
     if "train" not in files:
-        hint = "--source takes one file, or a directory with train.jsonl (and test.jsonl)"
+        hint = "give --source one file, or a directory with train.jsonl (and test.jsonl)"
         raise ConfigError(f"{source}: no train.jsonl, train.json or train.parquet", hint)
     return {split: path for split, (path,) in files.items()}
 
@@ -101,7 +101,8 @@ def _examples(path: Path, fields: _Fields, columns: ColumnTally) -> Iterator[Exa
 
 def _example(row: dict[str, Any], where: str, fields: _Fields, columns: ColumnTally) -> Example:
     chat = read_chat(row[fields.prompt], where, fields.prompt)
-    answer, given = _answer(row, where, fields.answer), row.get(_REWARD)
+    answer = _answer(row, where, fields.answer)
+    given = row.get(_REWARD)
     reward = struct(given, where, _REWARD) if isinstance(given, dict) else {}
     rewarded = answer_text(reward.get("ground_truth"), where)
     kind = fields.answer_type or answer_types.answer_type(reward.get("style"))
@@ -121,7 +122,7 @@ def _answer(row: Mapping[str, Any], where: str, name: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | Number | None):
         raise ConfigError(
             f"{where}: `{name}` must be text, a number or null, got {kind_of(value)}",
-            "write it as text; an answer of messages belongs at the end of its chat",
+            "write it as text; an answer in messages belongs at the end of the prompt's chat",
         )
     answer = answer_text(value, f"{where}: `{name}`")
     return None if answer is None else require_text(answer, where, name)
