@@ -1,1 +1,1 @@
-"""What `distillctl inspect` shows of runs, samples, configurations and data."""
+"""The `distillctl inspect` commands: what they show of runs, samples, configurations and data."""

@@ -1,8 +1,8 @@
 """What `distillctl inspect` shows of presets, configurations and data.
 
-Each `show_X` returns a JSON-able object, each `render_X` its text.
-In: names and paths as users type them. Out: plain text without escape codes, for terminals and pipes alike.
-Raises ConfigError for what is not there.
+Each `show_X` returns an object for JSON, and `render_X` returns its text. In: names and paths as users type
+them. Out: plain text without escape codes, for terminals and pipes alike. Raises ConfigError for names and
+paths that do not exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distillctl.data.chat import Message
 
 NUM_SHOWN = 3
-"""Prompts of a data file that are shown."""
+"""Number of prompts of a data file that are shown."""
 
 
 class PresetRow(TypedDict):
@@ -28,11 +28,11 @@ class PresetRow(TypedDict):
 
     name: str
     about: str
-    """Lines of its header: purpose, hardware, time, expected result."""
+    """The lines of its header: purpose, hardware, time, expected result."""
 
 
 class CharCounts(TypedDict):
-    """Characters in the messages of a prompt."""
+    """The number of characters in the messages of a prompt, over all rows."""
 
     mean: float
     max: int
@@ -46,19 +46,19 @@ class FirstRow(TypedDict):
 
 
 class DataView(TypedDict):
-    """What is shown of a data file."""
+    """What `inspect data` shows."""
 
     file: str
     rows: int
     columns: list[str]
     data_sources: dict[str, int]
-    """Rows of each source, `-` for none."""
+    """Number of rows by source; `-` stands for rows without a source."""
     splits: dict[str, int]
-    """Rows of each split."""
+    """Number of rows by split."""
     ground_truth_share: float
     reference_share: float
     duplicates: int
-    """Rows with the prompt of an earlier row."""
+    """Number of rows with the same prompt as an earlier row."""
     prompt_chars: CharCounts
     first: list[FirstRow]
 
@@ -108,7 +108,7 @@ def show_schema() -> dict[str, Any]:
 
 
 def show_data(path: Path) -> DataView:
-    """Size, sources, shares with an answer, repeated prompts and first prompts of a data file."""
+    """Size, sources, shares of rows with an answer, repeated prompts and first prompts of a data file."""
     from distillctl.data.read import read_rows
 
     rows = read_rows(path)
@@ -134,7 +134,7 @@ def render_data(found: DataView) -> str:
         f"{inline(found['file'])}: {found['rows']} rows, "
         f"{100 * found['ground_truth_share']:.1f} % with a ground truth, "
         f"{100 * found['reference_share']:.1f} % with a reference answer",
-        f"duplicates: {found['duplicates']} rows have the prompt of an earlier row",
+        f"duplicates: {found['duplicates']} rows have the same prompt as an earlier row",
         f"columns: {', '.join(map(inline, found['columns']))}",
         "sources: " + ", ".join(f"{inline(name)} ({count})" for name, count in found["data_sources"].items()),
         "splits: " + ", ".join(f"{inline(name)} ({count})" for name, count in found["splits"].items()),
@@ -147,14 +147,14 @@ def render_data(found: DataView) -> str:
 
 
 def _columns(path: Path) -> list[str]:
-    """Column names of a parquet file, or the keys of the first row of JSON."""
+    """Column names of a parquet file, or the keys of the first JSON row."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         return list(pq.read_schema(path).names)
     from distillctl.data.values import MAX_ROW_BYTES
 
-    with path.open(encoding="utf-8-sig") as file:  # of lines, the first is enough
+    with path.open(encoding="utf-8-sig") as file:  # the first line of a .jsonl file is enough
         text = file.read(MAX_ROW_BYTES if path.suffix == ".jsonl" else -1).lstrip()
     first, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
     return list(first)

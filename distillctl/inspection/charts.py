@@ -1,4 +1,4 @@
-"""The charts of a report: plotly figures of every metric, runs overlaid."""
+"""The charts of a report: a plotly figure for every metric, with all runs in the same figure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MAX_POINTS = 1000
-"""Points of a curve; longer runs are drawn as means over neighbouring steps, and of more evaluations one in
-so many, the newest among them."""
+"""Most points of a curve. Longer runs are drawn as means over neighbouring steps. If there are more
+evaluations, every n-th is drawn, the newest included."""
 COLORS = ("#3b7dd8", "#d9822b", "#3f9c5a", "#b34fb3", "#c23b3b", "#2aa6a6", "#8a6d3b", "#6b6f76")
-"""Of the runs in turn; readable on white and on black."""
+"""One colour per run, in turn; readable on white and on black."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 GROUPS = {
     "KL between student and teacher": ("kl/reverse", "kl/forward"),
@@ -37,13 +37,13 @@ GROUPS = {
     "Top-k coverage": ("topk/student_mass", "topk/teacher_mass", "topk/overlap"),
     "Step time": ("timing_s/step",),
 }
-"""Metrics that share a chart; every other one gets its own."""
+"""Metrics that share a chart. Every other metric has its own chart."""
 _STACKED = tuple(f"timing_s/{phase}" for phase in PHASES)
 
 
 @dataclass(frozen=True, slots=True)
 class RunCurves:
-    """A run as the charts see it."""
+    """The curves of a run, and its name in the legends."""
 
     label: str
     series: Series
@@ -56,11 +56,11 @@ class Chart:
     title: str
     figure: Figure
     names: list[str] = field(default_factory=list)
-    """Metrics in it."""
+    """The metrics in the figure."""
 
 
 def charts(runs: Sequence[RunCurves]) -> list[Chart]:
-    """Accuracy first, then the groups that have data, phases, and a chart for each metric that is left."""
+    """Accuracy first, then the groups that have data, the phases, and a chart for each remaining metric."""
     present = {name for run in runs for name in run.series.metrics}
     found = [chart for chart in (_accuracy(runs), _lines("KL on validation", ["val/kl"], runs)) if chart]
     left = {name for name, _ in metric_table(present)} | present
@@ -76,7 +76,8 @@ def charts(runs: Sequence[RunCurves]) -> list[Chart]:
 
 
 def _lines(title: str, names: list[str], runs: Sequence[RunCurves]) -> Chart | None:
-    """Curves of some metrics: a colour for each run, a dash for each metric."""
+    """A chart of some metrics, or None without data. With several runs, each run has its colour and each
+    metric its dash; with one run, each metric has its colour."""
     figure = _figure(names)
     for i, run in enumerate(runs):
         for j, name in enumerate(names):
@@ -91,7 +92,7 @@ def _lines(title: str, names: list[str], runs: Sequence[RunCurves]) -> Chart | N
 
 
 def _accuracy(runs: Sequence[RunCurves]) -> Chart | None:
-    """Validation accuracy with its 95 % Wilson interval."""
+    """Validation accuracy with its 95 % Wilson interval; None if no run has any."""
     figure = _figure(["val/acc"])
     for i, run in enumerate(runs):
         known = {step: acc for step, acc in _evals(run.series, "val/acc") if acc is not None}
@@ -99,7 +100,8 @@ def _accuracy(runs: Sequence[RunCurves]) -> Chart | None:
             continue
         counts = run.series.num_graded
         ends = [wilson_interval(round(acc * counts[step]), counts[step]) for step, acc in known.items()]
-        x, color = list(known), COLORS[i % len(COLORS)]
+        x = list(known)
+        color = COLORS[i % len(COLORS)]
         band = {"x": x + x[::-1], "y": [high for _, high in ends] + [low for low, _ in ends][::-1]}
         figure.add_scatter(**band, mode="lines", fill="toself", fillcolor=color, opacity=0.2,
                            line={"width": 0}, hoverinfo="skip", showlegend=False)  # fmt: skip
@@ -113,7 +115,7 @@ def _accuracy(runs: Sequence[RunCurves]) -> Chart | None:
 
 
 def _phases(run: RunCurves, *, several: bool) -> Chart:
-    """Seconds of the phases of a step, stacked."""
+    """Seconds that each phase of a step takes, stacked."""
     figure = _figure(["timing_s/step"])
     for i, name in enumerate(_STACKED):
         x, y = _points(run.series, name)
@@ -127,14 +129,15 @@ def _points(series: Series, name: str) -> tuple[list[int], list[float | None]]:
     if name.startswith("val/"):
         evals = _evals(series, name)
         return [step for step, _ in evals], [value for _, value in evals]
-    values, steps = bucket_means(series.column(name), MAX_POINTS), list(series.steps)
-    if len(values) < len(steps):  # each mean stands at the last of its steps
+    values = bucket_means(series.column(name), MAX_POINTS)
+    steps = list(series.steps)
+    if len(values) < len(steps):  # draw each mean at the last of its steps
         steps = [steps[(i + 1) * len(steps) // len(values) - 1] for i in range(len(values))]
     return steps, [None if math.isnan(value) else float(f"{value:.6g}") for value in values]
 
 
 def _evals(series: Series, name: str) -> list[tuple[int, float | None]]:
-    """Step and value of a metric of the evaluations, at most `MAX_POINTS` of them."""
+    """Step and value of an evaluation metric, at most `MAX_POINTS` of them."""
     evals = sorted(series.evals)
     every = -(-len(evals) // MAX_POINTS) or 1
     return [(step, series.evals[step].get(name)) for step in evals[::-1][::every][::-1]]

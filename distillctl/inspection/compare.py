@@ -1,4 +1,4 @@
-"""`distillctl inspect compare`: several runs beside each other, and whether their accuracies differ."""
+"""`distillctl inspect compare`: several runs side by side, and whether their accuracies differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillctl.terminal.table import number, table
 
 METRICS = ("kl/reverse", "kl/forward", "actor/entropy", "teacher/entropy", "response_length/mean",
            "actor/grad_norm", "timing_s/step", "perf/tokens_per_s")  # fmt: skip
-"""Compared by their values at the last step."""
+"""Metrics whose values at the last step are compared."""
 CURVES = ("kl/reverse", "actor/entropy", "response_length/mean")
 CURVE_COLUMNS = 60
 
@@ -28,14 +28,14 @@ class Paired(TypedDict):
     """How the verdicts of two models on the same prompts differ."""
 
     num: int
-    """Prompts that both answered."""
+    """Number of prompts that both models answered."""
     only_first: int
-    """Prompts that only the first one got right."""
+    """Number of prompts that only the first model got right."""
     only_this: int
     difference: float
-    """Of the accuracies, this one less the first."""
+    """Accuracy of this model minus that of the first."""
     p_value: float
-    """McNemar's exact test."""
+    """The p-value of McNemar's exact test."""
 
 
 class Accuracy(TypedDict):
@@ -44,16 +44,16 @@ class Accuracy(TypedDict):
     step: int
     acc: float
     num: int
-    """Responses that were graded."""
+    """Number of graded responses."""
     low: float
-    """Lower end of the 95 % interval, `high` the upper."""
+    """Lower end of the 95 % interval; `high` is the upper end."""
     high: float
     paired: Paired | None
-    """Against the first run; None of that run itself, and without a common prompt."""
+    """Comparison with the first run. None for the first run itself, and if the runs share no prompt."""
 
 
 class CompareView(TypedDict):
-    """What is shown of several runs; lists have an entry for each run."""
+    """What `inspect compare` shows. Each list has one entry per run."""
 
     runs: list[str]
     config: dict[str, list[Any]]
@@ -67,7 +67,8 @@ def show_compare(paths: Sequence[Path]) -> CompareView:
     """Configuration differences, metrics, curves, and the newest evaluations with intervals and paired tests
     against the first run. Raises ConfigError for fewer than two runs."""
     if len(paths) < 2:
-        raise ConfigError("inspect compare needs at least two runs", "distillctl inspect runs lists them")
+        hint = "`distillctl inspect runs` lists your runs"
+        raise ConfigError("inspect compare needs at least two runs", hint)
     runs = [open_run(path) for path in paths]
     series = [load_events(run.events_path)[1] for run in runs]
     accuracies = zip(runs, series, strict=True)
@@ -81,7 +82,7 @@ def show_compare(paths: Sequence[Path]) -> CompareView:
 
 
 def config_differences(runs: Sequence[RunDir]) -> dict[str, list[Any]]:
-    """Dotted keys whose values differ, with the value of each run (None where it has no such key)."""
+    """Dotted keys whose values differ, with the value of each run (None if a run does not have the key)."""
     flat = [flatten(load_config(run.config_path).model_dump(mode="json")) for run in runs]
     keys = sorted({key for tree in flat for key in tree})
     values = {key: [tree.get(key) for tree in flat] for key in keys}
@@ -89,7 +90,7 @@ def config_differences(runs: Sequence[RunDir]) -> dict[str, list[Any]]:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration by dotted keys."""
+    """A configuration as a flat dictionary with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -100,8 +101,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def accuracy(run: RunDir, series: Series, first: RunDir) -> Accuracy | None:
-    """The newest evaluation of a run with its 95 % interval, and how it differs from that of `first` on the
-    prompts that both answered; None without an evaluation."""
+    """The newest evaluation of a run, with its 95 % interval and its difference from the run `first` on the
+    prompts that both answered. None if the run has no evaluation."""
     step = max(series.evals, default=None)
     acc = None if step is None else series.evals[step].get("val/acc")
     if step is None or acc is None:
@@ -115,8 +116,7 @@ def accuracy(run: RunDir, series: Series, first: RunDir) -> Accuracy | None:
 
 
 def paired(first: dict[str, bool], second: dict[str, bool]) -> Paired | None:
-    """Verdicts by prompt of two models: how many prompts only one of them got right, and the p-value of
-    McNemar's exact test; None without a common prompt."""
+    """Compare two models by their verdicts, which are given by prompt. None if they share no prompt."""
     found = paired_difference(second, first)
     if found is None:
         return None
@@ -130,7 +130,7 @@ def paired(first: dict[str, bool], second: dict[str, bool]) -> Paired | None:
 
 
 def render_compare(found: CompareView) -> str:
-    """`show_compare` as text; runs are A, B, …."""
+    """`show_compare` as text. It calls the runs A, B, and so on."""
     names = [chr(ord("A") + i) for i in range(len(found["runs"]))]
     parts = ["\n".join(f"{name}  {inline(run)}" for name, run in zip(names, found["runs"], strict=True))]
     config = [[key, *map(str, values)] for key, values in found["config"].items()]
@@ -144,12 +144,15 @@ def render_compare(found: CompareView) -> str:
 
 
 def _curves(name: str, names: list[str], curves: list[list[float | None]]) -> str:
-    """One line per run on a common scale; the length of a line is the run's share of the longest."""
+    """One line per run, on a common scale. The longest run's line has CURVE_COLUMNS columns, and the others
+    are shorter in proportion to their steps."""
     values = [[math.nan if v is None else v for v in curve] for curve in curves]
     known = [value for curve in values for value in curve if not math.isnan(value)]
     if not known:
         return ""
-    low, high, longest = min(known), max(known), max(map(len, values))
+    low = min(known)
+    high = max(known)
+    longest = max(map(len, values))
     lines = [f"{name}  {number(low)} to {number(high)}"]
     for run, curve in zip(names, values, strict=True):
         columns = math.ceil(CURVE_COLUMNS * len(curve) / longest)
@@ -172,7 +175,7 @@ def _accuracies(names: list[str], found: list[Accuracy | None]) -> str:
 
 
 def _verdicts(run: RunDir) -> dict[str, bool]:
-    """Whether each validation prompt was answered correctly at the newest evaluation."""
+    """Whether the newest evaluation's response to each validation prompt is right."""
     files = list(sample_steps(run.eval_dir).values())
     return verdicts(files[-1]) if files else {}
 

@@ -23,19 +23,19 @@ _HEAD_BYTES = 1 << 16
 
 
 class Exported(TypedDict):
-    """An export that was written."""
+    """A finished export."""
 
     export: str
-    """Its file or folder."""
+    """The file or folder that was written."""
     rows: int
 
 
 def export_run(path: Path, target: str | Path) -> Exported:
-    """Write every step's metrics, evaluations among them, to `target`.
+    """Write every step's metrics, including evaluations, to `target`.
 
-    `.csv` and `.parquet` become tables with a row per step; a folder, or a name without a suffix, gets a file
-    of TensorBoard's. Raises ConfigError for another suffix and for a file there that is no such table,
-    EnvironmentUnfit where nothing can be written.
+    A `.csv` or `.parquet` file becomes a table with a row per step. A folder, or a name without a suffix,
+    gets a TensorBoard event file. Raises ConfigError for any other suffix, and if `target` is an existing
+    file that is not such a table. Raises EnvironmentUnfit if `target` cannot be written.
     """
     suffix = "" if is_folder(str(target)) else Path(target).suffix
     target = Path(target)
@@ -53,27 +53,27 @@ def export_run(path: Path, target: str | Path) -> Exported:
                     writer.add(step, metrics)
         except OSError as error:
             message = f"--export {target}: cannot be written: {error.strerror}"
-            raise EnvironmentUnfit(message, "choose another place") from None
+            raise EnvironmentUnfit(message, "choose another folder") from None
     return {"export": str(target), "rows": len(rows)}
 
 
 def _require_target(target: Path, suffix: str) -> None:
-    """Raise unless the export may and can be written."""
+    """Raise unless the export may be written and can be."""
     match suffix:
         case ".csv":
-            require_output(target, "--export", "such a table", _is_csv)
+            require_output(target, "--export", "a table of distillctl", _is_csv)
         case ".parquet":
-            require_output(target, "--export", "such a table", _is_parquet)
+            require_output(target, "--export", "a table of distillctl", _is_parquet)
         case "":
             require_tracker("tensorboard")
             require_writable(target, option="--export")
         case other:
-            hint = "--export takes NAME.csv, NAME.parquet, or a directory for TensorBoard"
+            hint = "give --export NAME.csv, NAME.parquet, or a directory for TensorBoard"
             raise ConfigError(f"--export {target}: {other} is not a format", hint)
 
 
 def _is_csv(path: Path) -> bool:
-    """Whether its first line is that of `_write_csv`."""
+    """Whether the first line is a header of `_write_csv`."""
     header, *rest = read_head(path, _HEAD_BYTES).decode(errors="replace").splitlines() or [""]
     return _are_columns(next(csv.reader([header]), []), has_rows=bool(rest))
 
@@ -93,7 +93,10 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _are_columns(names: list[str], *, has_rows: bool) -> bool:
-    """Whether these are a step and metrics, `GROUP/NAME`, in any version; a step alone has no rows."""
+    """Whether these are the columns of an export of any version: a step, then metrics as `GROUP/NAME`.
+
+    A table with the step alone is an export only without rows.
+    """
     if names == ["step"]:
         return not has_rows
     groups = {name.split("/")[0] for name in METRICS}
@@ -101,9 +104,9 @@ def _are_columns(names: list[str], *, has_rows: bool) -> bool:
 
 
 def _rows(series: Series) -> dict[int, dict[str, float | None]]:
-    """The metrics, in order of their names, of each step that has any."""
+    """The metrics of each step that has any, ordered by name."""
     found = series.metrics.keys() | {name for metrics in series.evals.values() for name in metrics}
-    names = sorted(found - {"step"})  # the name of the first column
+    names = sorted(found - {"step"})  # the first column already has that name
     columns = {name: series.column(name) for name in series.metrics}
     indices = {step: i for i, step in enumerate(series.steps)}
     rows: dict[int, dict[str, float | None]] = {}
@@ -125,8 +128,8 @@ def _write_csv(rows: list[dict[str, float | None]], file: BinaryIO) -> None:
 
 
 def _csv_text(text: str) -> str:
-    """A name as a cell: on one line without control characters, and no formula for a spreadsheet, which an
-    apostrophe keeps it from (OWASP, CSV injection)."""
+    """A name as a cell: on one line, without control characters. An apostrophe keeps a spreadsheet from
+    reading it as a formula (OWASP, CSV injection)."""
     return f"'{inline(text)}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else inline(text)
 
 

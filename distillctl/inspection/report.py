@@ -1,7 +1,7 @@
 """`distillctl inspect report`: one HTML file about one or several runs, for a browser without a network.
 
-The charts are plotly's, whose script the file carries; the rest is the page in `page/`. Everything that comes
-from a run goes in as JSON that cannot end its element, and the page's script shows it as text only.
+The file contains plotly's script, which draws the charts, and the page in `page/`. Everything that comes from
+a run is embedded as JSON that cannot end its element, and the page's script shows it as text only.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _SIGNS = (
 
 
 class WrittenReport(TypedDict):
-    """A report that was written."""
+    """A finished report."""
 
     report: str
-    """Its file."""
+    """The file that was written."""
     bytes: int
 
 
@@ -54,16 +54,16 @@ class ConfigRow(TypedDict):
 
     key: str
     value: str
-    """As JSON."""
+    """The value as JSON text."""
     default: bool
-    """Whether that is the default."""
+    """Whether the value is the default."""
 
 
 def write_report(paths: Sequence[Path], output: Path | None) -> WrittenReport:
-    """Write the report of some runs to `output`, by default `report.html` in the first one.
+    """Write a report about some runs to `output`, by default `report.html` in the first run's directory.
 
-    Raises ConfigError for what is no run and for a file there that is no report, EnvironmentUnfit where the
-    file cannot be written.
+    Raises ConfigError if a path is not a run, or if `output` is an existing file that is not a report. Raises
+    EnvironmentUnfit if the file cannot be written.
     """
     runs = [open_run(path) for path in paths]
     target = output or runs[0].path / FILE_NAME
@@ -76,8 +76,8 @@ def write_report(paths: Sequence[Path], output: Path | None) -> WrittenReport:
 
 
 def _is_report(path: Path) -> bool:
-    """By the line that names its generator, or the page's first elements in version 0.1, which had no such
-    line."""
+    """Whether a file is a report. The sign is the line that names its generator, or, for reports of version
+    0.1, which have no such line, the page's first elements."""
     head = read_head(path, _HEAD_BYTES)
     return head.startswith(b"<!doctype html>") and any(sign in head for sign in _SIGNS)
 
@@ -87,7 +87,8 @@ def report_page(runs: Sequence[RunDir]) -> str:
     from plotly.offline import get_plotlyjs
 
     files = resources.files("distillctl.inspection").joinpath("page")
-    script, plotly = files.joinpath("page.js").read_text(), str(get_plotlyjs())
+    script = files.joinpath("page.js").read_text()
+    plotly = str(get_plotlyjs())
     parts = {
         "version": __version__,
         "title": html.escape(", ".join(run.label for run in runs)),
@@ -97,12 +98,12 @@ def report_page(runs: Sequence[RunDir]) -> str:
         "plotly": plotly,
         "script": script,
     }
-    # In one pass: what a model wrote may look like a place holder.
+    # In one pass, because a response may contain text that looks like a placeholder.
     return re.sub("@([a-z]+)@", lambda match: parts[match[1]], files.joinpath("page.html").read_text())
 
 
 def report_data(runs: Sequence[RunDir]) -> dict[str, Any]:
-    """What the page shows, of JSON's types."""
+    """What the page shows, in JSON's types."""
     loaded = [load_events(run.events_path) for run in runs]
     labels = _labels(runs)
     curves = [RunCurves(label, series) for label, (_, series) in zip(labels, loaded, strict=True)]
@@ -132,29 +133,30 @@ def report_data(runs: Sequence[RunDir]) -> dict[str, Any]:
 
 
 def _thinned(curves: Sequence[RunCurves]) -> str:
-    """What the page says where curves do not show every step; else nothing."""
+    """The note on the page if curves do not show every step, else nothing."""
     if not any(is_thinned(run.series) for run in curves):
         return ""
     return (
-        f"A curve has at most {MAX_POINTS} points: those of longer runs are means over neighbouring steps, "
-        "and of more evaluations one in so many is shown. All: distillctl inspect run RUN --export FILE"
+        f"A curve has at most {MAX_POINTS} points. Longer runs are drawn as means over neighbouring steps; "
+        "if there are more evaluations, only every n-th is drawn. "
+        "For all numbers: distillctl inspect run RUN --export FILE"
     )
 
 
 def _provenance(run: RunDir) -> dict[str, Any]:
-    """What the file holds; an older version, or another program, may have left a password in it."""
+    """The content of provenance.json, without any password that an older version or another program left."""
     found: dict[str, Any] = json.loads(without_logins(json.dumps(read_object(run.provenance_path))))
     return found
 
 
 def _labels(runs: Sequence[RunDir]) -> list[str]:
-    """Short names of the runs; their paths where those are not unique."""
+    """Short names of the runs, or their paths if the short names are not unique."""
     short = [run.label for run in runs]
     return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
 
 
 def _config(run: RunDir) -> list[ConfigRow]:
-    """Every key with its value and whether it is the default; none where the file cannot be read."""
+    """Every key with its value, and whether that is the default. Empty if the file cannot be read."""
     try:
         config = load_config(run.config_path)
     except ConfigError:
@@ -188,9 +190,9 @@ def _differences(runs: Sequence[RunDir]) -> dict[str, list[Any]]:
 
 
 def _policy(*scripts: str) -> str:
-    """Content security policy: these scripts and no others, nothing from anywhere else.
+    """The content security policy: it allows these scripts only, and nothing from the network.
 
-    plotly sets styles while it draws, and makes its download of a chart from a data URL.
+    plotly needs inline styles to draw, and a data URL to download a chart.
     """
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
@@ -200,5 +202,5 @@ def _policy(*scripts: str) -> str:
 
 
 def _json(data: dict[str, Any]) -> str:
-    """JSON that an HTML parser reads as text to its end: no `<`, hence no `</script>` and no `<!--`."""
+    """JSON that cannot end its HTML element: it has no `<`, hence no `</script>` and no `<!--`."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The samples of a report, packed small: texts once, numbers rounded."""
+"""The samples of a report in a compact form: each text once, numbers rounded."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from distillctl.run.directory import RunDir
 from distillctl.run.sample_files import Alternatives, Sample, load_samples, sample_steps, validation_ends
 
 MAX_SAMPLES = 500
-"""Responses in a report, those before and those after both counted."""
+"""Most responses in a report; a pair of before and after counts as two."""
 MAX_TOKENS = 50_000
-"""Tokens of them: with their alternatives about 80 bytes each."""
+"""Most tokens of these responses. A token with its alternatives takes about 80 bytes."""
 _VALIDATION = "validation"
 MIN_PERMILLE = 1
-"""Alternatives below this probability are left out."""
+"""Lowest probability, in thousandths, of an alternative that is kept."""
 
 
 class PackedSample(TypedDict):
-    """A response as the page reads it; token texts are numbers into `PackedSamples.texts`."""
+    """A response as the page reads it. Token texts are indices into `PackedSamples.texts`."""
 
     ok: bool | None
     cut: bool
     text: str
     mean: float | None
-    """Mean KL, nats."""
+    """Mean KL in nats."""
     t: list[int]
     """The tokens."""
     kl: list[int | None]
-    """Of each token, thousandths of a nat."""
+    """KL at each token in thousandths of a nat."""
     lp: list[int | None]
-    """Log-probability of each token, hundredths of a nat."""
+    """Log-probability of each token in hundredths of a nat."""
     st: list[list[int]]
-    """Alternatives of the student at each token: text, permille, text, permille, …"""
+    """The student's alternatives at each token: text, permille, text, permille, …"""
     tt: list[list[int]]
-    """Alternatives of the teacher, likewise."""
+    """The teacher's alternatives at each token, in the same form."""
 
 
 class PackedPair(TypedDict):
-    """A prompt with a response and, where there is one, the response before."""
+    """A prompt with a response and, if there is one, an earlier response."""
 
     id: str
     prompt: str
@@ -60,11 +60,11 @@ class PackedSamples(TypedDict):
     texts: list[str]
     groups: list[PackedGroup]
     left_out: int
-    """Responses that there was no room for."""
+    """Number of responses that exceeded the limits."""
 
 
 class Packer:
-    """Responses with token texts replaced by numbers into one list of texts."""
+    """Packs responses: it replaces token texts by indices into one list of texts."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -98,26 +98,29 @@ class Packer:
 
 
 def pack_samples(runs: list[tuple[str, RunDir]]) -> PackedSamples:
-    """Samples of all runs, each with an equal share of what there is room for, and how many were left out.
+    """Samples of all runs, up to the limits, and the number of responses left out.
 
-    Of each run the answers of the newest evaluation come first, each with that of the first evaluation, in
-    half of the room, then the newest rollouts.
+    Each run gets an equal share of the limits. The responses of its newest evaluation come first, each paired
+    with the first evaluation's response; they take at most half of the run's share of MAX_SAMPLES. The newest
+    rollouts follow.
     """
     packer = Packer()
     groups: list[PackedGroup] = []
     num_left_out = 0
     for label, run in runs:
-        room, token_room = MAX_SAMPLES // len(runs), MAX_TOKENS // len(runs)
+        room = MAX_SAMPLES // len(runs)
+        token_room = MAX_TOKENS // len(runs)
         for name, pairs in _groups(run):
             entries = []
-            kept_room = room // 2 if name.startswith(_VALIDATION) else 0  # for the rollouts
+            kept_room = room // 2 if name.startswith(_VALIDATION) else 0  # reserved for the rollouts
             for before, after in pairs:
                 several = [sample for sample in (before, after) if sample is not None]
                 num_tokens = sum(sample["num_tokens"] for sample in several)
                 if len(several) > room - kept_room or num_tokens > token_room:
                     num_left_out += len(several)
                     continue
-                room, token_room = room - len(several), token_room - num_tokens
+                room -= len(several)
+                token_room -= num_tokens
                 entries.append(_entry(packer, before, after))
             if entries:
                 groups.append({"name": f"{label} {name}" if len(runs) > 1 else name, "samples": entries})
@@ -135,7 +138,8 @@ def _entry(packer: Packer, before: Sample | None, after: Sample) -> PackedPair:
 
 
 def _groups(run: RunDir) -> Iterator[tuple[str, list[tuple[Sample | None, Sample]]]]:
-    """Validation answers before and after, then rollouts from the newest step on; as many as can fit."""
+    """Validation responses before and after, then the rollouts, newest step first. Each group has at most
+    MAX_SAMPLES pairs."""
     ends = validation_ends(run)
     if ends is not None:
         before = {sample["prompt_id"]: sample for sample in load_samples(ends[0], MAX_SAMPLES)}

@@ -1,7 +1,7 @@
-"""`distillctl inspect runs` and `inspect run`: what runs are there, and how one of them stands.
+"""`distillctl inspect runs` and `inspect run`: the list of runs, and the state of one run.
 
-Each `show_X` returns a JSON-able object, each `render_X` its text. Raises ConfigError for what is no run.
-`follow_run` is the exception: it prints, until the run ends.
+Each `show_X` returns an object for JSON, and `render_X` returns its text. `follow_run` is the exception: it
+prints until the run ends. Raises ConfigError if a path is not a run.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ RunRow = TypedDict(
         "problem": str | None,
     },
 )
-"""A run in the list: the values of its newest step and evaluation; `started` in seconds since 1970."""
+"""A run in the list, with the values of its newest step and evaluation; `started` in seconds since 1970."""
 
 
 class Ends(TypedDict):
-    """The first and the last value of a metric; None where the step had none."""
+    """The first and the last value of a metric; None if the step had no value."""
 
     first: float | None
     last: float | None
@@ -60,7 +60,7 @@ class MetricView(Ends):
 
 
 class RunView(TypedDict):
-    """What is shown of a run."""
+    """What `inspect run` shows."""
 
     run: str
     state: str
@@ -72,7 +72,7 @@ class RunView(TypedDict):
     world_size: int | None
     phase: str | None
     startup_s: dict[str, float]
-    """Seconds of each phase of the start."""
+    """Duration of each phase of the start, in seconds."""
     eta_s: float | None
     exit_code: int | None
     metrics: dict[str, MetricView]
@@ -81,7 +81,7 @@ class RunView(TypedDict):
     evals: list[dict[str, float | None]]
     """`step` and the metrics of each evaluation."""
     checkpoint: str | None
-    """The newest one."""
+    """Path of the newest checkpoint."""
     warnings: list[str]
     diagnosis: list[dict[str, str]]
     """The fields of each `Finding`."""
@@ -89,9 +89,10 @@ class RunView(TypedDict):
 
 
 def show_runs(folder: Path) -> list[RunRow]:
-    """One row per run below `folder` (two levels deep, as `runs/<preset>/<number>`), in order of path."""
+    """One row per run below `folder`, at most three levels deep, ordered by path."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder", "runs are made in runs/ where train was started")
+        hint = "give the folder with your runs: `train` writes them to runs/ in its working directory"
+        raise ConfigError(f"{folder}: no such folder", hint)
     found = {path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/config.yaml")}
     if (folder / "config.yaml").is_file():
         found.add(folder)
@@ -99,16 +100,16 @@ def show_runs(folder: Path) -> list[RunRow]:
 
 
 def problems(run: RunDir, series: Series) -> list[str]:
-    """What of a run's files cannot be read, so that it is missing from what is shown."""
+    """The faults of a run's files that make its values incomplete, in words."""
     found = []
     if series.num_skipped:
-        found.append(f"{run.events_path}: {series.num_skipped} lines are no events and are left out")
+        found.append(f"{run.events_path}: {series.num_skipped} lines are not events and are left out")
     try:
         written = read_json(run.status_path)
     except ConfigError as error:
         return [*found, error.message] if os.path.lexists(run.status_path) else found
     wrong = sorted(written.keys() & STATUS.keys() - read_status(run.status_path).keys())
-    return [*found, *(f"{run.status_path}: {name} is of a wrong type" for name in wrong)]
+    return [*found, *(f"{run.status_path}: {name} has the wrong type" for name in wrong)]
 
 
 def render_runs(rows: list[RunRow]) -> str:
@@ -130,12 +131,13 @@ def render_runs(rows: list[RunRow]) -> str:
 
 
 def show_run(path: Path) -> RunView:
-    """State, metrics of the first and last step, split of the time, evaluations, checkpoint, warnings.
+    """State, first and last metrics, time per phase, evaluations, checkpoint, warnings and diagnosis.
 
-    Of a file beyond 6 MB, the split of the time comes from a part of its steps.
+    If events.jsonl is larger than 6 MB, the time per phase comes from a part of the steps.
     """
     run = open_run(path)
-    (state, series), running = load_events(run.events_path, thin=True), run.is_locked()
+    state, series = load_events(run.events_path, thin=True)
+    running = run.is_locked()
     checkpoint = checkpoints.latest(run.checkpoints)
     return {
         "run": str(run.path),
@@ -164,7 +166,7 @@ def show_run(path: Path) -> RunView:
 
 
 def render_run(found: RunView) -> str:
-    """`show_run` as text: a head, a table of metrics, the rest line by line."""
+    """`show_run` as text: a head, a table of metrics, then one line each for the rest."""
     head = [
         f"{inline(found['run'])}  {inline(found['state'])}  step {found['step']}/{found['steps'] or '?'}"
         f"  attempt {found['attempt']}",
@@ -198,7 +200,7 @@ def render_run(found: RunView) -> str:
 def _findings(run: RunDir, state: RunState, series: Series) -> list[Finding]:
     try:
         config = load_config(run.config_path)
-    except ConfigError:  # of another version, or not there: what needs it is left out
+    except ConfigError:  # missing, or from another version: the checks that need it find nothing
         config = None
     failed = run_status(run) in ("failed", "died")
     logs = run.logs(run.attempt)
@@ -207,7 +209,8 @@ def _findings(run: RunDir, state: RunState, series: Series) -> list[Finding]:
 
 
 def follow_run(path: Path) -> None:
-    """Show a run on stderr, from its beginning, until it ends or Ctrl-C: the screen, or lines in a pipe."""
+    """Show a run on stderr from its beginning until it ends, or until Ctrl-C: on a screen, or as lines in a
+    pipe."""
     run = open_run(path)
     display: Display = PlainDisplay(sys.stderr)
     if is_screen(sys.stderr):
@@ -215,7 +218,7 @@ def follow_run(path: Path) -> None:
     tail = EventTail(run.events_path)
     try:
         while True:
-            # Asked before reading: what a launcher wrote before it let go of the run is then still read.
+            # Ask before reading, so that everything the launcher wrote before it released the lock is read.
             running = run.is_locked()
             for event in tail.new_events():
                 display.apply(event)
@@ -230,7 +233,8 @@ def follow_run(path: Path) -> None:
 
 
 def run_status(run: RunDir) -> str:
-    """running, done, failed, stopped; `died` when a launcher went without a word; `new` before the first."""
+    """`running`, `done`, `failed` or `stopped`; `died` if the launcher ended without saying how; `new` if the
+    run was never started."""
     if run.is_locked():
         return "running"
     told = str(read_status(run.status_path).get("state", "new"))
@@ -240,10 +244,13 @@ def run_status(run: RunDir) -> str:
 def _run_row(run: RunDir) -> RunRow:
     try:
         state, series = load_events(run.events_path, thin=True)
-        status, problem = run_status(run), "; ".join(problems(run, series)) or None
+        status = run_status(run)
+        problem = "; ".join(problems(run, series)) or None
     except (DistillError, OSError, MemoryError) as error:  # one bad run must not hide the others
-        state, series = RunState(with_histories=False), Series()
-        status, problem = "unreadable", _why(error)
+        state = RunState(with_histories=False)
+        series = Series()
+        status = "unreadable"
+        problem = _why(error)
     return {
         "run": str(run.path),
         "state": status,
@@ -258,7 +265,7 @@ def _run_row(run: RunDir) -> RunRow:
 
 def _why(error: DistillError | OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
-        return "to read it takes more memory than there is"
+        return "reading it takes more memory than is free"
     return error.message if isinstance(error, DistillError) else str(error)
 
 

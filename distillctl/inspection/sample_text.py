@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SIDE_BY_SIDE_COLUMNS = 100
-"""Narrower terminals get before and after one below the other."""
+"""Narrowest terminal that shows before and after side by side. Narrower ones show after below before."""
 NUM_TOKENS = 10
-"""Tokens with the highest KL in the table of a single response."""
+"""Number of tokens in the table of a single response: those with the highest KL."""
 NUM_PROMPT_CHARS = 600
+"""Most characters of a prompt that are shown."""
 
 
 def render_samples(
     found: SamplesView, columns: int, *, color: bool, details: bool, token: int | None = None
 ) -> Painted:
-    """`show_samples` as text. Escape codes only with `color`; `details` adds the tables of tokens."""
+    """`show_samples` as text. `color` allows escape codes; `details` adds the tables of tokens."""
     parts: list[RenderableType] = [
         f"{one_line(found['run'])}  {one_line(found['file'])}: "
         f"{len(found['samples'])} of {found['num_responses']} responses",
@@ -39,7 +40,8 @@ def render_samples(
 
 
 def token_table(sample: Sample, token: int | None = None) -> str:
-    """The tokens with the highest KL, or one of them: what both models would rather have written there."""
+    """The tokens with the highest KL, or the token at index `token`, with both models' likeliest
+    alternatives."""
     measured = {i: kl for i, kl in enumerate(sample["kl"]) if kl is not None}
     chosen = sorted(measured, key=lambda i: -measured[i])[:NUM_TOKENS]
     if token is not None:

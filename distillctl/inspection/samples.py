@@ -1,4 +1,4 @@
-"""`distillctl inspect samples`: responses before and after, token by token."""
+"""`distillctl inspect samples`: responses before and after training, token by token."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from distillctl.run.directory import RunDir, open_run
 from distillctl.run.sample_files import Sample, load_samples, prompt_ids, sample_steps, validation_ends
 
 LIMIT = 10
-"""Responses that are shown unless asked for more."""
+"""Number of responses shown by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which responses are shown; all that are set have to hold."""
+    """Which responses are shown: those that pass all filters that are set."""
 
     wrong: bool = False
     truncated: bool = False
     worst: int | None = None
-    """So many with the highest mean KL, highest first."""
+    """Number of responses to show, those with the highest mean KL first. It replaces `limit`."""
     prompt_id: str | None = None
-    """`SPLIT/N`, or `N` for that row of any split."""
+    """`SPLIT/N`, or `N` for row N of any split."""
     limit: int = LIMIT
 
     def choose(self, samples: list[Sample]) -> list[Sample]:
-        """Those that match, `limit` or `worst` of them at most."""
+        """The samples that pass the filters, at most `worst`, or `limit` if `worst` is None."""
         chosen = [sample for sample in samples if self._holds(sample)]
         if self.worst is None:
             return chosen[: self.limit]
@@ -43,31 +43,31 @@ class Filters:
 
 
 class SamplePair(TypedDict):
-    """A response and, where there is one, the response to the same prompt before."""
+    """A response and, if there is one, an earlier response to the same prompt."""
 
     before: Sample | None
     after: Sample
 
 
 class SamplesView(TypedDict):
-    """What is shown of a run's responses."""
+    """What `inspect samples` shows."""
 
     run: str
     file: str
-    """Within the run directory."""
+    """Path of the samples file within the run directory."""
     num_responses: int
-    """In the file."""
+    """Number of responses in the file."""
     samples: list[SamplePair]
-    """Those that were asked for."""
+    """The responses that pass the filters."""
 
 
 def show_samples(path: Path, step: int | None, filters: Filters, token: int | None = None) -> SamplesView:
-    """Responses of a run with, where there is one, the response to the same prompt before.
+    """Responses of a run, each with an earlier response to the same prompt if there is one.
 
-    Without `step` these are the greedy answers to the validation prompts, of the newest evaluation and of the
-    first; in a run with fewer than two evaluations the newest rollouts. With `step` they are the rollouts of
-    that step, and the earliest saved rollout of each prompt. Raises ConfigError where nothing is saved or
-    nothing matches, or `token` is beyond a response.
+    Without `step`, these are the greedy responses to the validation prompts, from the newest evaluation and
+    from the first; a run with fewer than two evaluations shows its newest rollouts instead. With `step`, they
+    are the rollouts of that step, each with the earliest saved rollout of its prompt. Raises ConfigError if
+    the run has no samples, if no response passes the filters, or if a response is too short for `token`.
     """
     run = open_run(path)
     ends = validation_ends(run) if step is None else None
@@ -76,10 +76,11 @@ def show_samples(path: Path, step: int | None, filters: Filters, token: int | No
     chosen = filters.choose(samples)
     if not chosen:
         message = f"{after}: none of its {len(samples)} responses matches"
-        raise ConfigError(message, _other_prompts(samples) if filters.prompt_id else "ask for less")
+        raise ConfigError(message, _other_prompts(samples) if filters.prompt_id else "remove a filter")
     shortest = min(sample["num_tokens"] for sample in chosen)
     if token is not None and (filters.prompt_id is None or token >= shortest):
-        raise ConfigError(f"--token {token}", f"with --prompt-id it takes 0 to {shortest - 1}")
+        message = f"--token {token} is out of range, or given without --prompt-id"
+        raise ConfigError(message, f"with --prompt-id, --token takes 0 to {shortest - 1}")
     earlier = [ends[0]] if ends else _earlier(run, after)
     before = _earliest(earlier, {sample["prompt_id"] for sample in chosen})
     return {
@@ -91,29 +92,29 @@ def show_samples(path: Path, step: int | None, filters: Filters, token: int | No
 
 
 def _rollouts(run: RunDir, step: int | None) -> Path:
-    """The samples file of a step, the newest one without."""
+    """The samples file of a step, or the newest one if `step` is None."""
     files = sample_steps(run.samples_dir)
     if not files:
-        raise ConfigError(f"{run.path} has no samples yet", "they come with the first step")
+        raise ConfigError(f"{run.path} has no samples yet", "wait until its first step has ended")
     if step is not None and step not in files:
-        there = ", ".join(map(str, files))
-        raise ConfigError(f"{run.path} has no samples of step {step}", f"steps there: {there}")
+        steps = ", ".join(map(str, files))
+        raise ConfigError(f"{run.path} has no samples of step {step}", f"steps with samples: {steps}")
     return files[step] if step is not None else list(files.values())[-1]
 
 
 def _earlier(run: RunDir, path: Path) -> list[Path]:
-    """Samples files of the steps before that of `path`."""
+    """Samples files of the steps before the step of `path`."""
     files = list(sample_steps(run.samples_dir).values())
     return files[: files.index(path)]
 
 
 def _other_prompts(samples: list[Sample]) -> str:
     some = ", ".join(sorted({str(sample["prompt_id"]) for sample in samples})[:5])
-    return f"prompts there: {some}, …"
+    return f"prompts in the file: {some}, …"
 
 
 def _earliest(files: list[Path], wanted: set[str]) -> dict[str, Sample]:
-    """For each prompt its first response in the first of `files` that has one."""
+    """For each wanted prompt, the first response in the first file that has one."""
     found: dict[str, Sample] = {}
     for path in files:
         if prompt_ids(path) & (wanted - found.keys()):

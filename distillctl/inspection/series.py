@@ -13,26 +13,27 @@ from distillctl.run.events import EventParser, read_events
 
 
 class Series:
-    """Feed events in order with `apply`. A step that a later attempt repeats replaces the earlier one."""
+    """The steps of a run, built from events. Give them to `apply` in order. A step that a later attempt
+    repeats replaces the earlier one."""
 
     def __init__(self) -> None:
         self.steps = array("q")
         """Finished steps in ascending order."""
         self.metrics: dict[str, array[float]] = {}
-        """One value per step by metric name, NaN where there is none."""
+        """One value per step by metric name; NaN if the step has no value."""
         self.evals: dict[int, dict[str, float | None]] = {}
         """Metrics of each evaluation by step."""
         self.num_graded: dict[int, int] = {}
-        """Answers that each evaluation graded."""
+        """Number of responses that each evaluation graded, by step."""
         self.checkpoints: dict[int, str] = {}
         self.warnings: list[tuple[int, str]] = []
-        """Step and message, preflight warnings (step 0) among them."""
+        """Step and message of each warning. Preflight warnings have step 0."""
         self.num_attempts = 0
         self.num_skipped = 0
-        """Lines of the file that were no events."""
+        """Number of lines of the file that are not events."""
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Take in one event."""
+        """Add one event."""
         step = event.get("step", 0)
         self.num_attempts = max(self.num_attempts, event.get("attempt", 0))
         match event["kind"]:
@@ -42,7 +43,8 @@ class Series:
                 self._truncate(step - 1)
                 self._append(step, event["metrics"])
             case "eval":
-                self.evals[step], self.num_graded[step] = event["metrics"], event.get("num", 0)
+                self.evals[step] = event["metrics"]
+                self.num_graded[step] = event.get("num", 0)
             case "checkpoint":
                 self.checkpoints[step] = event["path"]
             case "warn":
@@ -51,7 +53,7 @@ class Series:
                 self.warnings.append((step, f"{event['name']}: {event['detail']}"))
 
     def column(self, name: str) -> list[float]:
-        """Values of a metric by step, all NaN when no step has it."""
+        """Values of a metric by step; all NaN if no step has it."""
         return list(self.metrics.get(name, [math.nan] * len(self.steps)))
 
     def _append(self, step: int, metrics: dict[str, float | None]) -> None:
@@ -74,9 +76,11 @@ class Series:
 
 
 def load_events(path: Path, *, thin: bool = False) -> tuple[RunState, Series]:
-    """Newest state, without its histories, and all steps that the events of a file add up to; `thin` as for
+    """The newest state, without its histories, and all steps from the events of a file. `thin` is as for
     `read_events`."""
-    state, series, parser = RunState(with_histories=False), Series(), EventParser()
+    state = RunState(with_histories=False)
+    series = Series()
+    parser = EventParser()
     for event in read_events(path, thin=thin, parser=parser):
         state.apply(event)
         series.apply(event)

@@ -121,7 +121,7 @@ def test_an_older_export_is_replaced_and_another_file_is_not(run: RunDir, tmp_pa
     foreign = ["precious", "", "step,loss\n1,2\n", "date,actor/loss\n", "step\n1\n"]
     for text in foreign:
         target.write_text(text)
-        with pytest.raises(ConfigError, match="already exists and is not such a table"):
+        with pytest.raises(ConfigError, match="already exists and is not a table of distillctl"):
             export_run(run.path, target)
         assert target.read_text() == text
 
@@ -130,7 +130,7 @@ def test_an_older_export_is_replaced_and_another_file_is_not(run: RunDir, tmp_pa
 def test_another_table_is_not_replaced(run: RunDir, tmp_path: Path, columns: dict[str, list[float]]) -> None:
     target = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), target)
-    with pytest.raises(ConfigError, match="is not such a table"):
+    with pytest.raises(ConfigError, match="is not a table of distillctl"):
         export_run(run.path, target)
 
 

@@ -127,7 +127,7 @@ def test_a_malformed_event_is_left_out_and_counted(runs, inspect, name):
     with (runs / "0002/events.jsonl").open("a") as file:
         file.write(json.dumps(LINES[name]) + "\n")
     said = inspect({name: COMMANDS[name] for name in ("run", "run --follow", "compare")})
-    told = "0002/events.jsonl: 1 lines are no events and are left out"
+    told = "0002/events.jsonl: 1 lines are not events and are left out"
     assert f"runs/tiny/0002: runs/tiny/{told}" in said["runs"]
     assert f"not shown: runs/tiny/{told}" in said["run"]
 
@@ -271,7 +271,7 @@ def test_a_run_that_takes_too_much_memory_hides_no_other(runs, distillctl, monke
     monkeypatch.setattr(listing, "load_events", too_large)
     code, out, _ = distillctl("inspect", "runs")
     assert code == 0
-    assert "runs/tiny/0002: to read it takes more memory than there is" in out
+    assert "runs/tiny/0002: reading it takes more memory than is free" in out
     assert re.search(r"runs/tiny/0001 .* 30/", out)
 
 

@@ -110,7 +110,7 @@ def test_every_metric_has_a_chart_and_long_runs_are_thinned(run):
 
 
 def test_the_page_says_when_curves_are_thinned(run, make_run, tmp_path):
-    assert report_data([run])["thinned"].startswith("A curve has at most 1000 points: ")
+    assert report_data([run])["thinned"].startswith("A curve has at most 1000 points. ")
     assert report_data([make_run(tmp_path / "short").write(30).dir])["thinned"] == ""
 
 
