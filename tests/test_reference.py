@@ -50,7 +50,7 @@ def test_every_option_that_is_parsed_has_one_row(name, command):
         (
             "train",
             "| `--resume` | `never`, `auto`, `must` | `auto` "
-            "| Whether to go on from the run's last checkpoint. |",
+            "| Whether to continue from the run's last checkpoint. |",
         ),
         ("eval", "| `--n` | int >= 1 | `1` | Responses to each prompt. |"),
         ("prep jsonl", "| `--source` | path | required | Your file, or a folder with train and test. |"),

@@ -1,6 +1,7 @@
-"""The command line: parse, call, map errors to exit codes. Heavy imports live inside the commands.
+"""The command line: parse, call, map errors to exit codes. Heavy imports are inside the commands.
 
-stdout carries only the result; with `--json`, exactly one JSON document, errors included. All else is stderr.
+stdout gets only the result; with `--json`, exactly one JSON document, errors included. Everything else goes
+to stderr.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _ORDER = ("prep", "train", "eval", "inspect")
 
 
 class _Root(Group):
-    """The commands in the order in which they are used."""
+    """The commands, listed in the order in which people use them."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # its base is private
         """Names of the commands and groups."""
@@ -53,14 +54,14 @@ def main() -> None:
 
 
 def _show_usage(error: typer.TyperException, *, as_json: bool) -> None:
-    """Print a usage error, which repeats what was typed or pasted."""
+    """Print a usage error. Its text repeats the user's input, so control characters are escaped."""
     if as_json:
         context = getattr(error, "ctx", None)
         hint = f"see: {context.command_path} -h" if context else "see: distillctl -h"
         print(error_document("usage", error.format_message(), hint))
     else:
         text = io.StringIO()
-        error.show(text)  # type: ignore[attr-defined]  # all that are raised have it
+        error.show(text)  # type: ignore[attr-defined]  # every error that typer raises here has it
         print(printable(text.getvalue()), end="", file=sys.stderr)
 
 
@@ -85,7 +86,7 @@ def train(
     dry_run: options.DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a student on its own samples under a teacher, and print the run directory."""
+    """Train a student on its own samples, scored by a teacher, and print the run directory."""
 
     def command() -> tuple[Any, str]:
         from distillctl.config import loading
@@ -94,7 +95,7 @@ def train(
 
         if (preset is None) == (config is None):
             raise ConfigError(
-                "give exactly one of --preset and --config", "distillctl inspect presets lists them"
+                "give exactly one of --preset and --config", "`distillctl inspect presets` lists the presets"
             )
         path = loading.preset_path(preset) if preset is not None else Path(str(config))
         settings = loading.load_config(path, overrides or [])

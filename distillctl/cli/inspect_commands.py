@@ -1,4 +1,4 @@
-"""The `inspect` commands: parse and call. Heavy imports live inside the commands."""
+"""The `inspect` commands: parse and call. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ inspect_app = App(help="Look at presets, configurations, runs and data.")
 
 
 def _show(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
-    """`finish` a command that reads what may be anybody's, in at most half of the memory that is free."""
+    """`finish` a command whose input may come from anybody, in at most half of the free memory."""
 
     def bounded() -> tuple[Any, str]:
         from distillctl.files.memory_limit import limited, readable_bytes
@@ -31,7 +31,7 @@ def _show(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
 
 @inspect_app.command("presets", epilog="Example: distillctl inspect presets")
 def inspect_presets(as_json: JsonFlag = False) -> None:
-    """List the presets with what each is for."""
+    """List the presets and the purpose of each."""
 
     def command() -> tuple[Any, str]:
         from distillctl.inspection import catalogue
@@ -93,7 +93,7 @@ def inspect_run(
     follow: Annotated[
         bool,
         typer.Option(
-            "--follow", help="Follow it until it ends, on the screen of `train` or as lines in a pipe."
+            "--follow", help="Follow the run until it ends, on a screen as in `train`, or as lines in a pipe."
         ),
     ] = False,
     export: Annotated[
@@ -171,16 +171,14 @@ def inspect_compare(
 
 @inspect_app.command("report", epilog="Example: distillctl inspect report runs/NAME/0001")
 def inspect_report(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run directories; several are drawn in the same charts.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several runs share the same charts.")],
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
             metavar="PATH",
-            help="File or folder to write; the default is report.html in the first run.",
+            help="File or folder to write; by default report.html in the first run's directory.",
         ),
     ] = None,
     as_json: JsonFlag = False,

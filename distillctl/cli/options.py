@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 Display = Annotated[
     Literal["auto", "tui", "plain", "quiet"],
-    Option(help="How progress is shown on stderr; auto is the screen on a terminal and lines in a pipe."),
+    Option(help="How to show progress on stderr; auto is tui on a terminal and plain in a pipe."),
 ]
 
 # train
@@ -22,20 +22,20 @@ Overrides = Annotated[
         "docs/config.md lists them all.",
     ),
 ]
-Preset = Annotated[str | None, Option(help="A preset by its name; see: distillctl inspect presets.")]
-ConfigFile = Annotated[Path | None, Option("--config", help="A YAML file of your own instead of a preset.")]
-RunDir = Annotated[Path | None, Option(help="The run directory; the default is runs/<preset>/<next number>.")]
+Preset = Annotated[str | None, Option(help="Name of a preset; see: distillctl inspect presets.")]
+ConfigFile = Annotated[Path | None, Option("--config", help="Your own YAML file instead of a preset.")]
+RunDir = Annotated[Path | None, Option(help="The run directory; by default runs/<preset>/<next number>.")]
 Resume = Annotated[
-    Literal["never", "auto", "must"], Option(help="Whether to go on from the run's last checkpoint.")
+    Literal["never", "auto", "must"], Option(help="Whether to continue from the run's last checkpoint.")
 ]
 Elastic = Annotated[
-    bool, Option("--elastic", help="Allow another number of ranks (train.world_size) than before.")
+    bool, Option("--elastic", help="Allow a different number of ranks (train.world_size) on resume.")
 ]
 DryRun = Annotated[
     bool,
     Option(
         "--dry-run",
-        help="Print what would happen. It starts the engines to measure, but makes no step and no run.",
+        help="Print what would happen. Starts the engines to measure, but takes no step and makes no run.",
     ),
 ]
 
@@ -46,17 +46,17 @@ Checkpoint = Annotated[
 ]
 Data = Annotated[
     list[str] | None,
-    Option(help="A prepared file, folder or pattern; repeatable. The default is the run's validation data."),
+    Option(help="A prepared file, folder or pattern; repeatable. By default the run's validation data."),
 ]
 Baseline = Annotated[
     list[str] | None,
-    Option(help="Another model to compare with, repeatable: first the student before, then the teacher."),
+    Option(help="Another model to compare with; repeatable: first the untrained student, then the teacher."),
 ]
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N rows, counted over all files.")]
 NumSamples = Annotated[int, Option("--n", min=1, help="Responses to each prompt.")]
 Temperature = Annotated[float, Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 MaxTokens = Annotated[
-    int | None, Option(min=1, help="Longest response in tokens; the default is the run's, or 512.")
+    int | None, Option(min=1, help="Longest response in tokens; by default the run's limit, or 512.")
 ]
 Teacher = Annotated[str | None, Option(help="Also measure the KL between each model and this teacher.")]
 Score = Annotated[
@@ -77,15 +77,15 @@ EvalOut = Annotated[
     Path | None, Option("--out", help="Also write eval.json and answers.parquet to this folder.")
 ]
 CacheDir = Annotated[
-    Path | None, Option(help="Where responses are cached; the default is ~/.cache/distillctl/eval.")
+    Path | None, Option(help="Where to cache responses; by default ~/.cache/distillctl/eval.")
 ]
-NoCache = Annotated[bool, Option("--no-cache", help="Use no cached responses and cache none.")]
+NoCache = Annotated[bool, Option("--no-cache", help="Do not read or write the cache of responses.")]
 
 # inspect samples
 
 SamplesStep = Annotated[
     int | None,
-    Option("--step", min=1, help="Show the rollouts of this step; the default is the validation responses."),
+    Option("--step", min=1, help="Show the rollouts of this step instead of the validation responses."),
 ]
 Wrong = Annotated[bool, Option("--wrong", help="Show only wrong responses.")]
 Truncated = Annotated[bool, Option("--truncated", help="Show only responses cut at the limit.")]

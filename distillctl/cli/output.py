@@ -1,6 +1,6 @@
-"""What every command prints: its result or its error, as text or as one JSON document; exit codes.
+"""The output of every command: its result or its error, as text or as one JSON document, and the exit code.
 
-All of it goes through `finish`, which is where control characters of files, data and models end.
+Every command ends in `finish`, which escapes control characters that come from files, data and models.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ def error_document(kind: str, message: str, hint: str) -> str:
 
 
 def json_document(value: Any) -> str:
-    """JSON in printable ASCII: DEL is the one control character that `json` leaves as it is."""
+    """JSON in printable ASCII. DEL is the only control character that `json` does not escape."""
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def finish(command: Callable[[], tuple[Any, str]], as_json: bool) -> None:
-    """Run a command that returns (JSON-able result, text for people), print one of them, map errors."""
+    """Run a command that returns (result for JSON, text for people), and print one of the two.
+
+    Prints errors and raises `typer.Exit` with their exit codes.
+    """
     try:
         result, text = command()
     except CheckFailed as failed:

@@ -1,4 +1,4 @@
-"""The `prep` commands: one for each data set in `distillctl/data/sets`, imported when it is asked for."""
+"""The `prep` commands: one for each data set in `distillctl/data/sets`, imported when it is used."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _help(make: Callable[..., DataSet]) -> tuple[str, str]:
-    """The first paragraph of a function's docstring, and the one that begins with `Example:`."""
+    """The first paragraph of a function's docstring, and its paragraph that begins with `Example:`."""
     paragraphs = inspect.cleandoc(make.__doc__ or "").split("\n\n")
     examples = [paragraph for paragraph in paragraphs[1:] if paragraph.startswith("Example:")]
     return paragraphs[0], "\n".join(examples)
@@ -88,7 +88,7 @@ def _prepared(
     force: bool,
     as_json: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Write a data set. What may not be meant is on stderr, without --json also the counts."""
+    """Write a data set. Prints remarks about the data to stderr; without --json, the counts too."""
     from distillctl.data import summary
     from distillctl.data.prep import prepare
 

@@ -1,7 +1,7 @@
-"""The command line's `typer.Typer`: an option that takes one value is given once, and every value is text.
+"""The command line's `typer.Typer`. It refuses repeated options, empty values and values that are not UTF-8.
 
-The parser itself keeps the last of several values and drops the others in silence. An empty path would be the
-working directory, and a name that is not UTF-8 is none for the tokenizer and the engine.
+typer itself keeps the last of several values and silently drops the others. An empty path would mean the
+working directory, and neither the tokenizer nor the engine accepts a name that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class Group(TyperGroup):
-    """A group whose help gives the whole first sentence of each command."""
+    """A group whose help shows the whole first sentence of each command."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the table of commands. The base class cuts a sentence at the end of the line."""
+        """Write the table of commands. The base class would cut each sentence at the end of the line."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         with formatter.section("Commands"):
             formatter.write_dl(
@@ -30,8 +30,8 @@ class Group(TyperGroup):
 
 
 class App(typer.Typer):
-    """A group of commands that refuse empty values, values that are not UTF-8, and a repeated option, unless
-    it is a flag or takes several values."""
+    """A group of commands that refuse empty values, values that are not UTF-8, and repeated options. Flags,
+    and options that take several values, may be repeated."""
 
     def __init__(self, cls: type[Group] = Group, **settings: Any) -> None:
         """`settings`: those of `typer.Typer`."""
@@ -46,8 +46,8 @@ class App(typer.Typer):
 
 class _Command(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # private
-        """Raise a usage error that names what is repeated, empty or not UTF-8; else parse as the base class
-        does."""
+        """Parse as the base class does. Raises a usage error that names what is repeated, empty or not
+        UTF-8."""
         values, _, given = self.make_parser(ctx).parse_args(args=list(args))
         if not ctx.resilient_parsing:
             for one in dict.fromkeys(given):
@@ -74,12 +74,12 @@ def _name(parameter: Any) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    """The texts that were given for an option or argument of one or of several values."""
+    """The texts that were given for an option or argument, which may take one or several values."""
     return [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str)]
 
 
 def _is_unicode(text: str) -> bool:
-    """False where the system's bytes were no UTF-8: Python keeps those as halves of surrogate pairs."""
+    """Whether a text came from valid UTF-8. Python turns other bytes into halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:
