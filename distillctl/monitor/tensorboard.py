@@ -9,22 +9,22 @@ from types import TracebackType
 
 
 class TensorBoardWriter:
-    """Writes to a directory until it is finished or its context ends; needs the extra `tensorboard`."""
+    """Writes to a directory until `finish` or the end of its context. Needs the extra `tensorboard`."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter
 
-        # The library's own name is the second and the host, which another file may have.
+        # The library names a file by the second and the host. Another file may have the same name.
         self._writer = SummaryWriter(str(folder), filename_suffix=f".{secrets.token_hex(8)}")
 
     def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """The metrics of one step; missing ones are left out."""
+        """Write the metrics of one step, without those that are None."""
         for name, value in metrics.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """`add`, and hand everything to the file."""
+        """`add` the metrics, then flush everything to the file."""
         self.add(step, metrics)
         self._writer.flush()
 

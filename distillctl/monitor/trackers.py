@@ -1,6 +1,6 @@
-"""Live trackers of a run's numbers (`train.logger`): what the displays show, for dashboards elsewhere.
+"""Live trackers (`train.logger`): they send a run's numbers to a dashboard such as TensorBoard.
 
-They read events.jsonl as the displays do, so a tracker that fails or hangs cannot hold up the training. To
+Trackers read events.jsonl like the displays, so a tracker that fails or hangs cannot hold up the training. To
 add one, write a function that starts it and list it in `TRACKERS`.
 """
 
@@ -23,22 +23,22 @@ class Sink(Protocol):
     """A tracker that has started."""
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
-        """Take the numbers of a step or an evaluation."""
+        """Record the numbers of a step or an evaluation."""
 
     def finish(self) -> None:
-        """The last call."""
+        """End the tracking. No call follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """The run that a tracker is started for."""
+    """The run that a tracker records."""
 
     path: Path
-    """Its directory."""
+    """The run directory."""
     label: str
-    """Its name there; a resumed run has the same one."""
+    """The run's name in the tracker. A resumed run keeps its name."""
     config: Mapping[str, Any]
-    """Its configuration, of JSON's types."""
+    """The run's configuration, in JSON's types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Tracker:
     """An entry of `TRACKERS`."""
 
     package: str
-    """The Python package that it needs; the extra that installs it has the tracker's name."""
+    """The Python package that the tracker needs. The extra that installs it has the tracker's name."""
     start: Callable[[TrackedRun], Sink]
-    """Called in the thread that logs, before the first numbers."""
+    """Starts the tracker. Called in the thread that logs, before the first numbers."""
     folder: str | None = None
-    """The folder that it writes in the run directory, if any."""
+    """The folder that the tracker writes in the run directory, if any."""
 
 
 def _tensorboard(run: TrackedRun) -> Sink:
@@ -58,7 +58,7 @@ def _tensorboard(run: TrackedRun) -> Sink:
 
 
 def _wandb(run: TrackedRun) -> Sink:
-    """It reads its own environment variables."""
+    """Start wandb, which reads its own environment variables."""
     import wandb
 
     key = run.label.replace("/", "-")
@@ -70,7 +70,7 @@ def _wandb(run: TrackedRun) -> Sink:
 
 
 def _trackio(run: TrackedRun) -> Sink:
-    """It reads its own environment variables, and knows a run by its name."""
+    """Start trackio, which reads its own environment variables and identifies a run by its name."""
     import trackio
 
     trackio.init(project=PROJECT, name=run.label, resume="allow", config=dict(run.config))
@@ -87,7 +87,7 @@ TRACKERS = {
 
 
 def require_tracker(name: str) -> None:
-    """Raise EnvironmentUnfit with the pip line when the package of a tracker is missing."""
+    """Raise EnvironmentUnfit with the pip command if the package of a tracker is not installed."""
     package = TRACKERS[name].package
     if importlib.util.find_spec(package) is None:
         message = f"{name}: the package {package} is not installed"
@@ -103,7 +103,7 @@ class LiveTracker:
         self._sink: Sink | None = None
 
     def recall(self, event: dict[str, Any]) -> None:
-        """The attempt before sent it."""
+        """Do nothing: an earlier attempt sent this event."""
 
     def apply(self, event: dict[str, Any]) -> None:
         """Send the numbers of a step or an evaluation."""
@@ -113,15 +113,15 @@ class LiveTracker:
             self._sink.log(known, step=event["step"])
 
     def tick(self) -> None:
-        """Nothing changes with time."""
+        """Do nothing: a tracker changes only with events."""
 
     def close(self) -> None:
-        """End the run there."""
+        """End the tracking."""
         if self._sink is not None:
             self._sink.finish()
 
 
 def trackers(names: Sequence[str], run_dir: RunDir, config: Mapping[str, Any]) -> list[LiveTracker]:
-    """One for each of `names`, the trackers of `train.logger`; `config` is of JSON's types."""
+    """One tracker for each of `names`, the value of `train.logger`. `config` is in JSON's types."""
     run = TrackedRun(run_dir.path, run_dir.label, config)
     return [LiveTracker(TRACKERS[name], run) for name in names]

@@ -1,6 +1,7 @@
 """The metrics of a run: name, unit, meaning, row on the screen.
 
-To add a metric of a step's rollouts, give it an entry in `METRICS` with a function of them.
+To add a metric that depends on a step's rollouts, give it an entry in `METRICS` with a function of the
+rollouts.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ class ScreenRow:
     """A metric's row on the screen."""
 
     place: int
-    """The rows are in this order."""
+    """The screen shows the rows in this order."""
     label: str
     form: Callable[[float], str]
-    """A finite value as text."""
+    """Gives the text of a finite value."""
     sparse: bool = False
-    """Whether it is measured only at some steps; its curve then leaves out the others."""
+    """Whether the metric is measured only at some steps; its curve then leaves out the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric is."""
+    """The description of a metric."""
 
     unit: str
     meaning: str
     screen: ScreenRow | None = None
-    """None: it is not on the screen."""
+    """Its row on the screen; None if the screen does not show it."""
     of_rollouts: Callable[[Sequence[Rollout]], float] | None = None
-    """Its value for all rollouts of a step; None: it is measured elsewhere in the step."""
+    """The function from all rollouts of a step to its value; None if the step measures it elsewhere."""
 
 
 def _mean_length(rollouts: Sequence[Rollout]) -> float:
@@ -51,32 +52,36 @@ def _percent(share: float) -> str:
 
 
 METRICS = {
-    "actor/loss": Metric("nats", "what is minimised: all terms, summed up by loss.aggregate"),
-    "actor/kl_loss": Metric("nats", "the distillation term before its coefficient, as loss.kind has it"),
-    "actor/pg_loss": Metric("nats", "policy-gradient term of a task reward; 0 without one"),
-    "actor/distillation_mode": Metric("flag", "1: no task reward and no reference answer is trained on"),
+    "actor/loss": Metric("nats", "the loss that is minimised: all terms, aggregated by loss.aggregate"),
+    "actor/kl_loss": Metric("nats", "the distillation term (loss.kind) before its coefficient"),
+    "actor/pg_loss": Metric("nats", "the policy-gradient term of a task reward; 0 without a reward"),
+    "actor/distillation_mode": Metric("flag", "1 if the loss has no task reward and no reference answers"),
     "actor/sft_loss": Metric("nats", "cross-entropy on the reference answers, with loss.sft_coef"),
-    "actor/pg_clipfrac": Metric("share", "tokens whose policy gradient was clipped, where there is one"),
+    "actor/pg_clipfrac": Metric("share", "tokens whose policy gradient was clipped, if the loss has one"),
     "actor/entropy": Metric(
-        "nats", "student's entropy, exact", screen=ScreenRow(20, "entropy", "{:.3f}".format)
+        "nats", "the student's exact entropy", screen=ScreenRow(20, "entropy", "{:.3f}".format)
     ),
     "actor/grad_norm": Metric(
         "-", "global gradient norm before clipping", screen=ScreenRow(60, "grad_norm", "{:.3g}".format)
     ),
     "actor/lr": Metric("-", "learning rate of this step"),
-    "actor/skipped_steps": Metric("steps", "optimizer steps skipped so far: loss or gradient not finite"),
+    "actor/skipped_steps": Metric(
+        "steps", "optimizer steps skipped so far because loss or gradient was not finite"
+    ),
     "kl/reverse": Metric(
         "nats",
-        "KL(student || teacher): exact, from a served teacher a lower bound",
+        "KL(student || teacher): exact; a lower bound with a served teacher",
         screen=ScreenRow(10, "kl/reverse", "{:.4f}".format),
     ),
-    "kl/forward": Metric("nats", "KL(teacher || student): exact, from a served teacher a lower bound"),
+    "kl/forward": Metric("nats", "KL(teacher || student): exact; a lower bound with a served teacher"),
     "kl/k1": Metric("nats", "k1 estimate of kl/reverse from the sampled tokens"),
     "kl/k3": Metric("nats", "k3 estimate of kl/reverse from the sampled tokens"),
-    "teacher/entropy": Metric("nats", "teacher's entropy on the student's samples, as exact as kl/reverse"),
-    "topk/student_mass": Metric("share", "student's probability on the listed tokens of a top-k loss"),
-    "topk/teacher_mass": Metric("share", "teacher's probability on the listed tokens of a top-k loss"),
-    "topk/overlap": Metric("share", "student's most likely tokens that are the teacher's, of a top-k loss"),
+    "teacher/entropy": Metric(
+        "nats", "the teacher's entropy on the student's samples, as exact as kl/reverse"
+    ),
+    "topk/student_mass": Metric("share", "the student's probability of the tokens that a top-k loss lists"),
+    "topk/teacher_mass": Metric("share", "the teacher's probability of the tokens that a top-k loss lists"),
+    "topk/overlap": Metric("share", "the student's top-k tokens that are the teacher's too, in a top-k loss"),
     "reward/mean": Metric("-", "mean task reward of the rollouts, with reward.path"),
     "rollout/mismatch_kl": Metric(
         "nats",
@@ -93,10 +98,10 @@ METRICS = {
     "response_length/clip_ratio": Metric(
         "share", "responses cut at data.max_response_length", of_rollouts=_share_cut
     ),
-    "timing_s/rollout": Metric("s", "sampling (or waiting for it), and handing the rollouts to the ranks"),
-    "timing_s/teacher": Metric("s", "micro-batches and the teacher's forward pass"),
-    "timing_s/update": Metric("s", "student's forward and backward pass, optimizer step"),
-    "timing_s/sync": Metric("s", "weights into the engine when it is free, and their proof"),
+    "timing_s/rollout": Metric("s", "sampling, or waiting for it, and sharing the rollouts with the ranks"),
+    "timing_s/teacher": Metric("s", "building the micro-batches, and the teacher's forward pass"),
+    "timing_s/update": Metric("s", "the student's forward and backward passes, and the optimizer step"),
+    "timing_s/sync": Metric("s", "waiting for the engine, giving it the weights, and checking them"),
     "timing_s/step": Metric("s", "the whole step", screen=ScreenRow(80, "step s", "{:.2f}".format)),
     "perf/tokens_per_s": Metric("tokens/s", "prompt and response tokens over the whole step"),
     "perf/rollout_tokens_per_s": Metric(
@@ -104,25 +109,25 @@ METRICS = {
         "response tokens over the rollout phase",
         screen=ScreenRow(30, "gen tok/s", "{:,.0f}".format),
     ),
-    "memory/trainer_bytes": Metric("bytes", "memory of the largest rank's process, mapped files left out"),
-    "memory/engine_bytes": Metric("bytes", "memory of the rollout engine's processes, mapped files left out"),
-    "gpu/used_bytes": Metric("bytes", "memory in use of each GPU, by NVML"),
-    "gpu/utilization": Metric("share", "time that each GPU was busy, by NVML"),
+    "memory/trainer_bytes": Metric("bytes", "memory of the largest rank's process, without mapped files"),
+    "memory/engine_bytes": Metric("bytes", "memory of the rollout engine's processes, without mapped files"),
+    "gpu/used_bytes": Metric("bytes", "memory in use on each GPU, from NVML"),
+    "gpu/utilization": Metric("share", "time that each GPU was busy, from NVML"),
     "val/acc": Metric(
         "share",
         "normalised accuracy on the validation prompts, greedy",
         screen=ScreenRow(40, "val/acc", _percent, sparse=True),
     ),
-    "val/kl": Metric("nats", "KL(student || teacher) per token of the first 64 validation answers, greedy"),
+    "val/kl": Metric("nats", "KL(student || teacher) per token of the first 64 greedy validation responses"),
 }
 
 LARGE_MISMATCH_KL = 0.015
-"""`rollout/mismatch_kl`, in nats, from which on rollouts are hardly the student's own samples."""
+"""`rollout/mismatch_kl`, in nats, above which rollouts are hardly the student's own samples."""
 
 
 def metric_table(present: Collection[str]) -> list[tuple[str, Metric]]:
-    """Those of `present` that are known, in the table's order; `kl/reverse/NAME` (one of several teachers)
-    stands behind `kl/reverse`."""
+    """The known metrics of `present`, in the order of `METRICS`. `kl/reverse/NAME` (one of several teachers)
+    follows `kl/reverse`."""
     table = []
     for name, metric in METRICS.items():
         own = sorted(found for found in present if found.startswith(f"{name}/"))
@@ -131,13 +136,13 @@ def metric_table(present: Collection[str]) -> list[tuple[str, Metric]]:
 
 
 def find(name: str) -> Metric | None:
-    """The entry of a metric; that of `kl/reverse/NAME` (one of several teachers) and of `gpu/used_bytes/N` is
-    the entry of the name without its end. None for an unknown metric."""
+    """The entry of a metric, or None for an unknown metric. `kl/reverse/NAME` (one of several teachers) has
+    the entry of `kl/reverse`, and `gpu/used_bytes/N` that of `gpu/used_bytes`."""
     return METRICS.get("/".join(name.split("/")[:2]))
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Every metric that is a function of a step's rollouts, of which there is at least one."""
+    """Every metric that is a function of a step's rollouts. Needs at least one rollout."""
     return {
         name: metric.of_rollouts(rollouts)
         for name, metric in METRICS.items()
@@ -146,6 +151,6 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def require_described(names: Collection[str]) -> None:
-    """Refuse to write a metric that has no entry in `METRICS`."""
+    """Assert that every metric has an entry in `METRICS`."""
     unknown = [name for name in names if find(name) is None]
     assert not unknown, f"no entry in run.metrics.METRICS: {', '.join(unknown)}"
