@@ -14,11 +14,11 @@ _MAX_UNIT_WORDS = 3
 
 
 def right_side(found: Sequence[Token]) -> Run | None:
-    """The run after the last equals sign that has a number behind it on its line.
+    """The run after the last equals sign that a number follows on its line.
 
-    In `75 min = 1 h 15 min` it is the side that is a single number.
+    For `75 min = 1 h 15 min` it is the run of the side that is a single number.
     """
-    end = len(found)  # where the right side of the equals sign in question ends
+    end = len(found)  # the end of the right side of the equals sign at i
     for i in reversed(range(len(found))):
         if found[i].kind == "line":
             end = i

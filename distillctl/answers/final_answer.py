@@ -114,7 +114,8 @@ def read_answer(text: str) -> Reading | None:
 
 
 def _restated(text: str, *, retracts: bool) -> Reading | None:
-    """The number that a text after a correction states in place of another, unless it computes with it."""
+    """The number that a text after a correction states in place of another, unless the text computes with
+    that number."""
     for statement, after in restatements(plain(text), retracts=retracts):
         number = _bare_number(statement)
         later = None if number is None else last_number(after)

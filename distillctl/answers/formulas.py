@@ -18,7 +18,7 @@ _FORMULA = re.compile(
 _FIRST = 7_000_001
 """The number that replaces the first formula; no answer in words has it."""
 _NAMED = re.compile(r"\s*\d+\s+(?:is|are|equals)\s")
-"""A formula that names what the answer is the value of."""
+"""A formula that names the unknown whose value follows."""
 
 _REASON = re.compile(r"(?:[,;]\s+(?:since|because|where|as|when|if|for)|\s(?:since|because))\s.*", re.DOTALL)
 

@@ -16,7 +16,7 @@ from distillctl.answers.plain import plain
 
 _ALONE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|\[([A-Z])\]|\"?([A-Z])\"?[.):]?(?=[^\S\n]*$))", re.MULTILINE)
 _FORMULA = re.compile(r"(?:[=+*/<>\d]|\b(?:at|from|than|find|into))\s*$")
-"""What comes before a letter that is a variable, a unit or a point: `20 = A`, `9 L`, `at C`."""
+"""Text before a letter that is a variable, a unit or a point: `20 = A`, `9 L`, `at C`."""
 _COMMA = re.compile(rf"(?<!\w)[A-Z]{CLOSE}[,;]\s*{OPEN}$")
 _LINE_END = re.compile(r"[.,!]*[^\S\n]*$", re.MULTILINE)
 _LISTED = re.compile(
@@ -39,7 +39,8 @@ _MAX_OPTION = 80
 
 
 def shown(rest: str, words: str) -> str | None:
-    """The letter that a list of options sets apart, else that of the last bold words, else the last alone."""
+    """The letter that a list of options sets apart, else the letter of the last bold words, else the last
+    letter alone on its line."""
     listed = first_option(words) or _beside_list(words)
     if listed:
         return listed

@@ -87,7 +87,7 @@ def _stretches(found: Sequence[Token], low: int, end: int, *, prose: bool) -> It
 def number_runs(found: Sequence[Token], low: int, end: int, *, prose: bool) -> list[Run]:
     """The runs of the numbers from token `low` to `end`.
 
-    If the brackets of a stretch do not close, it gives the runs of its first and of its last number.
+    A stretch whose brackets do not close gives the runs of its first and of its last number.
     """
     runs: list[Run] = []
     for start, stop in _stretches(found, low, end, prose=prose):

@@ -20,7 +20,8 @@ _COMPUTES = frozenset({"plus", "minus", "times"})
 
 
 def phrase_run(found: Sequence[Token]) -> Run | None:
-    """The run of the number that a marked phrase states: the one it begins with, else its sentence's."""
+    """The run of the number that a marked phrase states: the run that the phrase begins with, or else the run
+    that its sentence states."""
     run = begin(found, prose=False)
     if run is not None and not goes_on(found, run):
         return run

@@ -20,7 +20,7 @@ _ADVERBS = frozenset({
     "about", "around", "approximately", "roughly", "exactly", "only", "just", "nearly", "almost",
     "another", "remaining", "additional", "extra", "full", "whole",
 })  # fmt: skip
-"""Words that may come between a number and the word that says what it is for."""
+"""Words that may come between a number and the word that says what the number is for."""
 _GIVES = frozenset({"take", "takes", "took", "cost", "costs", "give", "gives", "gave", "leave", "leaves"})
 """Verbs after which `her` is a person: `it takes her 3 days`."""
 _LASTS = frozenset({
@@ -65,7 +65,7 @@ _DENIED = frozenset({
 _WRONG = frozenset({"wrong", "incorrect", "false", "impossible"})
 _RIGHT = frozenset({"right", "correct", "possible", "answer", "solution", "result", "true"})
 MAX_WORDS = 4
-"""Number of words around a number that are searched for what it is for."""
+"""Number of words around a number in which a word may say what the number is for."""
 
 
 def rank(found: Sequence[Token], run: Run) -> int:

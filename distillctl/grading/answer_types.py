@@ -8,8 +8,8 @@ r"""Answer types: what a ground truth is, by `reward_model.style` of its row.
 | `regex` | a pattern | its last 10,000 characters contain a match |
 | `latex` | an expression | math-verify finds it equal to its final answer (extra `math`) |
 
-Each is a file in `types/`, whose name is the style and whose `TYPE` is an `AnswerType`. Nothing before the
-end of the last think block of a response counts.
+Each type is a file in `types/`. The file's name is the style, and its `TYPE` is an `AnswerType`. The text
+before the end of a response's last think block does not count.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from distillctl.errors import ConfigError
 from distillctl.grading import types
 
 DEFAULT = "numeric"
-"""The type of a row whose style is none of the others, such as verl's `rule`."""
+"""The type of a row whose style names no type, such as verl's `rule`."""
 ANSWER_TYPES = tuple(sorted(module.name for module in iter_modules(types.__path__)))
-"""All styles that are types, in alphabetical order."""
+"""The names of all answer types, in alphabetical order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Verdict:
     extracted: str | None
     """The final answer that was compared with the ground truth; None when the response has none."""
     timed_out: bool = False
-    """The comparison took too long, so that the response counts as wrong."""
+    """Whether the comparison took too long. The response then counts as wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,15 @@ class AnswerType:
     """How responses are compared with ground truths of a type. All functions take and give plain text."""
 
     compare: Callable[[Sequence[tuple[str, str]]], list[Verdict]]
-    """Verdicts on pairs of a response and its ground truth, in their order; `each` makes it from a function
-    of one pair."""
+    """Gives verdicts on pairs of a response and its ground truth, in order. `each` makes such a function from
+    one that compares a single pair."""
     fault: Callable[[str], str | None] = lambda truth: None
-    """What is wrong with a ground truth, as words that follow "`ground_truth`"; None for a good one."""
+    """Says what is wrong with a ground truth, in words that follow "`ground_truth`"; None if nothing is."""
     truth: Callable[[str], str] = str.strip
-    """The ground truth that an answer field holds, as `prep` writes it."""
+    """Gives the ground truth that `prep` writes for the text of an answer field."""
     truth_in_turn: Callable[[str], str | None] = lambda turn: None
-    """The ground truth that an assistant's whole turn states, or None: what grading finds in that text."""
+    """Gives the ground truth that an assistant's whole turn states, as grading finds it; None if it states
+    none."""
 
 
 def each(compare: Callable[[str, str], Verdict]) -> Callable[[Sequence[tuple[str, str]]], list[Verdict]]:
@@ -65,7 +66,7 @@ def answer_type(style: object) -> str:
 
 
 def load(name: str) -> AnswerType:
-    """The answer type of a name in `ANSWER_TYPES`; its file is imported when it is first asked for."""
+    """The answer type of a name in `ANSWER_TYPES`. The first call for a name imports its file."""
     assert name in ANSWER_TYPES
     found = import_module(f"{types.__name__}.{name}").TYPE
     assert isinstance(found, AnswerType)

@@ -1,7 +1,7 @@
 """The user's own function that scores a response: loaded from a file, checked, called.
 
-The function is called as verl's reward managers call theirs, so one written for verl works unchanged.
-Imports no torch, so that a launcher can check the function before it starts anything.
+distillctl calls the function as verl's reward managers call theirs, so a function written for verl works
+unchanged. This module imports no torch, so a launcher can check the function before it starts anything.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ START_TIMEOUT_S = 60.0
 def require_latex() -> None:
     """Raise EnvironmentUnfit with the pip line if math-verify is not installed."""
     if importlib.util.find_spec("math_verify") is None:
-        message = "answers of the type `latex` are compared by math-verify, which is not installed"
+        message = "math-verify, which compares answers of the type `latex`, is not installed"
         raise EnvironmentUnfit(message, "pip install 'distillctl[math]'")
 
 
@@ -69,7 +69,8 @@ class _Child:
         if self._process is None:
             self._process = _start()
             if self._receive(START_TIMEOUT_S) is None:
-                raise EnvironmentUnfit("math-verify did not start", "python -c 'import math_verify' says why")
+                hint = "run python -c 'import math_verify' to see the error"
+                raise EnvironmentUnfit("math-verify did not start", hint)
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([response, truth]) + "\n")
         self._process.stdin.flush()

@@ -2,8 +2,8 @@
 
 In: a decoded response and its ground truth. Out: a `Grade`.
 `verl_strict` and `verl_flexible` follow `verl/utils/reward_score/gsm8k.py`, quirks included, which makes
-accuracies comparable with published ones. The tolerant one is that of the answer type, which reads a response
-the way a person does (`distillctl.answers`). Numbers are compared as exact fractions, never as floats.
+accuracies comparable with published ones. The tolerant scorer belongs to the answer type and reads a response
+the way a person does (`distillctl.answers`). It compares numbers as exact fractions, never as floats.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Grade:
     strict: bool
     """verl-strict: the text after the last `#### ` equals the ground truth character by character."""
     flexible: bool
-    """verl-flexible: the last run of digits, dots and commas equals it."""
+    """verl-flexible: the last run of digits, dots and commas equals the ground truth."""
     normalised: bool
-    """The final answer is that of the ground truth, by the rules of its answer type."""
+    """The final answer equals the ground truth by the rules of its answer type."""
     has_format: bool
     """verl-strict found a final answer, right or wrong."""
     extracted: str | None
@@ -47,7 +47,7 @@ def grade(text: str, ground_truth: str, answer_type: str = DEFAULT) -> Grade:
 
 
 def grade_all(pairs: Sequence[tuple[str, str]], answer_type: str) -> list[Grade]:
-    """Grade pairs of a decoded response and its ground truth, which are all of one answer type."""
+    """Grade pairs of a decoded response and its ground truth. All pairs have the same answer type."""
     verdicts = answer_types.load(answer_type).compare(pairs)
     return [_grade(*pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
 

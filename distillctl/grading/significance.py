@@ -21,14 +21,14 @@ class PairedDifference:
     """95 % interval over prompts (`paired_interval`)."""
     high: float
     p_value: float
-    """McNemar's exact test for one answer to each prompt, else a sign-flip test over prompts."""
+    """McNemar's exact test for one response per prompt, else a sign-flip test over prompts."""
     num_gained: int
     """Prompts on which the model is right more often than the baseline."""
     num_lost: int
 
 
 def paired_difference(model: Mapping[str, float], baseline: Mapping[str, float]) -> PairedDifference | None:
-    """From the share of right answers of both, by prompt; None without a common prompt."""
+    """Compare two models by the share of right responses to each prompt. None if they share no prompt."""
     pairs = [share - baseline[prompt] for prompt, share in model.items() if prompt in baseline]
     if not pairs:
         return None
@@ -68,7 +68,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     """
     discordant = only_first + only_second
     smaller = min(only_first, only_second)
-    tail = ways = 1  # of k = 0; each binomial coefficient comes from the one before
+    tail = ways = 1  # for k = 0; each binomial coefficient comes from the one before
     for k in range(smaller):
         ways = ways * (discordant - k) // (k + 1)
         tail += ways
@@ -77,8 +77,9 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate that one of `k` answers is right, from `num_samples` >= k of which some are.
+    """Unbiased estimate of the probability that at least one of `k` responses is right.
 
+    It comes from n = `num_samples` >= k responses, of which c = `num_correct` are right:
     1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1), in whole numbers.
     """
     assert 1 <= k <= num_samples
@@ -87,11 +88,12 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 def clustered_interval(shares: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of one share per prompt, with prompts as clusters (Miller 2024, arXiv
-    2411.00640, section 2.2): the t interval of the shares and of two more prompts, one at 0 and one at 1, as
-    in `paired_interval`. Wilson's over prompts where all shares are equal.
+    2411.00640, section 2.2).
 
-    Covers at least 94 % in simulations with 5 to 200 prompts of 2 to 16 answers, mean accuracies from 1 to
-    50 %, and prompts from equally hard to all or nothing.
+    It is the t interval of the shares and of two more prompts, one at 0 and one at 1, as in
+    `paired_interval`. If all shares are equal, it is Wilson's interval over prompts. It covers at least 94 %
+    in simulations with 5 to 200 prompts of 2 to 16 responses, mean accuracies from 1 to 50 %, and prompts
+    from equally hard to all or nothing.
     """
     if len(set(shares)) < 2:
         return wilson_interval(sum(shares), len(shares))
@@ -99,13 +101,14 @@ def clustered_interval(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences in [-1, 1], one per prompt: the t interval of the
-    differences and of two more prompts, one gained and one lost (Bonett and Price 2012, J. Educ. Behav. Stat.
-    37, the adjusted Wald interval, with Student's quantile for the normal one).
+    """95 % interval of the mean of paired differences in [-1, 1], one per prompt.
 
-    Covers at least 93.7 % of one answer to each prompt, by enumeration for 5 to 200 prompts and shares of
-    gained and lost prompts from 0 to 90 % each. Without the two prompts the interval of few or rare
-    differences is far too short: 64 % for 20 prompts of which 5 % are gained, and no width for 5 gained of 5.
+    It is the t interval of the differences and of two more prompts, one gained and one lost (Bonett and Price
+    2012, J. Educ. Behav. Stat. 37, the adjusted Wald interval, with Student's quantile instead of the normal
+    one). With one response per prompt it covers at least 93.7 %, by enumeration for 5 to 200 prompts and
+    shares of gained and lost prompts from 0 to 90 % each. Without the two prompts, the interval of few or
+    rare differences is far too short: it covers 64 % for 20 prompts with 5 % gained, and has no width for 5
+    gained of 5.
     """
     return _adjusted_interval(differences, -1.0, 1.0)
 
@@ -122,8 +125,11 @@ def _adjusted_interval(values: Sequence[float], least: float, most: float) -> tu
 
 
 def _t_95(df: int) -> float:
-    """97.5 % quantile of Student's t distribution with `df` degrees of freedom: in closed form for 1 and 2,
-    else the expansion of Abramowitz and Stegun 1964, 26.7.5. Off by 0.1 % for 3, less than 0.02 % from 5."""
+    """97.5 % quantile of Student's t distribution with `df` degrees of freedom.
+
+    In closed form for 1 and 2; for more, the expansion of Abramowitz and Stegun 1964, 26.7.5. Its error is
+    0.1 % for 3 and below 0.02 % from 5 on.
+    """
     if df == 1:
         return math.tan(0.475 * math.pi)
     if df == 2:

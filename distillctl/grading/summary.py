@@ -121,7 +121,7 @@ def by_prompt(responses: Sequence[GradedResponse]) -> list[list[GradedResponse]]
 
 
 def num_right(group: Sequence[GradedResponse]) -> int:
-    """How many of the responses are right."""
+    """The number of right responses."""
     return sum(response.grade is not None and response.grade.normalised for response in group)
 
 

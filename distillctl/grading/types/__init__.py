@@ -1,1 +1,1 @@
-"""One file for each answer type; `grading.answer_types` says what it holds."""
+"""One file for each answer type; `grading.answer_types` describes its content."""

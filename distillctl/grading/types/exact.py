@@ -1,4 +1,4 @@
-"""Text: what a response marks as its final answer, else its last line."""
+"""Text: the final answer that a response marks, else its last line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from distillctl.grading.answer_types import AnswerType, Verdict, each
 
 
 def _compare(response: str, truth: str) -> Verdict:
-    extracted, stated = final_text(response), after_thinking(truth) or truth
+    extracted = final_text(response)
+    stated = after_thinking(truth) or truth
     expected = {fold(plain(one)) for one in (stated, marked_phrase(truth) or stated)}
     found = {fold(plain(one)) for one in (extracted, after_thinking(response)) if one}
     return Verdict(extracted is not None and not found.isdisjoint(expected), extracted)
 
 
 def _truth_in_turn(turn: str) -> str | None:
-    """What is marked, else the last line."""
+    """The marked final answer, else the last line."""
     text = final_text(turn)
     return text if text and fold(plain(text)) else None
 

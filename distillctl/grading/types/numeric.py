@@ -1,6 +1,6 @@
-"""A number, or text that is none; verl's style `rule`.
+"""A number, or other text; verl's style `rule`.
 
-The ground truth is read like a response: `#### 12`, `x = 12` and a worked solution are all 12.
+A ground truth is read like a response: `#### 12`, `x = 12` and a worked solution that ends in 12 all mean 12.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def _compare(response: str, truth: str) -> Verdict:
 def _words(response: str) -> str | None:
     """The final answer of a response whose ground truth is not a number.
 
-    It is what is marked as the answer, else the whole response if it is one line, else the last number.
+    It is the phrase that is marked as the answer, else the whole response if it is one line, else the last
+    number.
     """
     rest = after_thinking(response)
     if rest is None:
@@ -38,7 +39,7 @@ def _words(response: str) -> str | None:
 
 
 def _truth(answer: str) -> str:
-    """The number in an answer, or all of it where it states none."""
+    """The number that an answer states, or the whole answer if it states none."""
     read = read_truth(answer)
     return answer.strip() if read.value is None else read.text
 

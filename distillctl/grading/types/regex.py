@@ -1,4 +1,4 @@
-"""A regular expression that the end of a response has to match somewhere; no turn states one."""
+"""A regular expression that must match somewhere in the end of a response."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from distillctl.answers.final_answer import after_thinking
 from distillctl.grading.answer_types import AnswerType, Verdict, each
 
 MAX_CHARS = 10_000
-"""Characters at the end of a response that are searched for a pattern: Python's `re` has no time limit."""
+"""Number of characters at the end of a response that are searched, because `re` has no time limit."""
 
 
 def _compare(response: str, truth: str) -> Verdict:
