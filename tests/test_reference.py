@@ -56,7 +56,7 @@ def test_every_option_that_is_parsed_has_one_row(name, command):
         ("prep jsonl", "| `--source` | path | required | Your file, or a folder with train and test. |"),
         (
             "inspect report",
-            "| `RUNS` | path, several | required | Run directories; several are drawn in the same charts. |",
+            "| `RUNS` | path, several | required | Run directories; several runs share the same charts. |",
         ),
     ],
 )
