@@ -44,7 +44,7 @@ class _TurnEnd:
     """What a template writes after an assistant's turn."""
 
     text: str
-    """All of it."""
+    """All text after the answer."""
     blanks: str
     """The blanks before the token that ends the turn."""
     token: str

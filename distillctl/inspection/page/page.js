@@ -2,7 +2,7 @@
 // Everything from a run is set with textContent: what a model wrote stays text.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const KL_STEPS = [50, 200, 500, 1000, 2000]; // thousandths of a nat, as in watch/shade.py
+const KL_STEPS = [50, 200, 500, 1000, 2000]; // thousandths of a nat, as in monitor/shade.py
 
 function make(tag, text, className) {
   const node = document.createElement(tag);
