@@ -128,17 +128,9 @@ def one_rank(folder):
     return folder / "one"
 
 
-LOSS = """
-def reverse_kl(student_log_p, teacher_log_p):
-    return (student_log_p.exp() * (student_log_p - teacher_log_p)).sum(-1)
-"""
-
-
 @pytest.fixture(scope="module")
 def two_ranks(folder):
-    """With the reverse KL in a file of the user's own, which gives what the package's does."""
-    (folder / "my_loss.py").write_text(LOSS)
-    train(folder, "two", "train.world_size=2", "teacher.shard=true", "loss.path=my_loss.py")
+    train(folder, "two", "train.world_size=2", "teacher.shard=true")
     return folder / "two"
 
 
@@ -156,14 +148,21 @@ def served(folder):
     return folder / "served"
 
 
+LOSS = """
+def reverse_kl(student_log_p, teacher_log_p):
+    return (student_log_p.exp() * (student_log_p - teacher_log_p)).sum(-1)
+"""
+
+
 @pytest.fixture(scope="module")
 def one_step_off(folder):
-    """By a preset for GPUs, with stand-ins for its models."""
+    """By a preset for GPUs, with stand-ins for its models, and the reverse KL in a file of the user's own."""
+    (folder / "my_loss.py").write_text(LOSS)
     train(
         folder, "ahead", "student.model=builtin:tiny-student", "teacher.model=builtin:tiny-teacher",
         "data.train_files=data/arith/train.parquet", "data.val_files=data/arith/test.parquet",
         "data.max_prompt_length=160", "train.epochs=null", "optim.lr=1.5e-3", "zero.offload=optimizer",
-        "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4",
+        "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4", "loss.path=my_loss.py",
         preset="qwen-0.5b-from-7b-gsm8k",
     )  # fmt: skip
     return folder / "ahead"
@@ -249,6 +248,11 @@ def test_two_ranks_give_the_weights_of_one(one_rank, two_ranks):
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_loss_of_ones_own_gives_what_the_same_formula_of_the_package_gives(one_step_off):
+    for values in metrics(one_step_off).values():
+        assert values["actor/kl_loss"] == pytest.approx(values["kl/reverse"], rel=1e-5)
 
 
 def checks(run):
