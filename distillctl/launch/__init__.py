@@ -1,1 +1,1 @@
-"""Starting a run: every check before it, its plan, and its processes."""
+"""Starting a run: the checks before it, its plan, and its processes."""

@@ -1,4 +1,4 @@
-"""What the machine's devices make of a configuration, as lines of the preflight. No torch."""
+"""Preflight checks of the machine's devices: GPUs, settings without effect, environment. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from distillctl.run.checks import Check
 
 
 def device_checks(plan: Plan, config: Config) -> list[Check]:
-    """The GPUs of the run, settings that have no effect here, places of code that children are not given.
+    """Checks of the run's GPUs, settings without effect, and relative paths kept from child processes.
 
-    `config` is the configuration as it was given: `plan` has it as this machine takes it.
+    `config` is the configuration as the user gave it. `plan.config` is the one that runs on this machine.
     """
     return [*_gpus(plan, config), *_without_effect(plan, config), *_environment()]
 

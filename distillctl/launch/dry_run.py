@@ -1,4 +1,4 @@
-"""`distillctl train --dry-run`: what a run would be and need, without starting it."""
+"""`distillctl train --dry-run`: show what a run would do and need, without starting it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from distillctl.teacher.server import server_command
 
 
 def show_plan(config: Config) -> tuple[dict[str, Any], str]:
-    """What `train` would do: resolved configuration, commands, steps, memory per phase, and its preflight.
+    """What `train` would do: resolved configuration, commands, steps, memory per phase, and the preflight.
 
-    Where weights and engines are on this machine everything is put together once to measure the rest of the
-    preflight; no step is made and nothing is kept.
+    When weights and engines are on this machine, the engines start once to measure the rest of the preflight.
+    No step runs and nothing is kept.
     """
     plan, rows, checks = preview(config)
     checks += measured_checks(plan)
@@ -70,7 +70,7 @@ def _commands(plan: Plan) -> list[str]:
 
 
 def measured_checks(plan: Plan) -> list[Check]:
-    """What the preflight measures on running engines, from an attempt that ends before its first step."""
+    """The checks that need running engines. They come from an attempt that ends before its first step."""
     models = [plan.student, *(one.model for one in plan.teachers.values() if not one.endpoints)]
     missing = [model for model in models if not model.weight_files]
     if missing:
@@ -79,7 +79,7 @@ def measured_checks(plan: Plan) -> list[Check]:
         require_fit(plan)
     except EnvironmentUnfit as unfit:
         return [Check("measured", "warn", f"nothing measured: {unfit.message}", unfit.hint)]
-    print("starting the engines once to measure; no step is made", file=sys.stderr)
+    print("starting the engines once to measure; no step runs", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir(Path(folder))
         run_dir.begin_attempt()

@@ -1,4 +1,4 @@
-"""The function of `loss.path` is tried before the start, in a process of its own. No torch in this one."""
+"""Try the function of `loss.path` before the start, in a separate process. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillctl.launch.plan import Plan
 
 
 def require_loss(plan: Plan) -> None:
-    """Raise ConfigError where the function of `loss.path` cannot be loaded, raises, or returns no loss."""
+    """Raise ConfigError when the function of `loss.path` cannot be loaded, raises, or returns no loss."""
     path = plan.config.loss.path
     if path is None:
         return

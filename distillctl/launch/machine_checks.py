@@ -1,6 +1,6 @@
-"""Whether a run fits this machine: packages, memory, disk, /dev/shm, sockets. Predicted before it starts.
+"""Whether a run fits this machine: packages, memory, disk, /dev/shm, sockets. Decided before it starts.
 
-Nothing is started, and nothing of the run is written. Imports no torch.
+These checks start no process and write nothing into the run directory. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from distillctl.launch.plan import Plan
 from distillctl.run import checkpoints
 
 MAX_SOCKET_PATH = 107
-"""Bytes of a unix socket's path (unix(7): `sun_path` has 108 with the final NUL)."""
+"""Most bytes in the path of a unix socket (unix(7): `sun_path` has 108, with the final NUL)."""
 _OPTIMIZER_BYTES = 12
-"""Per parameter in a checkpoint: float32 master weight and AdamW's two moments."""
+"""Bytes per parameter in a checkpoint: float32 master weight and AdamW's two moments."""
 _BESIDE_BYTES = 16 << 20
-"""What a checkpoint has besides weights: tokenizer, DeepSpeed's scripts, a share of samples and events."""
+"""Bytes of everything in a checkpoint but weights: tokenizer, DeepSpeed's scripts, a share of samples and
+events."""
 _VLLM_SHARED_BYTES = 64 << 20
-"""Room in /dev/shm for the queues between the processes of vLLM, where it has several."""
+"""Bytes in /dev/shm for the queues between vLLM's processes, when it has several."""
 _NCCL_SHARED_BYTES = 1 << 30
-"""Room in /dev/shm for NCCL between the ranks of GPUs: what its user guide gives a container
-("Troubleshooting", shared memory: `--shm-size=1g`). It takes little where GPUs reach each other directly."""
+"""Bytes in /dev/shm for NCCL between ranks on GPUs. Its user guide gives a container as much
+("Troubleshooting", shared memory: `--shm-size=1g`). NCCL takes little when GPUs reach each other directly."""
 _RANDOM_NAME = "x" * 8
-"""Stands for the characters that `tempfile` appends to a prefix."""
+"""Placeholder for the characters that `tempfile` appends to a prefix."""
 _LONGEST_NAME = 36
-"""Characters of the longest socket name in the scratch directory: vLLM's own is a uuid4, ours are shorter."""
+"""Characters of the longest socket name in the scratch directory: vLLM's own name is a uuid4."""
 
 
 def require_fit(plan: Plan, folder: Path | None = None) -> None:
-    """Raise EnvironmentUnfit where the machine lacks what the run needs, ConfigError for an impossible path.
+    """Raise EnvironmentUnfit when the machine lacks something that the run needs.
 
-    `folder`: the run directory, which need not exist yet; None for a run that keeps nothing.
+    `folder` is the run directory, which need not exist yet, or None for a run that keeps nothing. Raises
+    ConfigError for a path that cannot be used.
     """
     require_packages(plan.device)
     if any(teacher.quantization != "none" for teacher in plan.config.all_teachers.values()):
         require_quantization()
     if folder is not None:
-        # Checkpoints may be a mount of another disk; where there are none yet, its parents are looked at.
+        # checkpoints/ may be on another disk. While it does not exist, the nearest parent's disk counts.
         require_writable(folder, folder / "checkpoints")
         _require_disk(plan, folder / "checkpoints")
     weights = plan.student.shape.num_parameters * DTYPE_BYTES[plan.student_dtype]
@@ -69,7 +71,7 @@ def require_shared_memory(num_bytes: int, *, nccl: bool = False) -> None:
         raise EnvironmentUnfit(f"{root} {what}: {use}", f"mount it: mount -t tmpfs tmpfs {root}")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise EnvironmentUnfit(f"{root} cannot be written: {use}", f"remount it: mount -o remount,rw {root}")
-    shared_memory.sweep()  # what killed runs left does not count: the next start would remove it too
+    shared_memory.sweep()  # files of killed runs do not count: the next start would remove them too
     free = shutil.disk_usage(root).free
     needed = num_bytes + _VLLM_SHARED_BYTES + (_NCCL_SHARED_BYTES if nccl else 0)
     users = "vLLM's queues and NCCL's buffers" if nccl else "vLLM's queues"
@@ -82,7 +84,7 @@ def require_shared_memory(num_bytes: int, *, nccl: bool = False) -> None:
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """Size of one checkpoint: optimizer state, the model's where ZeRO does not shard it, and `hf/`."""
+    """Size of one checkpoint: optimizer state, model states when ZeRO does not shard them, and `hf/`."""
     size = DTYPE_BYTES[plan.student_dtype]
     model_states = 0 if plan.config.zero.stage == 3 else size
     per_parameter = _OPTIMIZER_BYTES + model_states + size
@@ -90,8 +92,11 @@ def checkpoint_bytes(plan: Plan) -> int:
 
 
 def _require_disk(plan: Plan, folder: Path) -> None:
-    """While a checkpoint is written, `checkpoint.keep` others and the best one exist. A resumed run has room
-    for those that it has written."""
+    """Raise EnvironmentUnfit unless the disk has room for all checkpoints that exist at the same time.
+
+    While a checkpoint is written, `checkpoint.keep` others and the best one exist. The checkpoints that a
+    resumed run has already written need no more room.
+    """
     settings = plan.config.checkpoint
     steps = plan.config.train.steps
     num_new = settings.keep + 1 + settings.best - len(checkpoints.steps(folder))
@@ -104,8 +109,8 @@ def _require_disk(plan: Plan, folder: Path) -> None:
     free = shutil.disk_usage(nearest(folder)).free
     if num_new * size > free:
         raise EnvironmentUnfit(
-            f"{folder} needs about {_gib(num_new * size)} for {num_new} checkpoint(s) of {_gib(size)}, its "
-            f"disk has {_gib(free)} free",
+            f"{folder} needs about {_gib(num_new * size)} for {num_new} checkpoint(s) of {_gib(size)}, but "
+            f"its disk has {_gib(free)} free",
             "make room, lower checkpoint.keep, or choose a --run-dir on another disk",
         )
 
@@ -117,7 +122,7 @@ def _require_short_sockets(plan: Plan) -> None:
         raise EnvironmentUnfit(
             f"sockets under {shared_memory.ROOT} would have paths of {length} bytes, "
             f"at most {MAX_SOCKET_PATH} are possible",
-            "give it a shorter path",
+            f"give {shared_memory.ROOT} a shorter path",
         )
     for name, teacher in plan.teachers.items():
         for endpoint in teacher.endpoints:
@@ -131,8 +136,7 @@ def _require_short_sockets(plan: Plan) -> None:
 
 
 def _require_memory(plan: Plan) -> None:
-    """Raise EnvironmentUnfit where the run needs more memory than there is; on a CPU all processes share
-    it."""
+    """Raise EnvironmentUnfit when a run on a CPU needs more memory than is free. All processes share it."""
     phases = {m.phase: m.num_bytes for m in memory_estimate(plan)}
     needed = (
         phases["rollout"]
@@ -141,7 +145,7 @@ def _require_memory(plan: Plan) -> None:
     )
     if needed > memory_bytes():
         raise EnvironmentUnfit(
-            f"the run needs about {needed / 2**30:.1f} GiB of memory, "
+            f"the run needs about {needed / 2**30:.1f} GiB of memory, but "
             f"{memory_bytes() / 2**30:.1f} GiB are free",
             "lower train.micro_batch_tokens, rollout.max_num_seqs or data.train_batch_size; "
             "--dry-run shows the estimate per phase",

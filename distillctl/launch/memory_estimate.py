@@ -13,16 +13,18 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 """Bytes of one value of a model's weights."""
 _QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 _LOSS_BUFFERS = 8
-"""Float32 [chunk, vocabulary] tensors alive at the peak of the chunked loss: two logits, two log-softmax, two
-probabilities, their difference, the gradient."""
+"""Float32 [chunk, vocabulary] tensors alive at the peak of the chunked loss: two of logits, two of
+log-softmax, two of probabilities, their difference, and the gradient."""
 _CHUNK_BYTES = 128 << 20
-"""One float32 [chunk, vocabulary] tensor where `loss.chunk_size` is null."""
+"""Size of one float32 [chunk, vocabulary] tensor when `loss.chunk_size` is null."""
 _ENGINE_BYTES = 1 << 30
 _SERVER_BYTES = 2 << 30
 _RANK_BYTES = 1 << 30
-"""Libraries and code: resident memory of a CPU run of the tiny pair. A teacher server has three processes."""
+"""Libraries and code: resident memory of the rollout engine, a teacher server (three processes) and a rank in
+a CPU run of the tiny pair."""
 _LAYER_ACTIVATIONS = 16
-"""Hidden-size vectors kept per token and layer for the backward pass, besides three of the MLP's width."""
+"""Vectors of the hidden size kept per token and layer for the backward pass, besides three of the MLP's
+width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class _Teachers:
-    """Bytes of each rank that the teachers in the ranks take."""
+    """Bytes of each rank's memory that the teachers in the ranks take."""
 
     scoring: int
-    """While one of them scores: weights, and what its forward pass needs."""
+    """While a teacher scores: weights, and activations of its forward pass."""
     held: int
     """During the update: the weights that stay."""
     hidden: int
@@ -47,8 +49,11 @@ class _Teachers:
 
 
 def memory_estimate(plan: Plan) -> list[Memory]:
-    """Peak memory of the rollout engine, of teacher servers on this CPU, of the teachers' forward and the
-    update (per rank), of the push."""
+    """Peak memory of each phase.
+
+    The phases are rollout, teacher servers (on a CPU), the teachers' forward pass and the update (both per
+    rank), and the push of weights.
+    """
     config = plan.config
     student = plan.student.shape
     weights = student.num_parameters * DTYPE_BYTES[plan.student_dtype]
@@ -72,8 +77,8 @@ def memory_estimate(plan: Plan) -> list[Memory]:
 
 
 def _local_teachers(plan: Plan) -> _Teachers:
-    """All weights stay on the rank; an offloaded teacher that does not score leaves only its LM head
-    there."""
+    """The teachers in the ranks. All weights stay on a rank's device, but of an offloaded teacher only the LM
+    head while it does not score."""
     config = plan.config
     ranks = plan.world_size
     rows = int(config.data.train_batch_size * config.rollout.n / ranks * config.data.max_response_length)
@@ -100,7 +105,7 @@ def _local_teachers(plan: Plan) -> _Teachers:
 
 
 def _servers(plan: Plan) -> list[Memory]:
-    """Teacher servers of the run, all together; those on GPUs have these to themselves."""
+    """All teacher servers of the run together. Servers on GPUs are left out: they share no GPU."""
     if plan.device == "cuda" or not plan.served:
         return []
     total = 0

@@ -1,4 +1,4 @@
-"""Whether the models of a run belong together, from their files alone, before anything starts.
+"""Whether the models of a run fit together, from their files alone, before anything starts.
 
 Imports neither torch nor transformers: templates are compared as text, tokenizers by their vocabularies.
 """
@@ -23,15 +23,15 @@ _SAMPLING_KEYS = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "no_repeat_ngram_size", "max_new_tokens", "max_length",
 )  # fmt: skip
-"""Keys of generation_config.json that engines take as defaults when they are told nothing."""
+"""Keys of generation_config.json that engines use as defaults when a request does not set them."""
 
 
 def pair_checks(plan: Plan) -> list[Check]:
     """Check the student against every teacher.
 
     A model with neither weights nor tokenizer.json is a partial download: a single `warn` says that it was
-    not checked. Raises ConfigError where training would mean nothing (tokenizers that differ, an LM head that
-    is not a linear map) and for files that cannot be read.
+    not checked. Raises ConfigError when training would be meaningless (tokenizers that differ, an LM head
+    that is not a linear map) and for files that cannot be read.
     """
     config = plan.config
     student = plan.student
@@ -56,9 +56,9 @@ def pair_checks(plan: Plan) -> list[Check]:
 
 
 def weight_checks(plan: Plan) -> list[Check]:
-    """What the weights hold beside what is used. Raises ConfigError where something is missing.
+    """Check that the weights are complete, and list tensors that are not used.
 
-    Models whose weights are not here are passed over.
+    Raises ConfigError when tensors are missing. Models whose weights are not here are skipped.
     """
     suspects = [Suspect(plan.student, "student.model", engine=True, trained=True)]
     for name, planned in plan.teachers.items():
@@ -70,7 +70,7 @@ def weight_checks(plan: Plan) -> list[Check]:
 
 
 def _is_supported(model: ModelDir) -> bool:
-    """False for a model of an architecture that vLLM alone may know."""
+    """Whether the model has a supported architecture. A served teacher may have any other that vLLM has."""
     try:
         require_decoder(model.config, model.path / "config.json")
     except ConfigError:
@@ -91,7 +91,7 @@ def _require_plain_head(model: ModelDir, key: str) -> None:
 
 
 def _num_rows(model: ModelDir) -> int:
-    """Rows of the LM head of a model of any architecture."""
+    """Number of rows of the LM head, for a model of any architecture."""
     size = model.config.get("vocab_size")
     if not isinstance(size, int):
         raise ConfigError(
@@ -108,7 +108,7 @@ def _vocabulary_checks(student: ModelDir, teacher: ModelDir, key: str) -> list[C
         more = f" and {len(beyond) - _MAX_SHOWN} more" if len(beyond) > _MAX_SHOWN else ""
         tokens = Check(
             "tokenizers", "warn",
-            f"{pair} share {size} ids, above which are {', '.join(beyond[:_MAX_SHOWN])}{more}; responses are "
+            f"{pair} share {size} ids; above them are {', '.join(beyond[:_MAX_SHOWN])}{more}. Responses are "
             "cut before such a token",
         )  # fmt: skip
     else:
@@ -120,7 +120,7 @@ def _vocabulary_checks(student: ModelDir, teacher: ModelDir, key: str) -> list[C
 
 
 def _eos_check(student: ModelDir, teacher: ModelDir, key: str) -> Check:
-    """Stop ids; where the engine does not stop at what the teacher ends with, lengths explode."""
+    """Check the stop ids. Lengths explode when the engine does not stop where the teacher stops."""
     ours = student.stop_token_ids
     theirs = teacher.stop_token_ids
     if ours and ours == theirs:
@@ -130,11 +130,11 @@ def _eos_check(student: ModelDir, teacher: ModelDir, key: str) -> Check:
         detail = f"rollouts also stop at {_named(extra, student.vocabulary)}, no stop token of {key}"
         return Check("eos", "warn", detail)
     detail = (
-        f"{key} ends answers with {_named(theirs, teacher.vocabulary)}, rollouts stop at "
+        f"{key} ends responses with {_named(theirs, teacher.vocabulary)}, rollouts stop at "
         f"{_named(ours, student.vocabulary)}: the student is not taught to stop where the engine stops, and "
         "responses grow to the length limit"
     )
-    ids = theirs or "the id that ends an answer"
+    ids = theirs or "the id that ends a response"
     hint = f"set eos_token_id in the student's generation_config.json to {ids}"
     return Check("eos", "warn", detail, f"take the instruction-tuned student, or {hint}")
 
@@ -147,21 +147,21 @@ def _named(ids: Sequence[int], vocabulary: Mapping[str, int]) -> str:
 
 def _template_check(student: ModelDir, teacher: ModelDir, key: str) -> Check:
     name = "chat template"
-    assert student.chat_template is not None  # refused before
+    assert student.chat_template is not None  # `_student_checks` has required it
     if teacher.chat_template is None:
-        detail = f"{key} has none: it scores the student's format, which it was perhaps never trained on"
+        detail = f"{key} has none: it scores the student's format, on which it was perhaps never trained"
         return Check(name, "warn", detail, "take an instruction-tuned teacher")
     if student.chat_template.split() == teacher.chat_template.split():
         return Check(name, "ok", f"student and {key} have the same")
     detail = (
-        f"student's and that of {key} differ: prompts are rendered with the student's, so the teacher sees a "
-        "format (system prompt, markers) that it was perhaps not trained on"
+        f"student and {key} have different ones: prompts are rendered with the student's, so the teacher "
+        "sees a format (system prompt, markers) on which it was perhaps never trained"
     )
     return Check(name, "warn", detail, f"compare the two, or give the student the template of {key}")
 
 
 def _student_checks(config: Config, student: ModelDir) -> list[Check]:
-    """The LM head, and what an engine or a template would do on its own."""
+    """Check the LM head, and report defaults of generation_config.json and the chat template."""
     _require_plain_head(student, "student.model")
     template = student.require_chat_template(f"student.model={config.student.model}")
     checks = []

@@ -1,6 +1,6 @@
-"""Which folders `train` may write in: a new one or a run, if nothing in it leads out of it. No torch.
+"""Which folders `train` may write in: a new folder, or a run without links that lead out of it. No torch.
 
-Stricter than `directory.open_run`, because what is taken for a run is written, swept and rotated.
+This is stricter than `directory.open_run`, because `train` writes, sweeps and rotates files in a run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from distillctl.run.events import EventTail
 
 _LOCK = ".lock"
 _APPENDED = (_LOCK, "events.jsonl")
-"""Written where they are, so that a second name of theirs (a hard link) would change too."""
+"""Files that are written in place. Another name of such a file (a hard link) would change too."""
 _FILES = (*_APPENDED, "config.yaml", "provenance.json", "status.json")
 _FOLDERS = (
     "checkpoints", "samples", "eval", "logs", *(one.folder for one in TRACKERS.values() if one.folder)
@@ -34,19 +34,20 @@ _INSIDE = {
     "eval": ((re.compile(r"step_\d+\.(json|parquet)"), False),),
     "logs": ((re.compile(r"attempt_\d+"), True),),
 }
-"""Names in some of the folders, and whether they are folders."""
+"""Patterns of names in some of the folders, and whether such a name is a folder."""
 _HEAD_BYTES = 1 << 16
-"""Bytes at the start of a file that are enough to tell whose it is."""
+"""Bytes at the start of a file that are enough to tell whether a run wrote it."""
 _EVENT = re.compile(rb'\{"t": [0-9.]+, "attempt": [0-9]+, "step": [0-9]+, ')
-"""As `EventLog` begins each line."""
+"""The beginning of each line that `EventLog` writes."""
 
 
 def holds_run(run: RunDir) -> bool:
-    """Whether the folder holds a run; not when it is missing, empty, or left by a start that was killed.
+    """Whether the folder holds a run. False when it is missing, empty, or left by a start that was killed.
 
-    A run is a config.yaml that loads, with its own events.jsonl or status.json. Raises ConfigError for a
-    folder with anything else, and for a run in which what is written or swept is a link or of another kind;
-    EnvironmentUnfit for a folder that cannot be read. Others refuse what is not a folder at all.
+    A run has a config.yaml that loads, and its own events.jsonl or status.json. Raises ConfigError for a
+    folder with other content, and for a run in which a file that `train` writes or sweeps is a link or of the
+    wrong kind. Raises EnvironmentUnfit for a folder that cannot be read. A path that is not a folder counts
+    as no run; other checks refuse it.
     """
     try:
         with os.scandir(run.path) as found:
@@ -76,9 +77,10 @@ def holds_run(run: RunDir) -> bool:
 
 
 def _is_begun(run: RunDir, entries: list[os.DirEntry[str]]) -> bool:
-    """Whether there is only what a start makes before its status.json: first the lock, then config.yaml.
+    """Whether the folder holds only what a start makes before status.json: first the lock, then config.yaml.
 
-    Anybody may have an empty .lock; ours is one only beside what announces it.
+    Any program may leave an empty .lock. It counts as a run's lock only beside a partial file that announces
+    the lock.
     """
     partial = [lock.content(Path(entry.path)) for entry in entries if atomic.is_partial(entry)]
     others = {entry.name for entry in entries if not atomic.is_partial(entry)}
@@ -105,7 +107,7 @@ def _foreign(path: Path, why: str) -> ConfigError:
 
 
 def _require_plain(path: Path) -> None:
-    """Raise ConfigError where something that a run writes or sweeps is a link or not of its kind."""
+    """Raise ConfigError when a path that a run writes or sweeps is a link or of the wrong kind."""
     for found, is_folder in _written(path):
         try:
             status = os.lstat(found)
@@ -114,8 +116,8 @@ def _require_plain(path: Path) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise ConfigError(
                 f"{found} is a link, and a run is written in its own folder only",
-                "put what it leads to in its place; for another disk, put the whole run there; "
-                "or choose another --run-dir",
+                "replace the link by the file or folder that it leads to; to use another disk, put the whole "
+                "run there; or choose another --run-dir",
             )
         if not (stat.S_ISDIR if is_folder else stat.S_ISREG)(status.st_mode):
             wanted = "folder" if is_folder else "file"
@@ -131,7 +133,7 @@ def _require_plain(path: Path) -> None:
 
 
 def _written(path: Path) -> Iterator[tuple[Path, bool]]:
-    """What a run writes or sweeps, and whether that is a folder; a folder before what is in it."""
+    """Each path that a run writes or sweeps, and whether it is a folder; a folder before its content."""
     yield from ((path / name, False) for name in _FILES)
     for name in _FOLDERS:
         yield path / name, True
@@ -149,7 +151,7 @@ def _has_status(path: Path) -> bool:
 
 
 def _has_events(path: Path) -> bool:
-    """Whether there is an event of a run, or the beginning of one whose line is torn or too long."""
+    """Whether the file holds an event of a run, or the beginning of one (its line is torn or too long)."""
     if any(_EVENT.match(line) for line in _lines(path)):
         return True
     return any({"t", "attempt"} <= event.keys() for event in EventTail(path).new_events())
@@ -161,13 +163,15 @@ def _may_be_torn(line: bytes) -> bool:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """Those at the beginning of a file, without the NUL bytes that a power cut leaves for what never came to
-    the disk."""
+    """The lines at the beginning of a file, without NUL bytes.
+
+    A power cut leaves NUL bytes in place of data that never reached the disk.
+    """
     return _head(path).replace(b"\0", b"").splitlines()
 
 
 def _head(path: Path) -> bytes:
-    """The beginning of a file; empty without one."""
+    """The beginning of a file; empty when there is no file."""
     try:
         return read_head(path, _HEAD_BYTES)
     except FileNotFoundError:

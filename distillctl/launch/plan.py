@@ -1,4 +1,4 @@
-"""A run with everything resolved before anything starts: devices, precisions, models, servers. No torch."""
+"""The plan of a run, made before anything starts: devices, precisions, models, servers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PlannedTeacher:
     """A teacher behind a URL may have no weights here."""
     dtype: str
     endpoints: list[str]
-    """Addresses of its servers as `TeacherJob.endpoints`; empty until the run starts its own."""
+    """Addresses of its servers, as in `TeacherJob.endpoints`. Empty for a server that the run starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Plan:
     """A run with everything resolved: devices, dtypes, models."""
 
     config: Config
-    """As this machine takes it: on a CPU without the settings that only a GPU has."""
+    """The configuration that runs on this machine: on a CPU, settings for GPUs have their defaults."""
     student: ModelDir
     teachers: dict[str, PlannedTeacher]
     """Named as in `Config.all_teachers`."""
@@ -51,15 +51,15 @@ class Plan:
     student_dtype: str
     max_model_len: int
     gpus: tuple[str, ...] = ()
-    """Identifiers of the visible GPUs, which the configuration counts; empty on a CPU. The first `world_size`
-    are the ranks'."""
+    """Identifiers of the visible GPUs, in the order in which the configuration counts them; empty on a CPU.
+    The ranks have the first `world_size`."""
 
     def rank_command(self, job: str = "JOB.json") -> list[str]:
         """Command line of a trainer rank."""
         return [sys.executable, "-m", "distillctl.train.worker", job]
 
     def rank_environment(self, rank: int) -> dict[str, str]:
-        """What a rank's environment adds to ours: its place, its share of the cores."""
+        """Variables that a rank's environment adds to this process's: its number, its share of the cores."""
         threads = max(1, len(cpus()) // self.world_size)
         ours = cpu_runtime() if self.device == "cpu" else cuda_environment(self.gpus[: self.world_size])
         return {
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def used_gpus(self) -> dict[str, str]:
-        """The run's GPUs: number among the visible ones, as in names of metrics, to identifier."""
+        """The run's GPUs: from the number among the visible ones, as in metric names, to the identifier."""
         if self.device == "cpu":
             return {}
         numbers = {*range(self.world_size), *(self.config.rollout.gpus or [0])}
@@ -107,7 +107,7 @@ class Plan:
 
     @property
     def num_rollout_topk(self) -> int:
-        """The student's most likely tokens that the engine reports: those that a server is asked about."""
+        """How many of the student's most likely tokens the engine reports. A teacher server scores them."""
         asked = self.config.loss.needs == "chosen tokens" and any(
             teacher.is_served for teacher in self.config.all_teachers.values()
         )
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def served(self) -> list[str]:
-        """Teachers that the run starts a server for, by name."""
+        """Names of the teachers that the run starts a server for."""
         return [name for name, teacher in self.config.all_teachers.items() if teacher.serve]
 
     def server_arguments(self, name: str, socket: Path) -> list[str]:
@@ -131,7 +131,7 @@ class Plan:
             dtype=job.dtype,
             socket=socket,
             max_model_len=length,
-            max_logprobs=loss.topk + 1,  # of student_topk also the sampled token
+            max_logprobs=loss.topk + 1,  # student_topk also asks for the sampled token
             ask_ids=loss.needs == "chosen tokens",
             kv_cache_bytes=cache_bytes,
             num_gpus=len(teacher.gpus or []) if on_gpu else 0,
@@ -140,15 +140,15 @@ class Plan:
 
 
 def file_name(name: str) -> str:
-    """A teacher's name as part of a file name; other names give other ones."""
+    """A teacher's name as part of a file name. Different names give different file names."""
     return quote(name, safe=" ")
 
 
 def resolve(config: Config) -> Plan:
-    """Decide devices and dtypes, and find the models; weights that are on the hub stay there.
+    """Decide devices and dtypes, and find the models. Weights on the hub are not downloaded.
 
     Raises ConfigError for settings that contradict the machine or the models, EnvironmentUnfit for models
-    that cannot be had.
+    that cannot be downloaded.
     """
     ids = _gpus(config)
     world_size = _world_size(config, ids)
@@ -177,7 +177,7 @@ def resolve(config: Config) -> Plan:
 def fetch_models(plan: Plan) -> None:
     """Download the weights that the run loads itself and that are not here yet, and check all files.
 
-    Raises ConfigError for files that cannot be used, EnvironmentUnfit for models that cannot be had.
+    Raises ConfigError for files that cannot be used, EnvironmentUnfit for models that cannot be downloaded.
     """
     fetch_weights(plan.student, "student.model")
     for name, teacher in plan.teachers.items():
@@ -198,20 +198,20 @@ def _gpus(config: Config) -> tuple[str, ...]:
 
 
 def _world_size(config: Config, ids: Sequence[str]) -> int:
-    """Number of ranks: as configured, or one per GPU, or a single one on a CPU or on slices of a GPU."""
+    """Number of ranks: the configured one, else one per GPU, or one on a CPU or on slices of a GPU."""
     sliced = any(gpu.startswith(MIG) for gpu in ids)
     return config.train.world_size or (1 if sliced else max(1, len(ids)))
 
 
 def _found(found: dict[str, ModelDir], spec: str, key: str) -> ModelDir:
-    """A model without the weights of the hub; a specification that stands twice is one model."""
+    """Find a model without downloading its weights. Equal specifications give the same model."""
     if spec not in found:
         found[spec] = find_model(spec, key, weights=False)
     return found[spec]
 
 
 def _student(config: Config, found: dict[str, ModelDir]) -> ModelDir:
-    """Find the student and check that it takes the longest sequence and has the tokens of the loss."""
+    """Find the student, and check that it takes the longest sequence and has enough tokens for the loss."""
     student = _found(found, config.student.model, "student.model")
     _check_positions(config, "student.model", student.shape.max_positions)
     _check_switch(config, "student.model", student.shape.switch_length)
@@ -229,11 +229,11 @@ def _teacher(
     """Find one teacher and check that it takes the longest sequence."""
     key = f"{teacher_section(name)}.model"
     model = _found(found, teacher.model, key)
-    # A served teacher may be of any architecture that vLLM has, and has to generate a token.
+    # A served teacher may have any architecture that vLLM has, and must generate one token.
     positions = _positions(model) if teacher.is_served else model.shape.max_positions
     num_generated = 1 if teacher.is_served else 0
     _check_positions(config, key, positions, num_generated)
-    if teacher.url is None:  # what a server that runs already takes is its own choice
+    if teacher.url is None:  # a server that already runs has chosen its own longest sequence
         _check_switch(config, key, switch_length(model.config), num_generated)
     found_logins(name, teacher)
     return PlannedTeacher(
@@ -244,13 +244,13 @@ def _teacher(
 
 
 def _located(endpoint: str) -> str:
-    """An endpoint for processes that work elsewhere: the path of a unix socket made absolute."""
+    """The endpoint with an absolute socket path, because the ranks work in another directory."""
     scheme, colon, path = endpoint.partition("unix:")
     return endpoint if scheme or not colon else f"unix:{os.path.abspath(path)}"
 
 
 def _positions(model: ModelDir) -> int:
-    """The longest sequence of a model of any architecture."""
+    """The longest sequence in tokens, for a model of any architecture."""
     positions = model.config.get("max_position_embeddings") or UNLIMITED_POSITIONS
     if type(positions) is not int:
         what = f"config.json of {model}: max_position_embeddings is not an integer"
@@ -278,13 +278,13 @@ def _check_positions(config: Config, key: str, positions: int, num_generated: in
 
 
 def _check_switch(config: Config, key: str, switch: tuple[str, int] | None, num_generated: int = 0) -> None:
-    """Raise ConfigError where a model's frequencies would depend on the longest sequence beside another."""
+    """Raise ConfigError when the model's frequencies would depend on the longest sequence of the row."""
     if switch is None or config.max_length + num_generated <= switch[1]:
         return
     besides = ", and a server generates one more" if num_generated else ""
     raise ConfigError(
         f"data.max_prompt_length + data.max_response_length = {config.max_length}{besides}, but {key} has "
         f"{switch[0]} position embeddings, whose frequencies change beyond {switch[1]} tokens "
-        "(original_max_position_embeddings): a sequence would be scored by the longest one beside it",
+        "(original_max_position_embeddings): a sequence's score would depend on the longest one in its row",
         f"lower data.max_prompt_length or data.max_response_length to {switch[1] - num_generated} together",
     )

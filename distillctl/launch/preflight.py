@@ -1,14 +1,14 @@
-"""Every check of a run before it starts, in order; those of the configuration alone are in this module too.
+"""Every check of a run before it starts, in order. Checks of the configuration alone are in this module too.
 
-What `train` refuses, and where:
+`train` can refuse a run in four places:
 
-1. the configuration by itself: `config.schema`, when it is read;
-2. the run directory: `launch.resume`, again under its lock;
-3. `prepare`: the data and the plan, checks that need no weights, the download, checks that need weights;
-4. what only running engines show: `train.self_checks`, in the ranks, before the first step.
+1. `config.schema` checks the configuration by itself, when it is read;
+2. `launch.resume` checks the run directory, and again when it holds the lock;
+3. `prepare` makes the plan, runs checks that need no weights, downloads, and runs checks that need weights;
+4. `train.self_checks` runs in the ranks before the first step, for checks that need running engines.
 
-To add a check: a function that raises or returns `Check`s, called in one of the lists below. Imports neither
-torch nor transformers.
+To add a check, write a function that raises or returns `Check`s, and call it in one of the lists below.
+Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from distillctl.teacher.logins import API_KEY, unsent_keys
 def prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
     """Run every check that can refuse the run. Checks that need no weights come before the download.
 
-    `folder`: its run directory, which need not exist yet. Returns what the checks have to say.
+    `folder` is the run directory, which need not exist yet. Returns the plan and the results of the checks.
     """
     rows = read_run_rows(config)
     plan = resolve(config)
@@ -41,13 +41,13 @@ def prepare(config: Config, folder: Path) -> tuple[Plan, list[Check]]:
     require_fit(plan, folder)
     is_complete = all(model.has_tokenizer for model in plan.models)
     fetch_models(plan)
-    if not is_complete:  # what was not here could not be checked
+    if not is_complete:  # files that were not here could not be checked
         checks = checks_without_weights(config, plan, rows)
     return plan, [*checks, *weight_checks(plan)]
 
 
 def preview(config: Config) -> tuple[Plan, RunRows, list[Check]]:
-    """The same checks for a dry run, with the models as far as they are here and whatever the machine."""
+    """The same checks for a dry run, without a download and without the checks of the machine."""
     rows = read_run_rows(config)
     plan = resolve(config)
     checks = checks_without_weights(config, plan, rows)
@@ -56,7 +56,10 @@ def preview(config: Config) -> tuple[Plan, RunRows, list[Check]]:
 
 
 def checks_without_weights(config: Config, plan: Plan, rows: RunRows) -> list[Check]:
-    """`config` is the configuration as it was given; `plan` has it as this machine takes it."""
+    """Run the checks that need no weights.
+
+    `config` is the configuration as the user gave it. `plan.config` is the one that runs on this machine.
+    """
     if config.reward.path is not None:
         load_reward(config.reward.path, config.reward.name)
     for tracker in config.train.logger:
@@ -74,7 +77,7 @@ def checks_without_weights(config: Config, plan: Plan, rows: RunRows) -> list[Ch
 
 
 def login_checks(config: Config) -> list[Check]:
-    """Servers whose address has a login, so that they are not sent the API key."""
+    """Warn about servers that are not sent the API key because their address has a login."""
     hint = "leave one of the two out"
     return [
         Check(
@@ -86,18 +89,19 @@ def login_checks(config: Config) -> list[Check]:
 
 
 def objective_checks(config: Config) -> list[Check]:
-    """What the configured loss really trains, and on which samples."""
+    """Say what the configured loss really trains, and on which samples."""
     return [_objective_check(config), _sampling_check(config), *_staleness_checks(config)]
 
 
 def _objective_check(config: Config) -> Check:
-    """Which divergence the gradient of the configured loss reduces."""
+    """Say which divergence the gradient of the configured loss reduces."""
     loss = config.loss
     name = "objective"
     if loss.kind == "topk":
         detail = (
             f"{loss.topk_divergence} over the teacher's {loss.topk} most likely tokens and a bucket for "
-            "the rest: a lower bound of the full divergence; probabilities within the bucket are not trained"
+            "the rest: a lower bound of the full divergence; it does not train how probability is shared "
+            "within the bucket"
         )
         return Check(name, "ok", detail)
     if loss.kind == "student_topk":
@@ -109,13 +113,13 @@ def _objective_check(config: Config) -> Check:
     if loss.kind == "sampled":
         return _estimator_check(config)
     if loss.path is not None:
-        detail = f"your own loss, {loss.label}, over the shared vocabulary; its slope is found by autograd"
+        detail = f"your own loss, {loss.label}, over the shared vocabulary; autograd gives its slope"
         return Check(name, "ok", detail)
     return Check(name, "ok", f"{loss.kind}, exact over the shared vocabulary")
 
 
 def _estimator_check(config: Config) -> Check:
-    """What the estimator's gradient is in expectation over the sampled token (`docs/objectives.md`)."""
+    """Say what the estimator's expected gradient over the sampled token is (`docs/objectives.md`)."""
     estimator = config.loss.estimator
     name = "objective"
     if config.loss.policy_gradient:
@@ -125,8 +129,8 @@ def _estimator_check(config: Config) -> Check:
         return Check(name, "ok", detail)
     if estimator in ("k3", "low_var_kl"):
         detail = (
-            f"{estimator} as a loss has the expected gradient of the FORWARD KL (teacher || student), by "
-            "the ratio p/q, whose variance is high"
+            f"{estimator} as a loss has the expected gradient of the FORWARD KL (teacher || student); it "
+            "weights tokens by the ratio p/q, whose variance is high"
         )
     elif estimator == "abs":
         detail = (
@@ -142,7 +146,7 @@ def _estimator_check(config: Config) -> Check:
 
 
 def _sampling_check(config: Config) -> Check:
-    """Whether rollouts are sampled from the distribution that is trained."""
+    """Say whether rollouts are sampled from the distribution that is trained."""
     loss = config.loss
     rollout = config.rollout
     name = "sampling"
@@ -154,17 +158,17 @@ def _sampling_check(config: Config) -> Check:
     )
     if config.reward.path is not None and rollout.top_p < 1.0:
         detail = (
-            f"{how}: the task reward's importance ratio compares the whole distribution with the nucleus "
-            "that is sampled from, so it is off by the nucleus's mass"
+            f"{how}: the task reward's importance ratio divides probabilities of the whole distribution by "
+            "those of the nucleus, so it is off by the nucleus's mass"
         )
         return Check(name, "warn", detail, "rollout.top_p=1")
     if loss.kind not in ("sampled", "student_topk"):
-        detail = f"{how}: only which prefixes are visited changes, not the divergence at each of them"
+        detail = f"{how}: this changes which prefixes are visited, but not the divergence at each of them"
         if config.reward.path is not None:
-            detail += f"; the task reward is that of answers at temperature {rollout.temperature:g}"
+            detail += f"; the task reward is that of responses at temperature {rollout.temperature:g}"
         return Check(name, "ok", detail)
     detail = (
-        f"{how}: loss.kind={loss.kind} takes them for samples of the trained distribution, so it is biased"
+        f"{how}: loss.kind={loss.kind} treats them as samples of the trained distribution, so it is biased"
     )
     if loss.policy_gradient:
         detail = (
@@ -175,7 +179,7 @@ def _sampling_check(config: Config) -> Check:
 
 
 def _staleness_checks(config: Config) -> list[Check]:
-    """What one-step-off rollouts do to the objective (AsyncOPD, arXiv 2606.24143)."""
+    """Say how one-step-off rollouts affect the objective (AsyncOPD, arXiv 2606.24143)."""
     if not config.train.async_depth:
         return []
     loss = config.loss
@@ -184,15 +188,18 @@ def _staleness_checks(config: Config) -> list[Check]:
     if divergence == "forward_kl":
         return [Check(name, "ok", "rollouts are one step old, which the forward KL tolerates")]
     detail = (
-        f"train.async_depth=1 trains {divergence} on rollouts that are one step old: what the student weighs "
-        "is no longer what it would write"
+        f"train.async_depth=1 trains {divergence} on rollouts that are one step old: they are not samples of "
+        "the current student, over which this loss averages"
     )
     hint = "loss.kind=forward_kl; or a small optim.lr, and watch rollout/mismatch_kl"
     return [Check(name, "warn", detail, hint)]
 
 
 def schedule_checks(config: Config, num_prompts: int) -> list[Check]:
-    """A warm-up that is as long as the run, which on so many training prompts is known with epochs too."""
+    """Warn about a warm-up that is as long as the run or longer.
+
+    `num_prompts` training prompts give the number of steps when `train.epochs` is set.
+    """
     steps = config.num_steps(num_prompts)
     warmup = config.optim.warmup_steps
     if not warmup or warmup < steps:

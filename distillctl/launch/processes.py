@@ -1,4 +1,4 @@
-"""The processes of a run: starting each in a session of its own, with its own log; ending them. No torch."""
+"""Start the processes of a run, each in its own session with its own log, and end them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Child:
     log: Path
 
     def tail(self) -> str:
-        """Last lines of its log."""
+        """The last lines of the process's log."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
@@ -55,7 +55,7 @@ def start_teacher(plan: Plan, name: str, socket: Path, logs: Path) -> Child:
 
 
 def start_rank(plan: Plan, rank: int, job: Path, scratch: Path) -> Child:
-    """Start a trainer rank, whose log lies beside its job, in the private directory `scratch`."""
+    """Start a trainer rank in the private directory `scratch`. Its log is written beside the file `job`."""
     log = job.with_name(f"rank_{rank}.log")
     environment = {**without_launchers(os.environ), **plan.rank_environment(rank)}
     with log.open("ab") as output:
@@ -74,7 +74,8 @@ def start_rank(plan: Plan, rank: int, job: Path, scratch: Path) -> Child:
 def kill(children: Iterable[Child]) -> None:
     """SIGKILL every process of every child's session and wait for the children.
 
-    They have nothing to tidy: checkpoints are complete or not there, and files in memory are swept by name.
+    The processes have nothing to tidy: a checkpoint is complete or absent, and `shared_memory.sweep` finds
+    files in memory by name.
     """
     children = list(children)
     for child in children:

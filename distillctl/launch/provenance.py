@@ -1,4 +1,4 @@
-"""provenance.json: what an attempt of a run ran on."""
+"""provenance.json: versions, machine, command line and data of one attempt of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def write_provenance(run_dir: RunDir, config: Config) -> None:
-    """Write down versions, machine, command line, and the hashes of the data."""
+    """Write versions, machine, command line, and the hashes of the data to provenance.json."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Going on with a run: whether its directory, its configuration and its checkpoints allow it. No torch."""
+"""Whether a run can be resumed, from its directory, configuration and checkpoints. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _WORLD_SIZE = "train.world_size"
 
 
 def open_run(config: Config, name: str, path: Path | None, resume: str, *, elastic: bool) -> RunDir:
-    """The directory of a new run, or of one to go on with; see `--resume`.
+    """The directory of a new run, or of a run to resume (see `--resume`).
 
-    With `elastic` a run may go on with another number of ranks. Raises what `require_resumable` raises.
+    With `elastic`, a run may resume with another number of ranks. Raises what `require_resumable` raises.
     """
     if path is None:
         if resume == "must":
@@ -33,16 +33,16 @@ def open_run(config: Config, name: str, path: Path | None, resume: str, *, elast
 
 
 def require_resumable(run_dir: RunDir, config: Config, resume: str, *, elastic: bool) -> None:
-    """Raise unless a run may start in this directory, or go on with what is there; changes nothing.
+    """Raise ConfigError unless a run may start or resume in this directory. Changes nothing.
 
-    ConfigError for a folder that holds something else, where `resume` does not allow what is there, and for a
-    configuration that differs from the run's.
+    It is raised for a folder with other content, for one that `resume` does not allow, and for a
+    configuration that differs from the run's. An unreadable folder raises EnvironmentUnfit.
     """
     if not holds_run(run_dir):
         if resume == "must":
             hint = "name the run to go on with, or leave --resume out to start one"
             raise ConfigError(f"{run_dir.path} holds no run to go on with", hint)
-        if os.path.isfile(run_dir.config_path):  # a start that was killed left it, and it is not written over
+        if os.path.isfile(run_dir.config_path):  # left by a start that was killed; it is not overwritten
             _require_same(load_config(run_dir.config_path), config, run_dir.config_path, elastic=False)
         return
     if resume == "never":
@@ -62,9 +62,10 @@ def write_config(run_dir: RunDir, config: Config) -> None:
 def choose_checkpoint(
     run_dir: RunDir, resume: str, world_size: int, *, elastic: bool
 ) -> tuple[Path | None, list[str]]:
-    """The newest good checkpoint, None to start anew, and what is wrong with newer ones. Call under the lock.
+    """The newest good checkpoint (None to start anew), and what is wrong with newer ones.
 
-    Every byte is verified. Raises ConfigError when there is none that can be used.
+    Call this while holding the lock. Every byte is verified. Raises ConfigError when all checkpoints are
+    damaged, when `resume` needs one and there is none, and when its number of ranks does not fit.
     """
     path, problems = checkpoints.newest_good(run_dir.checkpoints)
     if path is None and problems:

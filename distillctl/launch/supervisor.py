@@ -1,7 +1,8 @@
-"""The launcher: starts a run's processes, watches them, stops them. Imports no torch.
+"""The supervisor: starts a run's processes, watches them, and stops them. Imports no torch.
 
-One rollout worker, a server for every teacher with `serve`, and `world_size` trainer ranks. A rollout engine
-that dies is started anew; any other death ends the run, and the end of the dead process's log is shown.
+A run has one rollout engine, a server for every teacher with `serve`, and `world_size` trainer ranks. A
+rollout engine that dies is restarted. When another process dies, the run ends and shows the last lines of its
+log.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from distillctl.train.job import STARTING, TeacherJob, TrainJob
 
 POLL_S = 0.1
 REPEAT_S = 1.0
-"""Signals so close together are one: `timeout` and schedulers send theirs to a process and to its group."""
+"""Signals within so many seconds of the first count as one: `timeout` and schedulers send a signal both to a
+process and to its group."""
 
 
 @dataclass(slots=True)
@@ -39,7 +41,7 @@ class Signals:
     """Signal and time (monotonic)."""
 
     def install(self) -> None:
-        """Handlers run in the main thread, which is the one that waits on the children."""
+        """Install the handlers. They run in the main thread, which also waits on the children."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, self._note)
 
@@ -48,16 +50,16 @@ class Signals:
 
     @property
     def first(self) -> int:
-        """The first signal, 0 before there is one."""
+        """The first signal; 0 before one has come."""
         return self.received[0][0] if self.received else 0
 
     @property
     def repeated(self) -> bool:
-        """Whether a second one came."""
+        """Whether a second signal came, more than `REPEAT_S` after the first."""
         return bool(self.received) and self.received[-1][1] - self.received[0][1] > REPEAT_S
 
     def older_than(self, seconds: float | None) -> bool:
-        """Whether the first came longer than `seconds` ago; never for None."""
+        """Whether the first signal came more than `seconds` ago; False for None."""
         return bool(seconds and self.received) and time.monotonic() - self.received[0][1] > (seconds or 0)
 
 
@@ -68,10 +70,10 @@ def run(
     *,
     preflight_only: bool = False,
 ) -> None:
-    """Run one attempt to its end, which with `preflight_only` comes before the first step.
+    """Run one attempt to its end. With `preflight_only` it ends before the first step.
 
-    Raises the error a rank reported, `RunFailed` or `EnvironmentUnfit` when a process died, and `Stopped`
-    after a signal.
+    Raises the error that a rank reported, `RunFailed` or `EnvironmentUnfit` when a process died, and
+    `Stopped` after a signal.
     """
     signals = Signals()
     signals.install()
@@ -126,7 +128,7 @@ class _Attempt:
         self.asked_to_stop = False
 
     def start(self, checkpoint: Path | None) -> None:
-        """Start everything."""
+        """Start the rollout engine, the teacher servers and the ranks."""
         plan = self.plan
         self.engine = processes.start_rollout_engine(plan, self.settings, self.logs)
         teachers = {
@@ -134,7 +136,7 @@ class _Attempt:
             for name, teacher in plan.teachers.items()
         }
         for number, name in enumerate(plan.served):
-            socket = self.scratch / f"teacher_{number}.sock"  # a unix socket's path is short: no name in it
+            socket = self.scratch / f"teacher_{number}.sock"  # no name in it: a socket's path must be short
             self.teachers.append(processes.start_teacher(plan, name, socket, self.logs))
             teachers[name] = replace(teachers[name], endpoints=[f"unix:{socket}"])
         path = self.logs / "job.json"
@@ -143,7 +145,7 @@ class _Attempt:
             self.ranks.append(processes.start_rank(plan, rank, path, self.scratch))
 
     def _job(self, teachers: dict[str, TeacherJob], checkpoint: Path | None) -> TrainJob:
-        """What the ranks are told."""
+        """The job that every rank reads."""
         plan = self.plan
         written_by = None if checkpoint is None else checkpoints.read_manifest(checkpoint)["world_size"]
         return TrainJob(
@@ -165,7 +167,7 @@ class _Attempt:
         )
 
     def supervise(self) -> None:
-        """Return when all ranks are done; raise what ended them otherwise."""
+        """Return when all ranks are done. Raises the error that ended the run otherwise."""
         while True:
             self._heed_signals()
             if self._ranks_are_done():
@@ -177,7 +179,7 @@ class _Attempt:
             time.sleep(POLL_S)
 
     def end(self) -> None:
-        """Kill whatever still runs."""
+        """Kill every process that still runs."""
         engines = [self.engine] if self.engine else []
         processes.kill([*self.ranks, *engines, *self.teachers])
 
@@ -216,8 +218,10 @@ class _Attempt:
         return False
 
     def _rank_error(self, dead: list[Child]) -> DistillError:
-        """The error that a rank left behind, or one that shows a log: of a rank that was killed rather than
-        of one that lost it as a peer."""
+        """The error that a rank reported, or else an error that shows the log of a dead rank.
+
+        A rank that was killed comes before ranks that died because they lost it as a peer.
+        """
         for rank in dead:
             report = self.logs / f"error_{self.ranks.index(rank)}.json"
             if report.is_file():
@@ -228,20 +232,20 @@ class _Attempt:
         return RunFailed(_death(first), self._log_hint(first))
 
     def _log_hint(self, child: Child) -> str:
-        """Where the rest of a log is; that of a preflight alone goes with its folder."""
+        """Where the rest of a log is. The log of a preflight alone is deleted with its folder."""
         if self.preflight_only:
             return "train without --dry-run to keep the whole log"
         return f"whole log: {child.log}"
 
     def _keep_engine(self) -> None:
-        """Start a fresh rollout engine in place of one that died; the ranks bring its weights up to date."""
+        """Restart a rollout engine that died. The ranks then push the current weights into it."""
         engine = self.engine
         limit = self.plan.config.rollout.max_restarts
         assert engine is not None
         if engine.process.poll() is None:
             return
         socket = Path(self.settings.socket)
-        if not socket.exists():  # it was never ready, so another would not be either
+        if not socket.exists():  # this engine was never ready, so a new one would not be either
             raise EnvironmentUnfit(_death(engine), self._log_hint(engine))
         if self.num_restarts >= limit:
             raise RunFailed(
@@ -252,7 +256,7 @@ class _Attempt:
         code = engine.process.returncode
         message = f"the rollout engine ended with code {code}: restart {self.num_restarts} of {limit}"
         self.events.emit("warn", read_status(self.run_dir.status_path).get("step", 0), message=message)
-        processes.kill([engine])  # what is left of its session
+        processes.kill([engine])  # ends the processes that are left in its session
         socket.unlink()
         self.engine = processes.start_rollout_engine(self.plan, self.settings, self.logs)
 

@@ -1,4 +1,4 @@
-"""`distillctl train` behind the command line: check, open the run directory, launch, show."""
+"""`distillctl train` behind the command line: check, open the run directory, start the run, show it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ from distillctl.terminal.stream import is_screen
 def train(
     config: Config, name: str, path: Path | None, resume: str, display: str, *, elastic: bool = False
 ) -> tuple[dict[str, Any], str]:
-    """Run to the end; returns the run directory. Raises before anything is started or written when unfit.
+    """Run to the end; returns the run directory.
 
-    `resume` and `elastic`: as on the command line.
+    `resume` and `elastic` mean the same as on the command line. A run that cannot work raises ConfigError or
+    EnvironmentUnfit before anything is started or written.
     """
-    if path is not None:  # before models are looked for
+    if path is not None:  # early, before models are looked for
         require_resumable(RunDir(path), config, resume, elastic=elastic)
     plan, checks = prepare(config, path or Path("runs") / name)
     run_dir = open_run(config, name, path, resume, elastic=elastic)
     with run_dir.lock():
-        require_resumable(run_dir, config, resume, elastic=elastic)  # nobody changes it from here on
+        require_resumable(
+            run_dir, config, resume, elastic=elastic
+        )  # the lock keeps it unchanged from here on
         if read_status(run_dir.status_path).get("state") == "done":
             print(f"{run_dir.path} is done already", file=sys.stderr)
             return {"run_dir": str(run_dir.path)}, str(run_dir.path)
@@ -57,10 +60,10 @@ def train(
 
 
 def _begin(run_dir: RunDir, config: Config) -> int:
-    """Make what an attempt writes first; returns its number.
+    """Write the first files of an attempt; returns its number.
 
-    After `.lock` comes config.yaml, then status.json, then the rest: whenever this is killed, what it leaves
-    is known for a start or a run (`ownership`).
+    config.yaml comes after `.lock`, then status.json, then the rest. If the process is killed at any point,
+    `ownership` recognises the files that are left as a start or a run.
     """
     write_config(run_dir, config)
     attempt = run_dir.attempt + 1
@@ -71,7 +74,7 @@ def _begin(run_dir: RunDir, config: Config) -> int:
 
 
 def _displays(display: str) -> list[Display]:
-    """Those of `--display`."""
+    """The displays that `--display` asks for."""
     if display == "quiet":
         return []
     if display == "tui" and not sys.stderr.isatty():

@@ -1,1 +1,1 @@
-"""Model directories: finding one, checking its files, loading it whole."""
+"""Model directories: find one, check its files, load it completely."""

@@ -10,12 +10,12 @@ from distillctl.models.rope import switch_length
 from distillctl.models.supported import require_decoder
 
 UNLIMITED_POSITIONS = 2**31
-"""Longest sequence of a model whose config.json gives none."""
+"""Longest sequence, in tokens, of a model whose config.json gives no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Sizes of a model from which memory is estimated."""
+    """The sizes of a model. Memory is estimated from them."""
 
     num_parameters: int
     num_layers: int
@@ -30,14 +30,14 @@ class ModelShape:
     """What `rope.switch_length` returns."""
 
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
-        """Keys and values of all layers for one token."""
+        """Bytes of the keys and values of all layers for one token."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
 
 
 def model_shape(config: dict[str, Any], file: Path) -> ModelShape:
-    """Sizes of a dense decoder, whose parameters are counted from the dimensions in `config`.
+    """Sizes of a dense decoder. The number of parameters follows from the dimensions in `config`.
 
-    `file`: the config.json that `config` was read from. Raises ConfigError for a model that is not supported.
+    `file` is the config.json that `config` was read from. Raises ConfigError for an unsupported model.
     """
     require_decoder(config, file)
     hidden = config["hidden_size"]

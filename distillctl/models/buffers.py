@@ -11,10 +11,10 @@ import torch
 def restore_buffers(model: Any, dtype: torch.dtype) -> None:
     """Recompute the buffers that no file holds, such as the frequencies of rotary embeddings.
 
-    `deepspeed.zero.Init` gives every tensor that is made while the model is put together the dtype of its
-    weights. In bfloat16 the frequencies are then off by up to 0.4 %, and angles with them by position times
-    that: at position 1,000 they point anywhere. The buffers are taken from a second model of the same
-    configuration, put together without DeepSpeed and without memory for its weights.
+    `deepspeed.zero.Init` gives every tensor that is created while the model is built the dtype of the
+    weights. In bfloat16 the frequencies are then off by up to 0.4 %. The error of an angle grows with the
+    position, so at position 1,000 the angle is meaningless. The correct buffers come from a second model of
+    the same configuration, which is built without DeepSpeed and without memory for its weights.
     """
     from accelerate import init_empty_weights
 

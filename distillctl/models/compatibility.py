@@ -1,6 +1,6 @@
-"""Whether two models belong together: tokenizers id by id, stop ids, and LM heads that are linear maps.
+"""Whether two models fit together: tokenizers id by id, stop ids, and LM heads that are linear maps.
 
-Works on plain values, so that the preflight and the ranks decide by the same rules. Imports no torch.
+The functions take plain values, so the preflight and the ranks apply the same rules. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from distillctl.models.supported import LOGIT_TRANSFORMS, USE_SUPPORTED
 def shared_vocab(
     ours: Mapping[str, int], theirs: Mapping[str, int], padded_sizes: tuple[int, int], key: str
 ) -> tuple[int, list[str]]:
-    """Number of token ids that student and teacher share, and the tokens beyond them in readable form.
+    """Number of token ids that student and teacher share, and the tokens above them in readable form.
 
-    `ours`, `theirs`: ids by token of the student, and of the teacher under the dotted `key`; `padded_sizes`:
-    rows of their LM heads. Releases of one family differ in special tokens at the end (Qwen3 has `<think>`
-    after all ids of Qwen2.5), so a token that only one of the two knows is tolerated when its id lies above
-    all shared ones and is nothing to the other; the shared ids end below it. Any other difference raises
-    ConfigError with the first few tokens.
+    `ours` maps the student's tokens to their ids, `theirs` those of the teacher, whose section is `key`.
+    `padded_sizes` are the numbers of rows of the two LM heads.
+
+    Releases of one family differ in special tokens at the end (Qwen3 has `<think>` after all ids of Qwen2.5).
+    So one model may have a token that the other lacks, provided that its id is above all shared ids and
+    unused by the other model. The shared ids end below it. Any other difference raises ConfigError with the
+    first few tokens.
     """
     agreed = [i for token, i in ours.items() if theirs.get(token) == i]
     end = max(agreed, default=-1) + 1
@@ -49,7 +51,7 @@ def shared_vocab(
 
 
 def require_plain_head(config: Any, key: str) -> None:
-    """Refuse a model whose logits are not simply `head @ hidden`: raises ConfigError naming `key`."""
+    """Raise ConfigError naming `key` for a model whose logits are not simply `head @ hidden`."""
     for name in LOGIT_TRANSFORMS:
         if getattr(config, name, None) not in (None, 1, 1.0):
             raise ConfigError(
@@ -60,7 +62,7 @@ def require_plain_head(config: Any, key: str) -> None:
 
 
 def stop_token_ids(generation: Mapping[str, Any], eos_token_id: int | None) -> list[int]:
-    """Ids that end a response: those of `generation` (a generation_config.json) and the tokenizer's."""
+    """Ids that end a response: those of `generation` (a generation_config.json), and the tokenizer's id."""
     ids = generation.get("eos_token_id")
     listed = ids if isinstance(ids, list) else [ids]
     return sorted({i for i in [*listed, eos_token_id] if i is not None})

@@ -1,7 +1,7 @@
-"""Switching dropout off: models score and train without it, whatever their configuration says.
+"""Switch dropout off. Models score and train without it, whatever their configuration says.
 
-With dropout the student's distribution in an update would differ from the one that was sampled, and the KL
-would be that of another model. The saved model keeps the rates of its configuration.
+With dropout, the student's distribution in an update would differ from the one that was sampled from, and
+the KL would be that of a different model. The saved model keeps the rates of its configuration.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def without_rates(config: Any) -> Any:
 
 
 def switch_off(model: Any, given: Any) -> None:
-    """Set the rates to 0 that the model's class has by itself: those of dropout layers, and plain attributes.
+    """Set the rates to 0 that the model's class sets itself, in dropout layers and in plain attributes.
 
-    `given`: the configuration to save the model with (`saved_as_given`).
+    `given` is the configuration to save the model with (see `saved_as_given`).
     """
     from torch.nn.modules.dropout import _DropoutNd
 
@@ -48,7 +48,7 @@ def switch_off(model: Any, given: Any) -> None:
 
 @contextmanager
 def saved_as_given(model: Any) -> Iterator[None]:
-    """Within the context the model has the configuration that it was given, to be saved with it."""
+    """Within the context, the model has its original configuration, so that it is saved with it."""
     own = model.config
     model.config = model.config_as_given
     try:
@@ -58,6 +58,9 @@ def saved_as_given(model: Any) -> Iterator[None]:
 
 
 def _is_rate(name: object, value: object) -> bool:
-    """By the names that transformers uses: `attention_dropout`, `dropout_rate`, `resid_pdrop`, …"""
+    """Whether an attribute is a dropout rate other than 0.
+
+    Decided by the names that transformers uses: `attention_dropout`, `dropout_rate`, `resid_pdrop`, …
+    """
     named = isinstance(name, str) and ("dropout" in name or name.endswith(("pdrop", "layerdrop")))
     return named and isinstance(value, int | float) and not isinstance(value, bool) and value != 0

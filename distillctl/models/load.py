@@ -1,4 +1,4 @@
-"""Loading a causal language model from safetensors: whole, quantised, or sharded with ZeRO-3."""
+"""Load a causal language model from safetensors: as it is, quantised, or sharded with ZeRO-3."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from distillctl.models.tensor_faults import faults
 
 
 def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A causal language model from safetensors that takes `packed_arguments`, without dropout.
+    """Load a causal language model from safetensors, without dropout. It takes `packed_arguments`.
 
-    With a DeepSpeed configuration (`zero3`) it is sharded while it loads. `options` are further arguments of
-    transformers' `from_pretrained`. Raises ConfigError where tensors are missing or have another shape, and
-    for an LM head with a bias, which the objective would leave out.
+    With a DeepSpeed configuration (`zero3`), ZeRO-3 shards the model while it loads. `options` are further
+    arguments of transformers' `from_pretrained`. Raises ConfigError when tensors are missing or have another
+    shape, and for an LM head with a bias, because the objective does not add a bias.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # of loading and saving: they would stand in the ranks' logs
+    disable_progress_bar()  # the bars of loading and saving would fill the ranks' logs
 
-    # transformers holds only a weak reference; while it is alive, from_pretrained loads sharded parameters.
+    # While this object is alive, from_pretrained loads sharded parameters. transformers holds only a weak
+    # reference to it.
     holder = HfDeepSpeedConfig(zero3) if zero3 is not None else None
     given = AutoConfig.from_pretrained(path, trust_remote_code=False)
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -42,7 +43,7 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are named here
+        ignore_mismatched_sizes=True,  # `require_whole` reports them by name
         **options,
     )
     if holder is not None:
@@ -59,16 +60,17 @@ def load_model(path: str, dtype: torch.dtype, zero3: dict[str, Any] | None = Non
 
 
 def load_quantized(path: str, dtype: torch.dtype, device: torch.device, quantization: str) -> Any:
-    """A causal language model on `device`, its linear layers except the head quantised by bitsandbytes.
+    """Load a causal language model onto `device`. bitsandbytes quantises all linear layers but the LM head.
 
-    `int8` is LLM.int8(): weights and activations in 8 bits, except outliers, so that a score depends slightly
-    on the sequences beside it. `int4` is NF4: weights only. Everything else has `dtype`. Raises
-    EnvironmentUnfit without bitsandbytes.
+    `int8` is LLM.int8(): weights and activations have 8 bits, except outliers. A score therefore depends
+    slightly on the other sequences of the micro-batch. `int4` is NF4, which quantises weights only.
+    Everything else has `dtype`. Raises EnvironmentUnfit when bitsandbytes is not installed.
     """
     require_quantization()
     from transformers import BitsAndBytesConfig
 
-    # Its 8-bit layers log at every call that they compute in float16, its import that a kernel is missing.
+    # bitsandbytes logs at every call of an 8-bit layer that it computes in float16, and on import that a
+    # kernel is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quantization == "int8":
         settings = BitsAndBytesConfig(load_in_8bit=True)
@@ -80,7 +82,7 @@ def load_quantized(path: str, dtype: torch.dtype, device: torch.device, quantiza
 
 
 def load_sharded(path: str, dtype: torch.dtype) -> Any:
-    """A causal language model that ZeRO-3 shards over the ranks, without an optimizer."""
+    """Load a causal language model that ZeRO-3 shards over the ranks, without an optimizer."""
     import deepspeed
 
     config = {

@@ -1,7 +1,7 @@
-"""Whether transformers loads a model completely: no tensor missing, none of another shape.
+"""Whether transformers loads a model completely: every tensor is there and has the right shape.
 
-transformers gives random values to tensors that it does not find, and says so only in a log.
-`require_loadable` therefore loads the models beforehand on torch's meta device, in a process of its own
+transformers gives random values to tensors that it does not find, and only logs that it did so.
+`require_loadable` therefore loads the models beforehand on torch's meta device, in a separate process
 (`tensor_faults`). This takes 3 seconds (2.7 of them imports) for models of any size. `load_model` checks the
 loaded model again with `require_whole`.
 """
@@ -37,7 +37,7 @@ _SAVE_AGAIN = "load the model with transformers and save it again with save_pret
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A model to look at."""
+    """A model to check."""
 
     model: ModelDir
     key: str
@@ -72,7 +72,10 @@ def require_loadable(suspects: Sequence[Suspect]) -> list[str]:
 
 
 def require_whole(found: Faults, path: str, key: str = "") -> None:
-    """Raise ConfigError when tensors are missing or have another shape, with the first few names."""
+    """Raise ConfigError when tensors are missing, have another shape, or are stored twice.
+
+    The message gives the first few names.
+    """
     where = f"{key}: {path}" if key else path
     if found.missing:
         raise ConfigError(
@@ -86,67 +89,67 @@ def require_whole(found: Faults, path: str, key: str = "") -> None:
         )
     if found.doubled:
         raise ConfigError(
-            f"{where} holds {listed(found.doubled)} and the same under another name, of which transformers "
-            "would take either",
+            f"{where} holds {listed(found.doubled)} and the same under another name; transformers would "
+            "take either",
             "remove one of the two from the files",
         )
 
 
 def _require_engine(found: Faults, model: ModelDir, key: str) -> None:
-    """Raise ConfigError where vLLM would run another model than transformers, or would not start.
+    """Raise ConfigError when vLLM would run another model than transformers, or would not start.
 
-    vLLM chooses the class by `architectures`, never reads a tensor that config.json ties, and does not know
-    the names that only transformers maps to the model's.
+    vLLM chooses the class by `architectures`. It never reads a tensor that config.json ties, and it does not
+    know the alternative names that transformers maps to the names of the model.
     """
     where = f"{key}: config.json of {model}"
     if found.classes:
         named, own = found.classes
         raise ConfigError(
             f"{where} names {named} in architectures, which the engine would run, but its model_type is that "
-            f"of {own}, which is trained and scores",
-            "correct the one that is not the model's",
+            f"of {own}, which trains and scores",
+            "correct the key that does not describe the model",
         )
     if found.untied:
         raise ConfigError(
-            f"{where} ties {found.untied[0]} (tie_word_embeddings), but the files hold other values for it, "
-            "which transformers would use, the engine would not",
+            f"{where} ties {found.untied[0]} (tie_word_embeddings), but the files hold other values for it; "
+            "transformers would use these values, the engine would not",
             "set tie_word_embeddings=false in its config.json, or remove the tensor from the files",
         )
     if found.renamed:
         raise ConfigError(
-            f"{where} ties {found.renamed[0]} (tie_word_embeddings), under which name alone the files hold "
-            "the embeddings: transformers would find them, the engine would not",
+            f"{where} ties {found.renamed[0]} (tie_word_embeddings), but the files hold the embeddings under "
+            "this name only: transformers would find them, the engine would not",
             _SAVE_AGAIN,
         )
     if found.foreign:
         raise ConfigError(
-            f"{key}: {model} holds {listed(found.foreign)} under names that transformers maps to the model's "
-            "and the engine does not know",
+            f"{key}: {model} holds {listed(found.foreign)} under names that transformers translates and the "
+            "engine does not know",
             _SAVE_AGAIN,
         )
     _require_places(found, model.config, where)
 
 
 def _require_places(found: Faults, config: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError for tensors that the model has no place for, with which vLLM does not start.
+    """Raise ConfigError for tensors that the model has no place for: vLLM does not start with them.
 
-    vLLM skips biases, buffers of the rotary embedding, and layers that predict several tokens at once
-    (`AutoWeightsLoader`).
+    Its `AutoWeightsLoader` skips biases, buffers of the rotary embedding, and layers for multi-token
+    prediction, so these are allowed.
     """
     num_layers = config.get("num_hidden_layers")
     unused = [name for name in found.unused if not _PASSED_OVER.search(name)]
     beyond = [name for name in unused if is_beyond(name, num_layers)]
     if beyond and not config.get("num_nextn_predict_layers"):
         raise ConfigError(
-            f"{where} has num_hidden_layers={num_layers}, but the files hold "
-            f"{listed(beyond)} beyond, with which the engine does not start",
+            f"{where} has num_hidden_layers={num_layers}, but the files hold {listed(beyond)} of later "
+            "layers; the engine does not start with them",
             "correct num_hidden_layers, or load the model with transformers and save it again",
         )
     others = [name for name in unused if name not in beyond and not name.endswith(".bias")]
     if others:
         raise ConfigError(
-            f"{where} describes a model without a place for {listed(others)} of the files, with which the "
-            "engine does not start",
+            f"{where} describes a model without a place for {listed(others)} of the files; the engine does "
+            "not start with them",
             "correct config.json (model_type, quantization_config), or remove what does not belong to it",
         )
 
@@ -154,7 +157,9 @@ def _require_places(found: Faults, config: Mapping[str, Any], where: str) -> Non
 def _notes(found: Faults) -> list[str]:
     notes = []
     if found.unused:
-        notes.append(f"the files hold {listed(found.unused)}, which its config.json has no use for")
+        notes.append(
+            f"the files hold {listed(found.unused)}, which the model of its config.json does not use"
+        )
     if found.untied:
         notes.append(
             f"config.json ties {listed(found.untied)}, but the files hold other values, which are used"
@@ -163,7 +168,7 @@ def _notes(found: Faults) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`3 tensors (a, b, c)`; the first few of many."""
+    """`3 tensors (a, b, c)`; of many names, only the first few."""
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
     return f"{count} ({', '.join(name[:100] for name in names[:_MAX_SHOWN])}{more})"
@@ -183,7 +188,7 @@ def _require_plain(model: ModelDir, key: str) -> None:
 
 
 def _found(suspects: Sequence[Suspect]) -> list[Faults]:
-    """What the child process finds in each model."""
+    """The faults that the child process finds in each model."""
     if not suspects:
         return []
     paths = [str(suspect.model.path.absolute()) for suspect in suspects]
@@ -193,17 +198,17 @@ def _found(suspects: Sequence[Suspect]) -> list[Faults]:
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=NOWHERE,
         env=child_environment({**environ, **offline}, NOWHERE),
     )  # fmt: skip
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if len(answers) < len(paths):
-        raise _failure(suspects[len(answers)], done.returncode, done.stderr)
-    return [Faults(**answer) for answer in answers]
+    reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(reports) < len(paths):
+        raise _failure(suspects[len(reports)], done.returncode, done.stderr)
+    return [Faults(**report) for report in reports]
 
 
 def _failure(culprit: Suspect, code: int, log: str) -> ConfigError | EnvironmentUnfit:
     what = f"{culprit.key}: transformers does not load {culprit.model}"
     if code == -signal.SIGALRM:
         return ConfigError(
-            f"{what}: to build it takes more than {BUILD_TIMEOUT_S} s", "check the sizes in its config.json"
+            f"{what}: building it takes more than {BUILD_TIMEOUT_S} s", "check the sizes in its config.json"
         )
     if code < 0:
         return EnvironmentUnfit(f"{what}: the check was killed by signal {-code}", "is memory short?")

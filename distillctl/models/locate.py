@@ -13,12 +13,12 @@ from distillctl.models.weight_files import check_weights
 BUILTIN = "builtin:"
 _MODELS = Path(__file__).parent.parent / "builtin"
 _WEIGHTS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-"""What is fetched from a hub repository: safetensors only, never pickled weights or code."""
+"""Files to download from a hub repository: safetensors only, never pickled weights or code."""
 _DESCRIPTION = [
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "chat_template.jinja",
 ]  # fmt: skip
-"""What is fetched to check a model before its weights are."""
+"""Files to download for the checks that come before the download of the weights."""
 
 
 def builtin_models() -> list[str]:
@@ -27,16 +27,16 @@ def builtin_models() -> list[str]:
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a model directory is one of those that `builtin:NAME` names."""
+    """Whether a model directory is one that `builtin:NAME` names."""
     return path.parent == _MODELS
 
 
 def find_model(spec: str, key: str, *, weights: bool = True) -> ModelDir:
-    """A model that is shipped (`builtin:NAME`), a directory, or on the Hugging Face Hub (a hub id).
+    """Find a model: `builtin:NAME` for a shipped one, a directory, or a hub id of the Hugging Face Hub.
 
-    `key` names the setting in errors. With `weights=False` only the configuration and the tokenizer of a hub
-    model are fetched (without network, what the cache has of them), and a directory need not have more.
-    Raises ConfigError for an unusable directory and EnvironmentUnfit when it cannot be had.
+    `key` names the setting in errors. With `weights=False`, only the configuration and the tokenizer of a hub
+    model are downloaded (without a network, the cache's copies are used), and a directory needs no weights.
+    Raises ConfigError for an unusable directory, and EnvironmentUnfit for a model that cannot be downloaded.
     """
     model = _located(spec, key, weights=weights)
     if not is_shipped(model.path) and (weights or model.hub_id is None):
@@ -45,14 +45,14 @@ def find_model(spec: str, key: str, *, weights: bool = True) -> ModelDir:
 
 
 def fetch_weights(model: ModelDir, key: str) -> None:
-    """Make a model that was found with `weights=False` one with all its weights; raises as `find_model`.
+    """Complete a model that was found with `weights=False`; raises what `find_model` raises.
 
-    Of a hub model the same revision is downloaded.
+    The weights of a hub model are downloaded at the same revision.
     """
     if model.hub_id is not None:
         _download(model.hub_id, key, _WEIGHTS, revision=model.path.name)
         _require_usable(model, key, weights=True)
-    elif not model.weight_files and not is_shipped(model.path):  # else they were checked
+    elif not model.weight_files and not is_shipped(model.path):  # `find_model` checked those that are here
         check_weights(model, key)
 
 
@@ -70,7 +70,7 @@ def _located(spec: str, key: str, *, weights: bool) -> ModelDir:
     try:
         path = Path(spec).expanduser()
         is_directory = path.is_dir()
-    except (OSError, RuntimeError):  # a name too long, the home of nobody
+    except (OSError, RuntimeError):  # the name is too long, or `~user` names no user
         raise _no_model(spec, key) from None
     if is_directory:
         return ModelDir(path.resolve())
@@ -87,7 +87,7 @@ def _no_model(spec: str, key: str) -> ConfigError:
 
 
 def _require_usable(model: ModelDir, key: str, *, weights: bool) -> None:
-    """Raise ConfigError unless a directory has what is needed, and all of the weights where it has some."""
+    """Raise ConfigError unless a directory has what is needed. If it has any weights, it must have all."""
     require_utf8(model.path, key)
     if not (model.path / "config.json").is_file():
         raise ConfigError(f"{key}: {model} has no config.json", "give a transformers model directory")
@@ -98,7 +98,7 @@ def _require_usable(model: ModelDir, key: str, *, weights: bool) -> None:
 
 
 def _download(hub_id: str, key: str, patterns: list[str], revision: str | None = None) -> Path:
-    """The snapshot of a hub model in the local cache, with the files that `patterns` name."""
+    """Download the files of a hub model that match `patterns`; returns the snapshot in the local cache."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

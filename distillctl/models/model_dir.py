@@ -1,7 +1,7 @@
-"""A model directory: what its files say, each of them read once.
+"""A model directory: the content of its files, each of which is read once.
 
-Everything that needs a model's files takes a `ModelDir`, so that no file is opened again. Imports neither
-torch nor transformers.
+All code that needs a model's files takes a `ModelDir`, so no file is opened twice. Imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from distillctl.models.tokenizer_files import (
 )
 
 INDEX = "model.safetensors.index.json"
-"""Which shard holds which tensor, in a model of more than one file."""
+"""The file that says which shard holds which tensor, in a model of several weight files."""
 
 
 @dataclass(frozen=True)
 class ModelDir:
-    """A local model directory. Reading a file raises ConfigError where it is missing or cannot be used."""
+    """A local model directory. Reading a file raises ConfigError when it is missing or unusable."""
 
     path: Path
     hub_id: str | None = None
-    """The repository on the Hugging Face Hub that it is a snapshot of."""
+    """The repository on the Hugging Face Hub, when the directory is a snapshot of one."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -45,7 +45,7 @@ class ModelDir:
 
     @cached_property
     def shape(self) -> ModelShape:
-        """Its sizes. Raises ConfigError for a model that is not supported (`models.supported`)."""
+        """The model's sizes. Raises ConfigError for an unsupported model (`models.supported`)."""
         return model_shape(self.config, self.path / "config.json")
 
     @property
@@ -71,7 +71,7 @@ class ModelDir:
         return vocabulary
 
     def num_tokens(self, text: str) -> int:
-        """Number of tokens of a text, without those that a template would add."""
+        """Number of tokens of a text, without special tokens that a template would add."""
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     @cached_property
@@ -91,20 +91,20 @@ class ModelDir:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The template that transformers would render with; None without one."""
+        """The template that transformers would render with; None for a model without one."""
         return chat_template(self.path, self.tokenizer_config)
 
     def require_chat_template(self, named: str) -> str:
-        """The chat template. Raises ConfigError without one; `named` is the model in the error."""
+        """The chat template. Raises ConfigError when there is none; `named` names the model in the error."""
         if self.chat_template is None:
             raise no_chat_template(named)
         return self.chat_template
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        """generation_config.json; empty where there is none.
+        """generation_config.json; empty when there is none.
 
-        Raises ConfigError where its `eos_token_id` is neither an id nor a list of ids.
+        Raises ConfigError when its `eos_token_id` is neither an id nor a list of ids.
         """
         file = self.path / "generation_config.json"
         tree = read_json(file) if file.is_file() else {}
@@ -123,9 +123,9 @@ class ModelDir:
 
     @property
     def weight_files(self) -> list[Path]:
-        """Its safetensors, looked for again each time: a download adds them.
+        """The safetensors files. Every call looks again, because a download adds files.
 
-        Nobody reads hidden files, such as a Mac writes beside each.
+        Hidden files are left out, such as those that macOS writes beside each file: no loader reads them.
         """
         return sorted(file for file in self.path.glob("*.safetensors") if not file.name.startswith("."))
 

@@ -1,8 +1,9 @@
-"""Sequences packed into one row: no padding, and causal attention that stays within each of them.
+"""Sequences packed into one row without padding. Causal attention stays within each sequence.
 
-A transformers attention function (https://huggingface.co/docs/transformers/attention_interface) of our own:
-layers that work token by token see one long row, attention sees the sequences. On a GPU in 16 bits it is
-torch's variable-length FlashAttention in one call, elsewhere transformers' SDPA, a sequence at a time.
+This module registers an attention function with transformers
+(https://huggingface.co/docs/transformers/attention_interface). Layers that work token by token see one long
+row; attention sees the separate sequences. On a GPU in 16 bits, one call of torch's variable-length
+FlashAttention handles all sequences. Elsewhere, transformers' SDPA handles one sequence at a time.
 
 Dimensions: T tokens of the row, H heads, D head size, S sequences.
 """
@@ -26,9 +27,9 @@ PACKED = "distillctl_packed"
 
 
 def packed_arguments(input_ids_T: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
-    """Arguments of a model loaded with `PACKED` for sequences of `lengths`, which lie one after another.
+    """Arguments of a model loaded with `PACKED`, for consecutive sequences of `lengths` tokens.
 
-    They also decide what the model returns and keeps, whatever its config.json says.
+    They also fix what the model returns and caches, whatever its config.json says.
     """
     device = input_ids_T.device
     ends_S = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
@@ -60,12 +61,12 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Output [1, T, H, D]. A token attends to itself and to the tokens before it in its own sequence.
 
-    Raises ConfigError for a model whose attention does more than that.
+    Raises ConfigError for a model whose attention takes one of `ATTENTION_EXTRAS`.
     """
     for name in ATTENTION_EXTRAS:
         if others.get(name) is not None:
             raise ConfigError(
-                f"{module.config.model_type}: its attention has {name}, which ours does not support",
+                f"{module.config.model_type}: its attention has {name}, which distillctl does not support",
                 USE_SUPPORTED,
             )
     if query_1HTD.is_cuda and query_1HTD.dtype != torch.float32:  # not yet run on a GPU
@@ -86,8 +87,7 @@ def _attention(
 
 
 def _window(query_1HTD: Tensor, sliding_window: int | None) -> Tensor | None:
-    """The mask [1, 1, T, T] of a window that is shorter than the sequence; None for plain causal
-    attention."""
+    """The mask [1, 1, T, T] of a window shorter than the sequence; None for plain causal attention."""
     length = query_1HTD.shape[2]
     if sliding_window is None or length <= sliding_window:
         return None

@@ -1,10 +1,10 @@
-"""What can be checked by names alone of a model whose files are quantised (`quantization_config`).
+"""Checks by tensor names alone, for a model whose files are quantised (`quantization_config`).
 
-Each method writes its own tensors in place of a matrix (`weight` and `weight_scale`; `qweight`, `qzeros` and
-`scales`; …), under the name of the module that has the matrix. Everything else keeps its name. So for any
-method the files must hold each matrix in some form, in the same parts as that matrix of the other layers,
-except parts that a method writes for some layers only. Whether the method needs other parts is not checked:
-what all layers lack shows when the model is loaded.
+Each method replaces a matrix by tensors of its own (`weight` and `weight_scale`; `qweight`, `qzeros` and
+`scales`; …), under the name of the module that has the matrix. Everything else keeps its name. So whatever
+the method, the files must hold each matrix in some form. They must hold it in the same parts as the same
+matrix of other layers, except for parts that a method writes for some layers only. A part that all layers
+lack is not noticed here; loading the model shows it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from distillctl.models.weight_files import is_beyond, layer_of
 PLAIN = ("F16", "BF16", "F32", "F64")
 """safetensors' names of the dtypes of weights that are not quantised."""
 _OPTIONAL = re.compile(r"(?:weight_)?(?:zero_point|g_idx)|(?:input|output|[qkv])_\w+")
-"""Parts that a method writes for some layers only: for asymmetric or reordered weights, static activations
-and caches."""
+"""Parts that a method writes for some layers only: for asymmetric or reordered weights, and for static
+scales of activations and caches."""
 Parts = dict[str, str]
-"""The tensors that hold a quantised matrix: names within the module, and their dtypes."""
+"""The tensors that hold a quantised matrix: from the name within the module to the dtype."""
 
 
 def quantized_modules(model: Any, where: Mapping[str, Any]) -> dict[str, Parts]:
-    """The modules with a matrix that the files hold in other parts than a plain `weight`.
+    """The modules whose matrix the files do not hold as a plain `weight`, with its parts.
 
-    `where`: the tensors of the files, by transformers' names.
+    `where` holds the tensors of the files by transformers' names.
     """
     matrices = _matrices(model)
     found: dict[str, Parts] = {module: {} for module in matrices}
@@ -45,8 +45,10 @@ def quantized_modules(model: Any, where: Mapping[str, Any]) -> dict[str, Parts]:
 def as_quantized(
     model: Any, info: Mapping[str, Any], where: Mapping[str, Any], quantized: Mapping[str, Parts]
 ) -> dict[str, Any]:
-    """transformers' loading information of the unquantised `model`, corrected for a quantised one: without
-    differences that belong there, and with the parts that are missing."""
+    """transformers' loading information of the unquantised `model`, corrected for the quantised files.
+
+    Differences that quantisation explains are removed, and parts that are missing are added.
+    """
 
     def stands(name: str) -> bool:
         """Whether other tensors take the place of this one."""
@@ -54,7 +56,7 @@ def as_quantized(
         return last == "weight" and module in quantized
 
     def is_unused(name: str) -> bool:
-        """Not for scales of caches, which stand in layers beside the modules."""
+        """False also for the scales of caches, which belong to a layer but to none of its modules."""
         is_within_layer = layer_of(name) is not None and not is_beyond(name, model.config.num_hidden_layers)
         return not _within(name, quantized) and not is_within_layer
 
@@ -75,7 +77,7 @@ def unpacked(
 ) -> dict[str, str]:
     """Matrices, with their dtypes, of a model that bitsandbytes should have quantised but did not.
 
-    transformers would take them for packed matrices. Other methods may leave all matrices as they are.
+    transformers would read them as packed matrices. Other methods may leave all matrices unquantised.
     """
     if method != "bitsandbytes" or quantized:
         return {}
@@ -92,14 +94,14 @@ def _matrices(model: Any) -> set[str]:
 
 
 def _within(name: str, modules: Container[str]) -> str:
-    """The one of `modules` that a tensor stands in; empty for none."""
+    """The module of `modules` that a tensor belongs to; empty when it belongs to none."""
     while name and name not in modules:
         name = name.rpartition(".")[0]
     return name
 
 
 def _lost_parts(quantized: Mapping[str, Parts]) -> set[str]:
-    """Parts that a module lacks of those that the same module of another layer has."""
+    """Parts that a module lacks and that the same module of another layer has."""
     of_role: dict[str, set[frozenset[tuple[str, str]]]] = {}
     for module, parts in quantized.items():
         of_role.setdefault(_role(module), set()).add(frozenset(parts.items()))

@@ -1,8 +1,8 @@
 """The length at which the frequencies of some rotary embeddings change.
 
-transformers picks the frequencies of `longrope` and `dynamic` by the longest sequence of a row, vLLM those of
-`longrope` by its `max_model_len`. A sequence is scored alike beside any other, and by both, while all lengths
-lie on one side of the switch. Imports no torch.
+transformers picks the frequencies of `longrope` and `dynamic` by the longest sequence of a row. vLLM picks
+those of `longrope` by its `max_model_len`. While all these lengths lie on the same side of the switch, both
+give a sequence the same score, whatever other sequences are in the row. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _KEYS = ("rope_parameters", "rope_scaling")
 
 
 def switch_length(config: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The longest length, in tokens, that has the frequencies of the original model, and the type of the
-    embedding that changes them beyond; None for a config.json whose frequencies do not change.
+    """The type of the rotary embedding, and the longest sequence in tokens before its frequencies change.
 
-    Of several, one per type of layer, the shortest.
+    None for a config.json whose frequencies never change. Where types of layers have embeddings of their own,
+    the shortest length counts.
     """
     positions = config.get("max_position_embeddings")
     found = []

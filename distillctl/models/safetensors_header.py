@@ -1,8 +1,8 @@
 """The header of a safetensors file, checked against the file, without reading its tensors.
 
-A file is 8 bytes with the header's length (little-endian), the header, which is JSON, and the tensors one
-after another (https://github.com/huggingface/safetensors, "Format"). It is as long as the header says, so a
-broken download shows without reading gigabytes.
+A file consists of 8 bytes with the header's length (little-endian), the header as JSON, and the tensors one
+after another (https://github.com/huggingface/safetensors, "Format"). The header says how long the file must
+be, so a broken download is found without reading gigabytes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _MAX_NAME = 1000
 def read_header(file: Path, key: str) -> dict[str, Any]:
     """Each tensor's `dtype`, `shape` and `data_offsets`, by name.
 
-    Raises ConfigError naming `key` unless the file is complete: it is as long as its header says, and its
-    tensors have known dtypes and the size of their shape, and neither overlap nor leave holes.
+    Raises ConfigError naming `key` unless the file is complete: it is as long as its header says, its tensors
+    have known dtypes and as many bytes as their shapes need, and they neither overlap nor leave gaps.
     """
     size = require_file(file, AGAIN)
     header, start = _read(file, key, size)
@@ -89,7 +89,7 @@ def _read(file: Path, key: str, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:
-    """A JSON object; names that it has twice go into `repeated`."""
+    """A JSON object; names that occur twice are appended to `repeated`."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -99,7 +99,7 @@ def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]
 
 
 def _fault(entry: object, size: int) -> str:
-    """What is wrong with a tensor's own entry in a file of `size` bytes; an empty string if nothing is."""
+    """What is wrong with one tensor's entry in a file of `size` bytes; empty for a correct entry."""
     if not isinstance(entry, dict):
         return "no object"
     dtype = entry.get("dtype")
@@ -127,7 +127,7 @@ def _are_counts(value: object) -> TypeGuard[list[int]]:
 
 
 def _is_text(name: str) -> bool:
-    """False for halves of surrogate pairs, which JSON can spell but no file can hold."""
+    """False for text with half of a surrogate pair, which JSON can spell but UTF-8 cannot encode."""
     return not any("\ud800" <= char <= "\udfff" for char in name)
 
 

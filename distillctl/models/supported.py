@@ -1,11 +1,11 @@
 """Which models are supported: dense decoders of the Llama and Qwen families.
 
-A model that is trained, evaluated, or scores in the ranks has
+A model that trains, is evaluated, or scores in the ranks has
 
 - an architecture of the installed transformers, without code from its repository (`auto_map`);
 - `...ForCausalLM` as its class, the sizes `DIMENSIONS` in config.json, and no experts (`EXPERT_COUNTS`);
 - logits that are its LM head's matrix times the hidden state: neither a bias nor `LOGIT_TRANSFORMS` after it;
-- plain causal attention, perhaps with a sliding window, and none of `ATTENTION_EXTRAS`;
+- plain causal attention, with or without a sliding window, and none of `ATTENTION_EXTRAS`;
 - safetensors weights and a tokenizer.json; a student also a chat template and weights that are not quantised.
 
 A teacher behind a vLLM server may have any architecture that vLLM has. Imports no torch.
@@ -21,7 +21,7 @@ from typing import Any
 from distillctl.errors import ConfigError
 
 DIMENSIONS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-"""Sizes that config.json has to give: parameters and memory are counted from them."""
+"""Sizes that config.json must give. Parameters and memory are computed from them."""
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys of mixtures of experts (Qwen-MoE, Mixtral, DeepSeek), whose parameters are not counted."""
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -29,7 +29,7 @@ LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 ATTENTION_EXTRAS = ("softcap", "s_aux")
 """Arguments of attention layers (Gemma 2, gpt-oss) that the packed attention does not take."""
 USE_SUPPORTED = "use a model of the Llama or Qwen families"
-"""What a refusal recommends."""
+"""The hint of every error for an unsupported model."""
 _OPTIONAL_DIMENSIONS = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 _CODE = "auto_map"
 """Key of a configuration that names classes in the repository's own code."""

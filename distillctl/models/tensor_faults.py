@@ -1,8 +1,7 @@
 """What is wrong with the tensors of models, according to the classes that would load them.
 
-The models are built on torch's meta device, where tensors have shapes and no memory. The classes, the
-renaming of tensors and the ties are transformers' own. Run as a program, this module does so for several
-models.
+The models are built on torch's meta device, where tensors have shapes but no memory. The classes, the
+renaming of tensors and the ties are transformers' own. As a program, this module checks several models.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from distillctl.models.weight_files import loaded_files
 BUILD_TIMEOUT_S = 50
 """Longest time, in seconds, to build one model on the meta device."""
 BUILD_BYTES = 2 << 30
-"""Most memory to build one: buffers, such as rotary frequencies, are not on the meta device."""
+"""Most memory for building one model: buffers such as rotary frequencies are not on the meta device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class Faults:
     """What is wrong with a model's tensors; the names are transformers', sorted."""
 
     missing: list[str]
-    """The model needs them and no file has them: they would get random values."""
+    """The model needs them, but no file has them: they would get random values."""
     misshapen: list[str]
     """`NAME [file's shape] instead of [model's]`, or `NAME of DTYPE` for values that cannot be weights."""
     unused: list[str]
@@ -41,18 +40,18 @@ class Faults:
     untied: list[str]
     """config.json ties them, but the files hold other values for them."""
     renamed: list[str]
-    """config.json ties them, and the files hold them alone, not what they are tied to."""
+    """config.json ties them, and the files hold them but not the tensors that they are tied to."""
     foreign: list[str]
-    """The files hold them under names that transformers maps to the model's, but would not write itself."""
+    """The files hold them under names that transformers translates when it loads, but would never write."""
     doubled: list[str]
     """Foreign tensors that transformers maps to the same name as another tensor."""
     classes: list[str]
-    """Where `architectures` lacks the class of model_type: its first class, which vLLM runs, and that
-    class."""
+    """Empty unless `architectures` lacks the class of model_type. Then the first class of `architectures`,
+    which vLLM runs, and the class of model_type."""
 
 
 def faults(model: Any, info: Mapping[str, Any]) -> Faults:
-    """What the loading information that transformers returned with `model` says."""
+    """The faults in the loading information that transformers returned with `model`."""
     misshapen = (
         f"{name} {list(file)} instead of {list(own)}" for name, file, own in info.get("mismatched_keys", ())
     )
@@ -69,15 +68,15 @@ def faults(model: Any, info: Mapping[str, Any]) -> Faults:
 
 
 def main() -> None:
-    """Entry point of the child: takes a JSON list of paths and prints the `Faults` of each as a line.
+    """Entry point of the child process: takes a JSON list of paths and prints one line of `Faults` for each.
 
-    An error ends the process; the parent shows the last line of it.
+    An error ends the process. The parent shows the error's last line.
     """
     die_with_parent()
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
-    set_verbosity_error()  # what it would log is in the loading information
+    set_verbosity_error()  # the loading information holds what transformers would log
     for directory in map(ModelDir, map(Path, json.loads(sys.argv[1]))):
         signal.alarm(BUILD_TIMEOUT_S)
         with limited(directory.path, BUILD_BYTES):
@@ -88,9 +87,9 @@ def main() -> None:
 
 
 def load_on_meta(path: Path) -> tuple[Any, dict[str, Any]]:
-    """A model whose tensors have shapes and no memory, and transformers' loading info, for `faults`.
+    """A model whose tensors have shapes but no memory, and transformers' loading information for `faults`.
 
-    For a quantised model this is the model before it was quantised.
+    For a quantised model, the result is the model before quantisation.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -104,7 +103,7 @@ def load_on_meta(path: Path) -> tuple[Any, dict[str, Any]]:
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are named by `faults`
+        ignore_mismatched_sizes=True,  # `faults` reports them by name
     )
     return model, info
 
@@ -124,7 +123,7 @@ def _tensors(directory: ModelDir) -> dict[str, Any]:
 
 
 def _all_faults(directory: ModelDir, model: Any, info: dict[str, Any]) -> Faults:
-    """The faults that transformers reports, and those that its loading passes over."""
+    """The faults that transformers reports, and the faults that it ignores when it loads."""
     tensors = _tensors(directory)
     settings = directory.config.get("quantization_config")
     named = directory.config.get("architectures") or []
@@ -151,7 +150,7 @@ def _all_faults(directory: ModelDir, model: Any, info: dict[str, Any]) -> Faults
 
 
 def _targets(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """What transformers calls each tensor of the files when it loads them into `model`."""
+    """The name that transformers gives each tensor of the files when it loads them into `model`."""
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     known = getattr(model, "_weight_conversions", None) or []
@@ -162,7 +161,7 @@ def _targets(model: Any, names: Iterable[str]) -> dict[str, str]:
         name: rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0]
         for name in names
     }
-    # As in transformers: a new name that the model lacks does not replace one that it has.
+    # As in transformers: a tensor keeps its name when the model has that name but not the new one.
     return {name: name if to not in state and name in state else to for name, to in found.items()}
 
 
@@ -180,7 +179,7 @@ def _other_names(model: Any, targets: Mapping[str, str]) -> tuple[list[str], lis
 def _no_floats(model: Any, where: Mapping[str, Any], quantized: Mapping[str, Parts]) -> dict[str, str]:
     """Weights, with their dtypes, that are integers, complex or narrower than 16 bits in the files.
 
-    They belong to a quantised model whose config.json does not say so, or the files lack their scales.
+    Either the model is quantised and its config.json does not say so, or the files lack the scales.
     """
     named = [(name, where[name].get_dtype()) for name, _ in model.named_parameters() if name in where]
     return {
@@ -191,9 +190,9 @@ def _no_floats(model: Any, where: Mapping[str, Any], quantized: Mapping[str, Par
 
 
 def _untied(ties: Iterable[tuple[str, str]], where: Mapping[str, Any]) -> list[str]:
-    """Tensors that config.json ties to another one, but for which the files hold other values.
+    """Tensors that config.json ties to another tensor, but for which the files hold other values.
 
-    They are compared here, because transformers does not do so on the meta device.
+    The values are compared here, because transformers does not compare them on the meta device.
     """
     import torch
 

@@ -14,9 +14,9 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 
 
 def parse_tokenizer(text: str, file: Path) -> Any:
-    """A `tokenizers.Tokenizer` of the text of a tokenizer.json, without its truncation and padding.
+    """A `tokenizers.Tokenizer` from the text of a tokenizer.json, without its truncation and padding.
 
-    `file` is where the text comes from. Raises ConfigError for a text that is not a tokenizer.
+    `file` is the file that the text comes from. Raises ConfigError for a text that is not a tokenizer.
     """
     again = "download it again, or write it with save_pretrained"
     if "model" not in parse_json(text, file):
@@ -35,14 +35,14 @@ def parse_tokenizer(text: str, file: Path) -> Any:
 
 
 def token_text(token: Any) -> str:
-    """Text of a token as written in tokenizer files: a string, an object, or null."""
+    """Text of a token. Tokenizer files hold a token as a string, an object, or null."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def special_tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
-    """The tokens that a chat template may name, such as `bos_token`; blank where `tokenizer` has none.
+    """The tokens that a chat template may name, such as `bos_token`; empty where `tokenizer` has none.
 
-    They are blank rather than undefined, because a tokenizer's class may know one that no file names.
+    They are empty rather than undefined, because a tokenizer's class may define a token that no file names.
     """
     return {name: token_text(tokenizer.get(name)) for name in _SPECIAL_TOKENS}
 
@@ -50,8 +50,9 @@ def special_tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
 def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     """The template transformers would render with: chat_template.jinja before tokenizer_config.json.
 
-    `tokenizer`: the merged tokenizer configuration. Returns None without a template. Raises ConfigError for
-    one that is not text, or that begins with a byte order mark, which would stand in every prompt.
+    `tokenizer` is the merged tokenizer configuration. Returns None for a model without a template. Raises
+    ConfigError for a template that is not text, and for one that begins with a byte order mark, which would
+    be part of every prompt.
     """
     file = path / "chat_template.jinja"
     if file.is_file():
@@ -73,7 +74,7 @@ def chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def no_chat_template(named: str) -> ConfigError:
-    """The error for a model, or its tokenizer, without a chat template; `named` begins it."""
+    """The error for a model, or its tokenizer, without a chat template. The message begins with `named`."""
     return ConfigError(
         f"{named} has no chat template, so prompts cannot be rendered",
         "take an instruction-tuned model, or add a chat template to the tokenizer",

@@ -1,6 +1,6 @@
 """Whether all weights of a model directory are there, from the headers of its safetensors files alone.
 
-Which tensors the model needs, and of what shapes, only its class knows: `models.loadable` checks that
+Only the model's class knows which tensors it needs and in what shapes; `models.loadable` checks these
 afterwards. Imports no torch.
 """
 
@@ -16,9 +16,9 @@ from distillctl.models.safetensors_header import AGAIN, read_header
 
 SINGLE = "model.safetensors"
 _LAYER = re.compile(r"(?:.*?\.)?(?:layers|h|blocks)\.(\d+)\.")
-"""How the names of a layer's tensors begin."""
+"""Matches the beginning of the name of a layer's tensor."""
 _MANY_LAYERS = 1000
-"""No model has so many layers; building this many on the meta device takes seconds."""
+"""More layers than any model has. Building this many on the meta device takes seconds."""
 
 
 def check_weights(model: ModelDir, key: str) -> None:
@@ -48,7 +48,7 @@ def loaded_files(model: ModelDir) -> list[str]:
 def require_engine_files(model: ModelDir, key: str) -> None:
     """Raise ConfigError unless vLLM loads the same files as transformers.
 
-    vLLM loads the files that the index names, or without an index all of them (`_prepare_weights` and
+    vLLM loads the files that the index names. Without an index it loads all of them (`_prepare_weights` and
     `filter_duplicate_safetensors_files` of its loader).
     """
     ours = loaded_files(model)
@@ -64,12 +64,12 @@ def require_engine_files(model: ModelDir, key: str) -> None:
     if others:
         raise ConfigError(
             f"{key}: {model} has {', '.join(others[:5])} beside {SINGLE}, which the engine would load too",
-            f"move what does not belong to the model to another folder: {others[0]}",
+            f"move files that do not belong to the model to another folder: {others[0]}",
         )
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the layer that a tensor belongs to; None for any other."""
+    """The number of the layer that a tensor belongs to; None for a tensor outside the layers."""
     match = _LAYER.match(name)
     return int(match[1]) if match else None
 
@@ -81,9 +81,9 @@ def is_beyond(name: str, num_layers: object) -> bool:
 
 
 def _loaded(model: ModelDir, key: str, headers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The entries of the tensors that are loaded: of the single file, or of the shards that the index names.
+    """The entries of the tensors that are loaded, from the single file or the shards that the index names.
 
-    Raises ConfigError where two files hold the same tensor: an engine could take either.
+    Raises ConfigError when two files hold the same tensor, because an engine could take either.
     """
     if SINGLE in headers:
         used = {SINGLE}
@@ -118,11 +118,14 @@ def _check_quantization(model: ModelDir, key: str) -> None:
 
 
 def _check_embeddings(model: ModelDir, key: str, tensors: dict[str, Any]) -> None:
-    """The embeddings, under the name that the Llama and Qwen families use, have the sizes of config.json."""
+    """Raise ConfigError when the embeddings do not have the sizes of config.json.
+
+    The embeddings are found under the name that the Llama and Qwen families use.
+    """
     shape = tensors.get("model.embed_tokens.weight", {}).get("shape")
     config = model.config
     sizes = [config.get("vocab_size"), config.get("hidden_size")]
-    are_sizes = all(type(size) is int for size in sizes)  # else model_shape says what is wrong
+    are_sizes = all(type(size) is int for size in sizes)  # otherwise `model_shape` says what is wrong
     if are_sizes and shape not in (None, sizes):
         raise ConfigError(
             f"{key}: {model} does not belong to its config.json: embeddings of {shape}, vocab_size and "
@@ -132,8 +135,10 @@ def _check_embeddings(model: ModelDir, key: str, tensors: dict[str, Any]) -> Non
 
 
 def _check_layers(model: ModelDir, key: str, tensors: dict[str, Any]) -> None:
-    """Refuse a config.json that asks for many more layers than there are: building a model with millions of
-    them would take hours."""
+    """Raise ConfigError when config.json asks for many more layers than the files hold.
+
+    Building a model with millions of layers would take hours.
+    """
     wanted = model.config.get("num_hidden_layers")
     found = {layer for layer in map(layer_of, tensors) if layer is not None}
     if type(wanted) is not int or wanted <= len(found) + _MANY_LAYERS:
@@ -147,7 +152,7 @@ def _check_layers(model: ModelDir, key: str, tensors: dict[str, Any]) -> None:
 
 
 def _check_index(model: ModelDir, key: str, tensors: dict[str, dict[str, Any]]) -> set[str]:
-    """The shards that the index names; every tensor of it has to be in its shard."""
+    """The shards that the index names. Raises ConfigError unless every tensor is in its shard."""
     shard_of = model.weight_index.get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise ConfigError(f"{key}: {model.path / INDEX} has no weight_map", AGAIN)

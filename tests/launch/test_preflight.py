@@ -219,7 +219,7 @@ def test_a_base_student_under_an_instruct_teacher_would_never_stop(pair):
     base_model(pair.student)
     check = pair.check("eos")
     assert check.level == "warn"
-    assert "teacher ends answers with '<|im_end|>' 2, rollouts stop at '<|endoftext|>' 0" in check.detail
+    assert "teacher ends responses with '<|im_end|>' 2, rollouts stop at '<|endoftext|>' 0" in check.detail
     assert "responses grow" in check.detail
     assert check.hint.startswith("take the instruction-tuned student")
     assert check.hint.endswith("set eos_token_id in the student's generation_config.json to [2]")
@@ -346,14 +346,14 @@ def test_policy_gradients_make_up_for_other_samples_within_the_clip(pair):
 def test_computed_divergences_only_visit_other_prefixes(pair, kind):
     check = pair.check("sampling", loss={"kind": kind}, rollout={"temperature": 0.7})
     assert check.level == "ok"
-    assert "only which prefixes are visited changes" in check.detail
+    assert "this changes which prefixes are visited" in check.detail
 
 
 def test_a_task_reward_is_that_of_the_temperature_that_sampled(pair):
     sections = {"reward": {"path": "r.py"}, "rollout": {"temperature": 0.7, "n": 2}}
     check = pair.check("sampling", **sections)
     assert check.level == "ok"
-    assert "the task reward is that of answers at temperature 0.7" in check.detail
+    assert "the task reward is that of responses at temperature 0.7" in check.detail
 
 
 def test_a_task_reward_of_nucleus_samples_is_warned_of(pair):

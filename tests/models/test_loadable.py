@@ -362,7 +362,7 @@ def test_what_is_not_used_is_said(answers):
     start = "teacher.model: the files hold 12 tensors (model.layers.3.input_layernorm.weight, "
     assert note.startswith(start)
     (note,) = answers("an output's bias", engine=True)
-    assert note == f"teacher.model: the files hold 1 tensor ({O_BIAS}), which its config.json has no use for"
+    assert note == f"teacher.model: the files hold 1 tensor ({O_BIAS}), which the model does not use"
 
 
 @pytest.mark.parametrize("case", ["a reward's head", "scales"])
@@ -371,7 +371,7 @@ def test_tensors_that_the_engine_does_not_start_with_are_refused(answers, models
         answers(case, engine=True)
     assert error.value.message == (
         f"teacher.model: config.json of {models[case][0]} describes a model without a place for 1 tensor "
-        f"({UNUSED[case][2]}) of the files, with which the engine does not start"
+        f"({UNUSED[case][2]}) of the files; the engine does not start with them"
     )
 
 
@@ -418,7 +418,7 @@ def test_a_head_that_a_tied_configuration_ignores_is_said_of_a_teacher_and_refus
 def test_embeddings_under_the_name_of_the_head_are_refused_for_the_engine_alone(answers):
     """transformers ties them the other way round; vLLM would leave its embeddings as they came."""
     assert answers("embeddings as a head", engine=False) == []
-    with pytest.raises(ConfigError, match=r"ties lm_head\.weight .* under which name alone the files hold"):
+    with pytest.raises(ConfigError, match=r"ties lm_head\.weight .* but the files hold the embeddings under this name"):
         answers("embeddings as a head", engine=True)
 
 
