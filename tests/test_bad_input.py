@@ -36,8 +36,8 @@ def write(path, rows):
 CONFIGS = {
     "empty": (b"", "bad.yaml: is empty"),
     "only comments": (b"# nothing\n", "bad.yaml: is empty"),
-    "a list": (b"- student\n", "bad.yaml: holds no mapping"),
-    "a text": (b"student", "bad.yaml: holds no mapping"),
+    "a list": (b"- student\n", "bad.yaml: is not a mapping"),
+    "a text": (b"student", "bad.yaml: is not a mapping"),
     "not YAML": (b"student:\n  model: [a\n", "bad.yaml:3: not readable YAML"),
     "a tab": (b"student:\n\tmodel: a\n", "bad.yaml:2: not readable YAML"),
     "not UTF-8": (b"student:\n  model: \xff\n", "bad.yaml:2: not UTF-8"),

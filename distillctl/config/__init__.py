@@ -1,1 +1,1 @@
-"""The configuration: its schema, and how presets, files and overrides become one."""
+"""The configuration: its schema, and how presets, files and overrides are combined."""

@@ -1,4 +1,4 @@
-"""Settings for GPUs. They have no effect on a CPU, so that every preset runs there too."""
+"""Settings for GPUs. They have no effect on a CPU, so every preset runs there too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ZERO = ("offload",)
 
 
 def on_cpu(config: Config) -> Config:
-    """`config` with these settings at their defaults, which is how a run on a CPU behaves."""
+    """`config` with these settings at their defaults, as a run on a CPU uses it."""
     rollout = _defaults(RolloutConfig, _ROLLOUT)
     zero = _defaults(ZeroConfig, _ZERO)
     teacher = _defaults(TeacherConfig, _TEACHER)
@@ -28,7 +28,7 @@ def on_cpu(config: Config) -> Config:
 
 
 def without_effect(config: Config) -> list[str]:
-    """`KEY=VALUE` of each such setting that `config` sets."""
+    """`KEY=VALUE` of each setting for GPUs that `config` sets."""
     cpu = on_cpu(config)
     pairs = [("rollout", config.rollout, cpu.rollout, _ROLLOUT), ("zero", config.zero, cpu.zero, _ZERO)]
     pairs += [

@@ -1,4 +1,4 @@
-"""Configuration of the guards: when a run that goes wrong is stopped."""
+"""Configuration of the guards, which stop a run that goes wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From presets, files and KEY=VALUE overrides to a validated `Config`, and back to YAML."""
+"""Make a validated `Config` from presets, files and KEY=VALUE overrides, and write it back as YAML."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _EITHER = {
     "train.steps": "train.epochs",
     "train.epochs": "train.steps",
 }
-"""Keys of which a run has one: an override of the one replaces the other where a file sets it."""
+"""Pairs of keys of which a run has exactly one. An override of one key removes the other that a file sets."""
 
 
 def presets_dir() -> Path:
-    """Where the preset files are: in the installed package, or at the top of a checkout."""
+    """The folder of the preset files, in the installed package or at the top of a checkout."""
     return _PACKAGED if _PACKAGED.is_dir() else _REPOSITORY
 
 
@@ -40,7 +40,7 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path:
-    """File of a preset; raises ConfigError naming the nearest one when there is none."""
+    """File of a preset. Raises ConfigError that suggests the nearest name when there is no such preset."""
     path = presets_dir() / f"{name}.yaml"
     if name not in preset_names():
         hint = _nearest(name, preset_names()) or "distillctl inspect presets lists them"
@@ -64,7 +64,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """A YAML file with overrides applied. Raises ConfigError listing everything that is wrong at once."""
+    """A YAML file with overrides applied. Raises ConfigError that lists all problems at once."""
     tree = read_mapping(path)
     origin: dict[str, str] = {}
     for override in overrides:
@@ -83,7 +83,7 @@ def to_yaml(config: Config) -> str:
 
 
 def all_keys() -> list[str]:
-    """Every dotted key of the schema but those of `teachers`, which have names that users choose."""
+    """Every dotted key of the schema, except the keys of `teachers`, whose names users choose."""
     return [key for key, _ in _leaves(Config, "")]
 
 
@@ -96,7 +96,7 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
-    """Set one KEY=VALUE in `tree`; the first `=` splits, the value is JSON if it parses, else a string."""
+    """Set one KEY=VALUE in `tree`. The first `=` splits. The value is JSON if it parses, else a string."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or not key.isprintable():
         raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", "e.g. optim.lr=1e-5")
@@ -111,7 +111,7 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
         raise ConfigError(f"{key!r} (command line) is not a configuration key", hint)
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):  # also a number or a nesting past Python's limits
+    except (ValueError, RecursionError):  # not JSON, or a number or a nesting beyond Python's limits
         value = text
     if _is_list(annotations[key]) and not isinstance(value, list | None):
         value = [value]  # data.train_files=my.parquet
@@ -126,7 +126,7 @@ def _apply(tree: dict[str, Any], override: str, origin: dict[str, str]) -> None:
 
 
 def _clear_replaced(tree: dict[str, Any], origin: dict[str, str]) -> None:
-    """Take out of `tree` what an override of the other key of a pair replaces."""
+    """Remove from `tree` each key of a pair whose other key is overridden."""
     for key in origin:
         section, _, leaf = key.rpartition(".")
         other = _EITHER.get(key)
@@ -140,7 +140,7 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Iterator[str]:
-    """One line per problem: dotted key, where its value came from, what is wrong, the nearest key."""
+    """One line per problem: the dotted key, the source of its value, what is wrong, and the nearest key."""
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         source = origin.get(key, file)
@@ -156,7 +156,7 @@ def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Itera
 
 
 def _shown(value: Any) -> str:
-    """A value in an error; of a list or a section only what it is, for it may be long."""
+    """A value for an error message. A list or a section may be long, so only its kind and size are shown."""
     if isinstance(value, dict | list):
         return f"a {'section' if isinstance(value, dict) else 'list'} of {len(value)}"
     return without_logins(json.dumps(value, default=str))[:80]

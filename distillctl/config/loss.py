@@ -12,7 +12,7 @@ from distillctl.objective.divergences import NAMES
 if TYPE_CHECKING:
     Divergence = str
     LossKind = str
-else:  # the names are those of files, which a type checker cannot know
+else:  # the names are those of the modules in `divergences`, which a type checker cannot know
     Divergence = Literal[NAMES]
     LossKind = Literal[(*NAMES, "sampled", "topk", "student_topk")]
 KlLossType = Literal[
@@ -87,7 +87,7 @@ class LossConfig(Section):
 
     @property
     def needs(self) -> Scores:
-        """What a teacher has to give for each token; `TeacherConfig.gives` is the other side."""
+        """The scores that the loss needs for each token. `TeacherConfig.gives` is the counterpart."""
         if self.kind == "topk":
             return "listed tokens"
         if self.kind == "student_topk":
@@ -96,12 +96,12 @@ class LossConfig(Section):
 
     @property
     def num_listed(self) -> int:
-        """Tokens per position that a served teacher is asked for, besides the sampled one."""
+        """Number of tokens per position that a served teacher is asked for, besides the sampled token."""
         return self.topk if self.needs in ("listed tokens", "chosen tokens") else 0
 
     @property
     def label(self) -> str:
-        """The key and value that say what is minimised: `loss.kind=KIND` or `loss.path=FILE`."""
+        """The key and value that choose the loss: `loss.kind=KIND` or `loss.path=FILE`."""
         return f"loss.kind={self.kind}" if self.path is None else f"loss.path={self.path}"
 
     @model_validator(mode="before")
@@ -127,7 +127,7 @@ class LossConfig(Section):
                 raise ValueError("update=policy_gradient needs kind=sampled")
         elif self.policy_gradient and not is_k1:
             raise ValueError(
-                f"update=policy_gradient takes k1 as its reward; with {self.estimator} the expected "
+                f"update=policy_gradient takes k1 as its reward. With {self.estimator} the expected "
                 "gradient is not that of any divergence: use kl_loss_type=k1"
             )
         elif is_k1 and not self.policy_gradient:

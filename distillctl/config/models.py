@@ -41,7 +41,7 @@ class TeacherConfig(Section):
     """`cpu` keeps the teacher in CPU memory except while it scores; its LM head stays on the GPU. Without
     effect on a CPU."""
     quantization: Literal["none", "int8", "int4"] = "none"
-    """Quantise the teacher's linear layers; before the first step the KL that this costs is measured."""
+    """Quantise the teacher's linear layers. The run measures the KL that this costs before the first step."""
     url: Annotated[list[str] | None, OneOrMore] = None
     """Score with vLLM servers that are already running (`http://HOST:PORT`; requests take turns) instead.
     `teacher.model` names the model that they serve and is still needed for its tokenizer. Where they want an
@@ -57,13 +57,12 @@ class TeacherConfig(Section):
     gpu_memory_utilization: Fraction = 0.9
     """Share of the memory of those GPUs that the server may take. Without effect on a CPU."""
     timeout_s: float = Field(default=600.0, gt=0.0)
-    """Longest wait, in seconds, for a served teacher's answer to one request. A request is sent four times at
-    most."""
+    """Longest wait, in seconds, for a server's reply to one request. A request is sent at most four times."""
     _logins: tuple[str | None, ...] = PrivateAttr(default=())
 
     @property
     def logins(self) -> tuple[str | None, ...]:
-        """`user:password` of each `url`, or None. They are not part of what is written to disk."""
+        """`user:password` of each `url`, or None. Logins are never written to disk."""
         return self._logins
 
     @model_validator(mode="wrap")
@@ -85,14 +84,14 @@ class TeacherConfig(Section):
 
     @property
     def is_served(self) -> bool:
-        """Whether a vLLM server scores: it gives the probabilities of some tokens, not of all."""
+        """Whether a vLLM server scores. A server gives the probabilities of some tokens, not of all."""
         return self.serve or self.url is not None
 
     def gives(self, *, on_gpu: bool) -> tuple[Scores, ...]:
-        """What it can give for each token; `LossConfig.needs` is the other side.
+        """The scores that the teacher can give for each token. `LossConfig.needs` is the counterpart.
 
-        `on_gpu`: whether the run is on GPUs. vLLM 0.32 scores chosen tokens of a prompt
-        (`prompt_logprob_token_ids`) on GPUs only; what a server at a `url` runs on is not known.
+        `on_gpu` says whether the run is on GPUs. vLLM 0.32 scores chosen tokens of a prompt
+        (`prompt_logprob_token_ids`) on GPUs only. The hardware of a server at a `url` is not known.
         """
         if not self.is_served:
             return ("whole distribution", "listed tokens", "chosen tokens", "sampled token")

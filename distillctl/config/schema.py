@@ -1,7 +1,7 @@
-"""The one configuration schema: every key, its bounds, its default and what it means.
+"""The configuration schema: every key with its bounds, its default and its meaning.
 
-Presets, `--dry-run`, `docs/config.md` and the JSON schema all come from this package. Leaf names follow verl
-where it has one. Reading files and applying overrides is `loading.py`. Imports nothing heavy.
+Presets, `--dry-run`, `docs/config.md` and the JSON schema all use this package. Leaf names follow verl where
+verl has the same setting. `loading.py` reads files and applies overrides. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class RolloutConfig(Section):
     """`false` lets vLLM compile the model and capture CUDA graphs: a slower start and faster decoding.
     Without effect on a CPU."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often the run restarts an engine that dies or hangs before it fails."""
+    """How many times the run restarts an engine that dies or hangs, before the run fails."""
     timeout_s: float = Field(default=300.0, gt=0.0)
-    """Seconds without a report after which the engine counts as hung. It reports while it decodes."""
+    """Seconds without a report after which the engine counts as hung. The engine reports while it decodes."""
 
     @field_validator("temperature")
     @classmethod
@@ -182,8 +182,7 @@ class Config(Section):
     student: StudentConfig
     teacher: TeacherConfig
     teachers: dict[str, RoutedTeacher] = Field(default={})
-    """More teachers by name, each with the keys of `teacher` and a `key`. `teacher` scores the rows that none
-    of them claims."""
+    """More teachers by name, each with the keys of `teacher` and a `key`. `teacher` scores all other rows."""
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     loss: LossConfig = LossConfig()
@@ -214,7 +213,7 @@ class Config(Section):
             raise ValueError(f"teachers.{DEFAULT_TEACHER}: that name stands for `teacher` itself")
         routes = [teacher.key or name for name, teacher in self.teachers.items()]
         if len(set(routes)) < len(routes):
-            raise ValueError(f"teachers: two of them claim the same rows ({', '.join(routes)})")
+            raise ValueError(f"teachers: two teachers claim the same rows ({', '.join(routes)})")
 
     @property
     def all_teachers(self) -> dict[str, TeacherConfig]:
@@ -222,9 +221,9 @@ class Config(Section):
         return {DEFAULT_TEACHER: self.teacher, **self.teachers}
 
     def num_steps(self, num_prompts: int) -> int:
-        """Optimizer steps of the run, which has `num_prompts` training prompts.
+        """Number of optimizer steps of a run with `num_prompts` training prompts.
 
-        With `train.epochs` it is the smallest number of whole batches that shows each prompt that often. The
+        With `train.epochs`, it is the smallest number of whole batches that shows each prompt that often. The
         last batch may reach into another pass.
         """
         if self.train.steps is not None:

@@ -8,7 +8,7 @@ from distillctl.errors import ConfigError
 
 
 def require_scores(config: Config, *, on_gpu: bool) -> None:
-    """Raise ConfigError where a teacher does not give what the loss needs of it."""
+    """Raise ConfigError when a teacher cannot give the scores that the loss needs."""
     loss = config.loss
     for name, teacher in config.all_teachers.items():
         if teacher.is_served and loss.temperature != 1.0:

@@ -9,10 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 Dtype = Literal["auto", "float32", "bfloat16"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Scores = Literal["whole distribution", "listed tokens", "chosen tokens", "sampled token"]
-"""What a loss needs of a teacher for each token: all log-probabilities; those of the teacher's most likely
-tokens; those of tokens that the student chooses; that of the sampled token."""
+"""The log-probabilities that a loss needs from a teacher at each token: of all tokens, of the teacher's most
+likely tokens, of tokens that the student chooses, or of the sampled token."""
 OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-"""For a list of texts: a single text is taken as a list of one, in a file as on the command line."""
+"""Lets a list of texts be given as a single text, in a file and on the command line."""
 
 
 class Section(BaseModel):
@@ -29,7 +29,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_no_flag(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes `true` for the number 1; here it is not one."""
+        """Refuse `true` and `false` for a number: Python would take them as 1 and 0."""
         if isinstance(value, bool) and not _takes_flags(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"is {str(value).lower()}, which is not a value of this key")
         return value

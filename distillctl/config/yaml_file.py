@@ -1,7 +1,7 @@
-"""Reading a YAML file as plain data: a mapping of strings, numbers, lists and mappings, and nothing else.
+"""Read a YAML file as plain data: a mapping of strings, numbers, lists and mappings, and nothing else.
 
-Stricter than YAML: aliases can make a few lines expand to gigabytes, tags name Python objects, and of a key
-that stands twice only the last would count without a word. None of them is needed in a configuration.
+The reader is stricter than YAML. Aliases can make a few lines expand to gigabytes, tags name Python objects,
+and only the last of repeated keys would count, silently. A configuration needs none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HINT = "distillctl inspect config PRESET prints a file to start from"
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file. Raises ConfigError that names the file and, where it is known, the line."""
+    """The mapping in a YAML file. Raises ConfigError that names the file and, when it is known, the line."""
     text = read_text(path, _MAX_BYTES, "see: distillctl inspect presets")
     try:
         tree = yaml.load(text, Loader=_PlainLoader)
@@ -30,10 +30,10 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     except yaml.reader.ReaderError as error:
         line = 1 + text.count("\n", 0, error.position)
         raise ConfigError(f"{path}:{line}: not readable YAML: {error.reason}", _HINT) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none, nesting
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates or numbers, deep nesting
         raise ConfigError(f"{path}: not readable YAML: {error}", _HINT) from None
     if not isinstance(tree, dict):
-        what = "is empty" if tree is None else "holds no mapping"
+        what = "is empty" if tree is None else "is not a mapping"
         raise ConfigError(f"{path}: {what}: expected sections such as student: and data:", _HINT)
     return tree
 
@@ -58,7 +58,7 @@ class _PlainLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise _refused(f"the key {key.value!r} stands twice in one section", key)
+                raise _refused(f"the key {key.value!r} occurs twice in one section", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

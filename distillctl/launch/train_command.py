@@ -36,9 +36,7 @@ def train(
     plan, checks = prepare(config, path or Path("runs") / name)
     run_dir = open_run(config, name, path, resume, elastic=elastic)
     with run_dir.lock():
-        require_resumable(
-            run_dir, config, resume, elastic=elastic
-        )  # the lock keeps it unchanged from here on
+        require_resumable(run_dir, config, resume, elastic=elastic)  # under the lock nobody changes it
         if read_status(run_dir.status_path).get("state") == "done":
             print(f"{run_dir.path} is done already", file=sys.stderr)
             return {"run_dir": str(run_dir.path)}, str(run_dir.path)

@@ -1,4 +1,4 @@
-"""What both models would rather have written at each token, for people to read; no gradient.
+"""The most likely tokens of both models at each position, for people to read. No gradients.
 
 Dimensions: N response tokens, C of one chunk, H the student's hidden size, V shared vocabulary, K
 alternatives.
@@ -23,7 +23,7 @@ CHUNK = 128
 
 
 class Alternatives(NamedTuple):
-    """Of N tokens; probabilities are at temperature 1, ids in order of falling probability."""
+    """The most likely tokens at N positions, at temperature 1, in order of falling probability."""
 
     kl_N: Tensor
     """float32, nats: reverse KL, as exact as the metric `kl/reverse`."""
@@ -32,7 +32,7 @@ class Alternatives(NamedTuple):
     student_logp_NK: Tensor
     """float32, nats."""
     teacher_ids_NK: Tensor
-    """int64; -1 where the teacher lists fewer."""
+    """int64; -1 where the teacher lists fewer than K tokens."""
     teacher_logp_NK: Tensor
 
 
@@ -47,7 +47,7 @@ def alternatives(
 ) -> Alternatives:
     """The `count` most likely tokens of student and teacher within the shared vocabulary.
 
-    A teacher that lists tokens has those that it was asked for. Collective where the teacher is sharded.
+    A teacher that lists tokens has only the tokens that it was asked for. Collective for a sharded teacher.
     """
     chunks = []
     with teacher.gather():
@@ -90,7 +90,7 @@ def _chunk(
 
 
 def _most_likely(teacher: TeacherChunk, count: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids [C, count] of the teacher's likeliest tokens; -1 fills up a short list."""
+    """Log-probabilities and ids [C, count] of the teacher's most likely tokens; -1 pads a short list."""
     if teacher.log_p_CV is not None:
         logp_CK, ids_CK = teacher.log_p_CV.topk(count)
         return logp_CK, ids_CK

@@ -19,7 +19,7 @@ from distillctl.objective.log_probs import LOG_FLOOR
 def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
     """Log-probabilities [C, B] of the listed tokens and of the tail.
 
-    The tail is the sum over all other tokens; 1 minus the listed ones would cancel.
+    The tail is summed over all other tokens. Computing 1 minus the listed ones would lose its digits.
     """
     columns_CK, missing_CK = _columns(log_q_CV, ids_CK)
     padded_CX = F.pad(log_q_CV, (0, 1), value=-torch.inf)
@@ -29,11 +29,11 @@ def coarsen(log_q_CV: Tensor, ids_CK: Tensor) -> Tensor:
 
 
 def with_tail(logp_CK: Tensor, ids_CK: Tensor, vocab_size: int) -> Tensor:
-    """Log-probabilities [C, B] where only the listed ones are known: the tail is 1 minus their sum.
+    """Log-probabilities [C, B] when only the listed ones are known: the tail is 1 minus their sum.
 
-    The difference is computed in float64. Where rounding of the listed values alone can explain it, the tail
-    is set to the largest one that the dtype hides: a server's softmax in float32 gives the log-probability 0
-    to a token that has all probability but 6e-8.
+    The difference is computed in float64. When rounding of the listed values alone can explain it, the tail
+    is set to the largest value that the dtype hides: a server's softmax in float32 gives the log-probability
+    0 to a token that has all probability but 6e-8.
     """
     missing_CK = ids_CK < 0
     listed_CK = logp_CK.masked_fill(missing_CK, -torch.inf)
@@ -43,10 +43,10 @@ def with_tail(logp_CK: Tensor, ids_CK: Tensor, vocab_size: int) -> Tensor:
 
 
 def _complement(logp_CK: Tensor) -> Tensor:
-    """float64 [C, 1]: 1 - sum of exp(logp), and half the dtype's epsilon where that is within rounding of 0.
+    """float64 [C, 1]: 1 - sum of exp(logp), or half the dtype's epsilon where that is within rounding of 0.
 
-    Rounding moves a log-probability by at most half the epsilon times its size, and so its probability p by
-    that times p |log p|.
+    Rounding moves a log-probability by at most half the epsilon times its size, and therefore the probability
+    p by at most half the epsilon times p |log p|.
     """
     half_epsilon = torch.finfo(logp_CK.dtype).eps / 2
     wide_CK = logp_CK.double()
@@ -56,7 +56,8 @@ def _complement(logp_CK: Tensor) -> Tensor:
 
 
 def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor) -> Tensor:
-    """Slope [C, V] from that of the buckets; the tokens of the tail share its slope in proportion to q."""
+    """Slope [C, V] of the tokens from the buckets' slope. Tokens of the tail share its slope in proportion
+    to q."""
     columns_CK, _ = _columns(log_q_CV, ids_CK)
     share_CV = (log_q_CV - log_q_CB[:, -1:]).clamp_(max=0.0).exp_()
     slope_CX = F.pad(share_CV.mul_(slope_CB[:, -1:]), (0, 1))
@@ -64,13 +65,13 @@ def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor)
 
 
 def overlap(ids_CK: Tensor, other_ids_CK: Tensor, vocab_size: int) -> Tensor:
-    """Share [C] of the tokens in `ids_CK`, which holds no -1, that `other_ids_CK` holds too."""
+    """Share [C] of the tokens in `ids_CK` that `other_ids_CK` also holds. `ids_CK` holds no -1."""
     member_CX = torch.zeros(len(ids_CK), vocab_size + 1, dtype=torch.bool, device=ids_CK.device)
     member_CX.scatter_(-1, other_ids_CK.masked_fill(other_ids_CK < 0, vocab_size), True)
     return member_CX.gather(-1, ids_CK).float().mean(-1)
 
 
 def _columns(log_q_CV: Tensor, ids_CK: Tensor) -> tuple[Tensor, Tensor]:
-    """The ids, with -1 replaced by a column after the vocabulary, and a mask of where that was."""
+    """The ids, with -1 replaced by a column after the vocabulary, and the mask of these places."""
     missing_CK = ids_CK < 0
     return ids_CK.masked_fill(missing_CK, log_q_CV.shape[-1]), missing_CK

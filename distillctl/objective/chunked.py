@@ -1,14 +1,15 @@
-"""The loss of many tokens, chunk by chunk from hidden states, with the gradient made in the forward pass.
+"""The loss of many tokens, chunk by chunk from hidden states. The forward pass also makes the gradient.
 
-The loss of token n, for student q and teacher p (Agarwal et al. 2023, arXiv 2306.13649, with the gradient not
-propagated through the distribution of prefixes):
+The loss of token n, for student q and teacher p (Agarwal et al. 2023, arXiv 2306.13649; as there, the
+gradient is not propagated through the distribution of prefixes):
 
     L_n = kl_loss_coef * D(q_n, p_n) - entropy_coeff * H(q_n) + clipped policy gradient of a task reward
 
-Reference answers, which no teacher scores, have the cross-entropy -log q of the token (`cross_entropy`).
+No teacher scores reference answers. Their loss is the cross-entropy -log q of the token (`cross_entropy`).
 
-Logits exist for `chunk_size` tokens at a time. Each chunk costs four matrix products with a head (student
-logits, teacher logits, and the student's gradients with respect to hidden states and head); none is kept.
+Logits exist for `chunk_size` tokens at a time. Each chunk costs four matrix products with an LM head (student
+logits, teacher logits, and the student's gradients with respect to hidden states and LM head). No logits are
+kept for the backward pass.
 
 Dimensions: N response tokens, C of one chunk, H student's hidden size, V shared vocabulary, S statistics.
 """
@@ -37,7 +38,7 @@ CROSS_ENTROPY_STATS = ("actor/loss",)
 """Names of the rows of the statistics that `cross_entropy` returns."""
 
 ChunkLosses = Callable[[slice, Tensor], tuple[Stats, Tensor]]
-"""Takes C tokens, as a span of the N, and the student's log-probabilities [C, V] of them. Gives their
+"""Takes a span of C of the N tokens, and the student's log-probabilities [C, V] at them. Gives their
 statistics, and the gradient [C, V] of their weighted loss with respect to the student's logits."""
 
 
@@ -58,9 +59,9 @@ def chunked_loss(
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the loss over N tokens (a scalar), and statistics [S, N] named by `stat_names`.
 
-    Gradients flow to `hidden_NH` and `head_VH` only; statistics are not weighted. Heads may have more rows
-    than `objective.vocab_size` (padding); those take no part and get zero gradient. Softmax and sums are
-    float32 for 16-bit inputs. Collective where the teacher is sharded: its LM head is gathered.
+    Gradients flow to `hidden_NH` and `head_VH` only. Statistics are not weighted. LM heads may have more rows
+    than `objective.vocab_size` (padding); these rows are ignored and get zero gradient. Softmax and sums are
+    float32 for 16-bit inputs. Collective for a sharded teacher, whose LM head is gathered.
     """
     names = stat_names(objective, teacher, rewarded=tokens.advantages_N is not None)
     losses = partial(_distillation, teacher=teacher, tokens=tokens, objective=objective)
@@ -73,7 +74,7 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of -log q of N reference tokens, and statistics [S, N] named by `CROSS_ENTROPY_STATS`.
 
-    Takes temperature, vocabulary and chunk size from `objective`; heads, dtypes and gradients as for
+    Takes temperature, vocabulary and chunk size from `objective`. Heads, dtypes and gradients are as in
     `chunked_loss`.
     """
     losses = partial(_cross_entropy, tokens=tokens, objective=objective)
@@ -186,7 +187,7 @@ def token_losses(
 def make_chunk(
     log_q_CV: Tensor, q_CV: Tensor, logq_C: Tensor, teacher: TeacherChunk, tokens: Tokens
 ) -> Chunk:
-    """What both models say about C tokens."""
+    """The `Chunk` of C tokens, from the log-probabilities of both models."""
     target_C1 = tokens.target_ids_N[:, None]
     log_ratio_C = logq_C - tokens.rollout_logp_N
     return Chunk(
@@ -202,28 +203,28 @@ def make_chunk(
 
 
 def _sampling_log_probs(chunk: Chunk, objective: Objective) -> Tensor:
-    """log r [C, V] of the distribution that is sampled from: q at the temperature of the rollouts."""
+    """log r [C, V], where r is the distribution that rollouts sample from: q at their temperature."""
     if objective.rollout_temperature == objective.temperature:
         return chunk.log_q_CV
     return (chunk.log_q_CV * _temperature_ratio(objective)).log_softmax(-1)
 
 
 def _temperature_ratio(objective: Objective) -> float:
-    """log r is log q times this, but for a constant."""
+    """The factor between log q and log r, up to a constant: log r = factor * log q + const."""
     return objective.temperature / objective.rollout_temperature
 
 
 def _add_sampled_slope(
     slope_CV: Tensor, slope_C: Tensor, log_r_CV: Tensor, chunk: Chunk, objective: Objective
 ) -> None:
-    """Add to the slope with respect to log q one [C] with respect to log r of the sampled token."""
+    """Convert a slope [C] with respect to log r of the sampled token, and add it to the slope [C, V]."""
     scaled_C1 = slope_C[:, None] * _temperature_ratio(objective)
     slope_CV.scatter_add_(-1, chunk.target_C1, scaled_C1)
-    if log_r_CV is not chunk.log_q_CV:  # else a multiple of q, which changes nothing
+    if log_r_CV is not chunk.log_q_CV:  # otherwise the term is a multiple of q, which changes nothing
         slope_CV.sub_(log_r_CV.exp().mul_(scaled_C1))
 
 
 def _logit_gradient(slope_CV: Tensor, q_CV: Tensor, tokens: Tokens, objective: Objective) -> Tensor:
-    """weight * (u - q sum(u)) / temperature; consumes the slope u."""
+    """weight * (u - q sum(u)) / temperature. Overwrites the slope u."""
     slope_CV.addcmul_(q_CV, slope_CV.sum(-1, keepdim=True), value=-1.0)
     return slope_CV.mul_((tokens.weights_N / objective.temperature).to(slope_CV.dtype)[:, None])

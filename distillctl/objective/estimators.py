@@ -7,7 +7,8 @@ With d = log q - log p on the sampled token (J. Schulman, "Approximating KL dive
     abs              |d|                       k3, low_var_kl   exp(-d) - 1 + d
     X+               the value of X with the gradient of k2 (straight through)
 
-The mean of a value and the mean of its gradient can belong to two divergences; `docs/objectives.md` has both.
+The expected value and the expected gradient of an estimator can belong to two different divergences;
+`docs/objectives.md` lists both.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def k3(log_ratio_N: Tensor) -> Tensor:
 
 
 def estimate(name: str, log_ratio_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative with respect to log q of an estimator, both [N], from d = `log_ratio_N`."""
+    """An estimator's value and its derivative with respect to log q, both [N], from d = `log_ratio_N`."""
     plain = name.removesuffix("+")
     value_N, slope_N = _estimate(_ALIASES.get(plain, plain), log_ratio_N)
     return value_N, log_ratio_N if name.endswith("+") else slope_N

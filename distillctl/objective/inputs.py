@@ -1,4 +1,4 @@
-"""What the loss takes besides the models: what is minimised, and the tokens.
+"""The inputs of the loss besides the models: the objective, and the tokens.
 
 Dimensions: N response tokens.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What is minimised; `LossConfig` says what each field means."""
+    """The loss and its settings. `LossConfig` says what each field means."""
 
     vocab_size: int
-    """Size of the vocabulary both models share; both heads are cut to it before the softmax."""
+    """Size of the vocabulary that both models share. Both LM heads are cut to it before the softmax."""
     kind: str | None = "reverse_kl"
     """A `loss.kind`; None with `custom`."""
     custom: ValueAndSlope | None = None
@@ -32,14 +32,14 @@ class Objective:
     temperature: float = 1.0
     rollout_temperature: float = 1.0
     max_ratio: float | None = None
-    """Bound on the importance weights of tokens from older weights; None where there are none."""
+    """Upper bound of the importance weights of tokens from older weights; None without such tokens."""
     max_clamp: float | None = None
     chunk_size: int = 1024
     """Tokens whose logits exist at the same time."""
 
 
 ValueAndSlope = Callable[[Tensor, Tensor, Tensor, Objective], tuple[Tensor, Tensor]]
-"""A divergence, as `divergences` describes it: from log q, q, log p and the objective to value and slope."""
+"""A divergence (see `divergences`): takes log q, q, log p and the objective, and gives value and slope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Tokens:
     target_ids_N: Tensor
     """int64: the sampled token."""
     weights_N: Tensor
-    """Weight of each token's loss in the total; the aggregation lies in it."""
+    """Weight of each token's loss in the total, as the aggregation sets it."""
     rollout_logp_N: Tensor
-    """Nats: log-probability of the token when the rollout engine sampled it."""
+    """Nats: the log-probability with which the rollout engine sampled the token."""
     advantages_N: Tensor | None = None
-    """Advantage of the token's sample under a task reward; None without one."""
+    """Advantage of the token's response under a task reward; None without a task reward."""
 
     def __getitem__(self, span: slice) -> Tokens:
         advantages_N = None if self.advantages_N is None else self.advantages_N[span]

@@ -10,8 +10,9 @@ from torch import Tensor
 from distillctl.objective.matmul import logits
 
 LOG_FLOOR = -1e4
-"""Log-probability that stands for none at all. A token that one model rules out gives a large finite loss
-instead of an infinite one, and a token that both rule out gives none. exp(-104) is already 0 in float32."""
+"""The log-probability, in nats, that stands for probability 0. A token that one model rules out gives a large
+finite loss instead of an infinite one. A token that both rule out gives none. exp(-104) is already 0 in
+float32."""
 
 
 def log_probs(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:

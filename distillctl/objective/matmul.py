@@ -1,7 +1,7 @@
 """The matrix products with an LM head: logits and the two gradients, in at least float32.
 
-On a GPU the factors of 16-bit models stay 16 bits. On a CPU they are made float32, some rows of the head at a
-time: torch's 16-bit products there have 16-bit results and are several times slower.
+On a GPU the factors of 16-bit models stay in 16 bits. On a CPU they are converted to float32, some rows of
+the LM head at a time: torch's 16-bit products on a CPU have 16-bit results and are several times slower.
 
 Dimensions: C tokens, H hidden size, V vocabulary.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _PIECE = 8192
-"""Rows of a 16-bit head that are in float32 at the same time: 29 MB of them for 896 hidden units."""
+"""Rows of a 16-bit LM head that are in float32 at the same time: 29 MB for 896 hidden units."""
 
 
 def logits(hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def logits(hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
 
 
 def hidden_gradient(grad_CV: Tensor, head_VH: Tensor) -> Tensor:
-    """The gradient [C, H] of hidden states from that of the logits."""
+    """The gradient [C, H] of the hidden states, from the gradient of the logits."""
     if not _is_short(head_VH):
         return grad_CV @ head_VH
     if head_VH.is_cuda:
@@ -43,7 +43,10 @@ def hidden_gradient(grad_CV: Tensor, head_VH: Tensor) -> Tensor:
 
 
 def add_head_gradient(total_VH: Tensor, grad_CV: Tensor, hidden_CH: Tensor) -> None:
-    """Add to `total_VH`, which is not 16 bits, the gradient of the head from that of the logits."""
+    """Add the gradient of the LM head to `total_VH`, from the gradient of the logits.
+
+    `total_VH` must not be in 16 bits.
+    """
     if _is_short(hidden_CH) and hidden_CH.is_cuda:
         total_VH += grad_CV.to(hidden_CH.dtype).T @ hidden_CH
     else:

@@ -20,14 +20,14 @@ class Surrogate(NamedTuple):
     slope_C: Tensor
     """Derivative with respect to log q of the sampled token."""
     clipped_C: Tensor
-    """1.0 where the token is clipped and has no gradient, else 0.0."""
+    """1.0 for a token that is clipped and has no gradient, else 0.0."""
 
 
 def clipped_surrogate(log_ratio_C: Tensor, advantage_C: Tensor, clip_ratio: float) -> Surrogate:
     """-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A) (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
-    `log_ratio_C` is log r: the log-probability of the token under the current weights, minus that with which
-    it was sampled. `clip_ratio` is the PPO clip range.
+    `log_ratio_C` is log r: the token's log-probability under the current weights, minus the log-probability
+    with which it was sampled. `clip_ratio` is the PPO clip range.
     """
     ratio_C = log_ratio_C.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     unclipped_C = ratio_C * advantage_C

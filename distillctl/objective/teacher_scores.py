@@ -1,7 +1,7 @@
-"""What a teacher says about the response tokens, in the form that the loss takes.
+"""A teacher's scores of the response tokens, in the form that the loss takes.
 
-Dimensions: N response tokens, C of one chunk, G the teacher's hidden size, K listed tokens, V its (padded)
-vocabulary or, after the softmax, the shared one.
+Dimensions: N response tokens, C of one chunk, G the teacher's hidden size, K listed tokens, V the teacher's
+(padded) vocabulary or, after the softmax, the shared one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class TeacherChunk(NamedTuple):
     logp_C: Tensor
     """log p of the sampled token, nats."""
     log_p_CV: Tensor | None = None
-    """log p of every token of the shared vocabulary; None where the teacher only lists some."""
+    """log p of every token of the shared vocabulary; None when the teacher only lists some tokens."""
     listed: TopK | None = None
-    """The listed tokens; None where the whole distribution is known."""
+    """The listed tokens; None when the whole distribution is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Dense:
     """The teacher's whole distribution at N tokens, as its last hidden states and its LM head."""
 
     hidden_NG: Tensor
-    """After the final norm, in the teacher's dtype."""
+    """The hidden states after the final norm, in the teacher's dtype."""
     head_VG: Tensor
-    """Weight of the LM head. Of a sharded teacher it is whole only within `gather()`."""
+    """Weight of the LM head. A sharded teacher's head is whole only within `gather()`."""
     gather: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Makes a context within which `head_VG` is whole. Collective where the teacher is sharded."""
+    """Makes a context within which `head_VG` is whole. Collective for a sharded teacher."""
 
     def __getitem__(self, rows: slice | Tensor) -> Dense:
         return Dense(self.hidden_NG[rows], self.head_VG, self.gather)
@@ -61,27 +61,28 @@ class TopK:
     target_logp_N: Tensor
     """log p of the sampled token."""
     ids_NK: Tensor
-    """int64: the tokens listed, each at most once per row; -1 fills up short rows. K may be 0. They are the
-    teacher's K most likely ones, or the student's for `student_topk`."""
+    """int64: the listed tokens, each at most once per row; -1 pads short rows. K may be 0. They are the
+    teacher's K most likely tokens, or the student's for `student_topk`."""
     logp_NK: Tensor
-    """log p of each; any value where the id is -1."""
+    """log p of each listed token; any value where the id is -1."""
 
     def __getitem__(self, rows: slice | Tensor) -> TopK:
         return TopK(self.target_logp_N[rows], self.ids_NK[rows], self.logp_NK[rows])
 
     @property
     def listed(self) -> TopK:
-        """Itself."""
+        """This list itself."""
         return self
 
     def gather(self) -> AbstractContextManager[object]:
-        """Nothing has to be gathered."""
+        """A context that does nothing: there is nothing to gather."""
         return nullcontext()
 
     def chunk(
         self, span: slice, target_ids_C: Tensor, *, vocab_size: int, temperature: float
     ) -> TeacherChunk:
-        """The rows of `span`. Their vocabulary and temperature are those that the server was asked with."""
+        """The rows of `span`. The request to the server fixed vocabulary and temperature, so the arguments
+        `vocab_size` and `temperature` have no effect."""
         rows = self[span]
         return TeacherChunk(rows.target_logp_N, listed=rows)
 

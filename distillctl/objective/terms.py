@@ -23,13 +23,15 @@ from distillctl.objective.policy import clipped_surrogate
 from distillctl.objective.teacher_scores import TopK
 
 Stats = dict[str, Tensor]
-"""Values [C] by the name of the metric; `run/metrics.py` has the units."""
+"""Values [C] by the name of the metric. `run/metrics.py` has the units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What both models say about C tokens: the whole distribution of the student, and of the teacher either
-    the whole distribution or a list of tokens."""
+    """The log-probabilities of both models at C tokens.
+
+    The student's distribution is whole. The teacher's is either whole or a list of tokens.
+    """
 
     log_q_CV: Tensor
     q_CV: Tensor
@@ -44,8 +46,10 @@ class Chunk:
     """log q minus the log-probability with which the engine sampled the token."""
 
     def importance(self, max_ratio: float | None) -> Tensor:
-        """Importance weight [C] of the sampled token under the current weights, truncated at `max_ratio`; 1
-        where `max_ratio` is None."""
+        """Importance weight [C] of the sampled token under the current weights, truncated at `max_ratio`.
+
+        It is 1 when `max_ratio` is None.
+        """
         if max_ratio is None:
             return torch.ones_like(self.log_ratio_C)
         return self.log_ratio_C.clamp(max=math.log(max_ratio)).exp()
@@ -56,7 +60,7 @@ class Chunk:
 
 
 class Term(NamedTuple):
-    """A term of the loss: value, slope, and its own metrics."""
+    """A term of the loss: its value, its slope, and the metrics that only it has."""
 
     value_C: Tensor
     slope_CV: Tensor
@@ -64,7 +68,7 @@ class Term(NamedTuple):
 
 
 def distillation_term(chunk: Chunk, objective: Objective) -> Term:
-    """The term D of the objective, before its coefficient and after `max_clamp`."""
+    """The term D of the objective, after `max_clamp` and before its coefficient."""
     match objective.kind:
         case "topk":
             term = _topk(chunk, objective)
@@ -96,8 +100,10 @@ def _whole(value_and_slope: ValueAndSlope, chunk: Chunk, objective: Objective) -
 
 
 def _policy_gradient(chunk: Chunk, objective: Objective) -> Term:
-    """A policy gradient whose advantage for each token is -(log q - log p), without gradient ("On-Policy
-    Distillation", Thinking Machines Lab, 2025)."""
+    """A policy gradient. The advantage of each token is -(log q - log p), and no gradient flows through it.
+
+    Source: "On-Policy Distillation", Thinking Machines Lab, 2025.
+    """
     advantage_C = chunk.logp_C - chunk.logq_C
     if objective.max_clamp is not None:
         advantage_C = advantage_C.clamp(-objective.max_clamp, objective.max_clamp)
@@ -124,12 +130,13 @@ def _topk(chunk: Chunk, objective: Objective) -> Term:
 
 
 def _student_topk(chunk: Chunk, objective: Objective) -> Term:
-    """Reverse KL, exact on the set S of the student's K most likely tokens and estimated on the rest from the
-    sampled token y:
+    """Reverse KL, exact on the set S of the student's K most likely tokens and estimated on the rest.
+
+    The estimate comes from the sampled token y:
 
         sum over S of sg(q d) log q + [y not in S] sg(d) log q(y),    d = log q - log p, sg = stop-gradient
 
-    whose expected gradient is that of the full reverse KL for any S.
+    For any S, the expected gradient is that of the full reverse KL.
     """
     stats: Stats = {}
     if chunk.listed is None:
@@ -163,9 +170,10 @@ def _coverage(
 
 
 def chunk_stats(chunk: Chunk) -> Stats:
-    """The metrics that every objective reports, exact where the teacher's whole distribution is known.
+    """The metrics that every objective reports. They are exact when the teacher's distribution is whole.
 
-    From a list they are those of the buckets {sampled token, listed tokens, rest}, which are lower bounds.
+    For a teacher that lists tokens, the KL and entropy of the teacher are computed over the buckets {sampled
+    token, listed tokens, rest}. These values are lower bounds.
     """
     if chunk.log_p_CV is not None:
         log_q_CB = chunk.log_q_CV

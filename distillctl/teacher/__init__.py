@@ -1,1 +1,1 @@
-"""Teachers, in this process or behind servers: what they say about the tokens that the student wrote."""
+"""Teachers, in this process or behind servers. They score the tokens that the student wrote."""

@@ -1,4 +1,4 @@
-"""The vLLM servers that a served teacher asks: finding them, their model, and what a connection needs."""
+"""The vLLM servers of a served teacher: connect to them, and find the model that they serve."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from distillctl.teacher.refusals import server_message
 from distillctl.terminal.stream import inline
 
 START_TIMEOUT_S = 600.0
-"""Longest start of a server that starts with the run."""
+"""Longest wait, in seconds, for a server that starts with the run."""
 CONNECT_WAIT_S = 30.0
-"""Longest wait for a server that should be running."""
+"""Longest wait, in seconds, for a server that should already be running."""
 CONCURRENCY = 16
-"""Requests under way per endpoint; vLLM batches them. Bounds the replies held in memory."""
+"""Concurrent requests per endpoint; vLLM batches them. This bounds the replies held in memory."""
 KEY_HINT = f"set the environment variable {API_KEY} to a key that the server takes (vllm serve --api-key)"
 _UNIX = "unix:"
 _MAX_LIST_BYTES = 16 << 20
-"""Of a list of models."""
+"""Most bytes of the reply that lists the models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server that answers, and the name that it has for the teacher's model."""
+    """A server that replies, and its name for the teacher's model."""
 
     name: str
     client: httpx.Client
@@ -50,20 +50,20 @@ def find_endpoint(spec: str, login: str | None, model: str, max_length: int, tim
 
 
 def _choose(spec: str, listed: list[dict[str, Any]], model: str, max_length: int) -> str:
-    """The listed id that is `model`, or of which it is the directory, or the only one."""
+    """The listed id that equals `model`, or else the id whose directory is `model`, or else the only id."""
     same = [m for m in listed if m["id"] == model] or [m for m in listed if m.get("root") == model]
     if not same and len(listed) != 1:
         raise ConfigError(
             f"{spec} serves {', '.join(inline(m['id'])[:99] for m in listed[:5]) or 'no model'}, not {model}",
-            "set teacher.model to what it serves",
+            "set teacher.model to a model that the server lists",
         )
     chosen = (same or listed)[0]
     longest = chosen.get("max_model_len")
     if longest is not None and longest < max_length + 1:
         raise ConfigError(
-            f"{spec} takes {longest} tokens; data.max_prompt_length + data.max_response_length = "
-            f"{max_length} and one that vLLM has to generate need more",
-            f"start it with --max-model-len {max_length + 1}, or lower the two",
+            f"{spec} takes {longest} tokens, but data.max_prompt_length + data.max_response_length = "
+            f"{max_length}, and vLLM has to generate one more",
+            f"start it with --max-model-len {max_length + 1}, or lower the two keys",
         )
     return str(chosen["id"])
 
@@ -89,13 +89,13 @@ def _client(spec: str, login: str | None, timeout_s: float) -> httpx.Client:
 
 def _authorization() -> dict[str, str]:
     key = environ.get(API_KEY, "").strip()
-    if not (key.isascii() and key.isprintable()):  # httpx would show it in its error
+    if not (key.isascii() and key.isprintable()):  # httpx would show the key in its error
         raise ConfigError(f"{API_KEY} has characters that a key cannot have")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
-    """What GET /v1/models lists, once the server answers."""
+    """The models that GET /v1/models lists. Waits until the server replies."""
     deadline = time.monotonic() + CONNECT_WAIT_S
     if spec.startswith(_UNIX):
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -118,7 +118,7 @@ def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
             )
         time.sleep(0.2)
     if response.status_code in (401, 403):
-        raise ConfigError(f"{spec} refuses us with {trouble}", KEY_HINT)
+        raise ConfigError(f"{spec} refuses the request with {trouble}", KEY_HINT)
     listed = _models(response.content)
     if listed is None:
         raise ConfigError(
@@ -129,7 +129,7 @@ def _listed_models(spec: str, client: httpx.Client) -> list[dict[str, Any]]:
 
 
 def _models(content: bytes) -> list[dict[str, Any]] | None:
-    """The models of a list as vLLM gives it; None for anything else."""
+    """The models in a list of vLLM's form; None for any other content."""
     try:
         listed = from_json(content)["data"]
     except (ValueError, KeyError, TypeError):
@@ -144,7 +144,7 @@ def _models(content: bytes) -> list[dict[str, Any]] | None:
 
 
 def _wait_for_socket(spec: str, deadline: float) -> None:
-    """A server that is starting makes its socket at once and listens on it when it is ready."""
+    """Wait until a starting server is ready: it makes its socket at once, but listens on it only then."""
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:

@@ -1,7 +1,7 @@
-"""One request and its whole reply, within a time and a size that the server cannot stretch.
+"""One request and its whole reply, with limits of time and size that the server cannot exceed.
 
-httpx limits the wait for each piece of a reply, so a byte per second keeps a request alive for ever. Here a
-timer shuts the connection down under it, wherever it waits: in a handshake, in headers, in the body.
+httpx limits the wait for each piece of a reply, so one byte per second keeps a request alive for ever. Here a
+timer shuts the connection down, wherever the request waits: in the handshake, the headers or the body.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ from distillctl.errors import RunFailed
 from distillctl.teacher.interface import ScoringStopped
 
 MAX_ERROR_BYTES = 1 << 16
-"""Bytes that are read of a reply that is an error."""
+"""Most bytes to read of a reply with an error status."""
 _thread = threading.local()
-"""`exchange`: the one that this thread is in."""
+"""Its attribute `exchange` is the exchange that this thread works on."""
 
 
 class Exchange:
-    """A request under way, which any thread may end."""
+    """A request in progress. Any thread may end it."""
 
     def __init__(self) -> None:
         self.is_over = False
         self._socket: socket.socket | None = None
 
     def use(self, connection: socket.socket) -> None:
-        """Called before every wait on a connection."""
+        """Remember the connection. Called before every wait on one."""
         self._socket = connection
         if self.is_over:
             self.end()
 
     def end(self) -> None:
-        """Wake whoever waits on its connection, which is of no use after that."""
+        """Shut the connection down, which wakes the thread that waits on it."""
         self.is_over = True
         if self._socket is not None:
-            with suppress(OSError):  # it has ended by itself
-                # Not by the method of a TLS socket, which would go on without encryption.
+            with suppress(OSError):  # the connection has already ended
+                # The method of a TLS socket would not do: it would go on without encryption.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 @dataclass(slots=True)
 class Exchanges:
-    """Requests that end together."""
+    """Requests in progress that can be ended together."""
 
     is_over: bool = False
     under_way: dict[int, Exchange] = field(default_factory=dict)
-    """By number of the request."""
+    """The exchanges, by the number of the request."""
 
     def begin(self, number: int) -> Exchange:
-        """A request's exchange; raises ScoringStopped when no more are to be made."""
+        """Begin the exchange of a request. Raises ScoringStopped after `end`."""
         self.under_way[number] = exchange = Exchange()
         if self.is_over:
             raise ScoringStopped
         return exchange
 
     def end(self) -> None:
-        """End all of them."""
+        """End all requests in progress, and let no new one begin."""
         self.is_over = True
         for exchange in list(self.under_way.values()):
             exchange.end()
@@ -75,8 +75,11 @@ def fetch(
     client: httpx.Client, exchange: Exchange, method: str, path: str, body: Any = None, *, timeout_s: float,
     max_bytes: int,
 ) -> httpx.Response:  # fmt: skip
-    """The whole reply. Raises httpx.TransportError when there is none, `ReadTimeout` when it takes more than
-    `timeout_s` or `exchange` was ended, RunFailed when it has more than `max_bytes` or is compressed."""
+    """Send a request and return the whole reply.
+
+    Raises httpx.TransportError without a reply (its subclass `ReadTimeout` when the reply takes more than
+    `timeout_s` or `exchange` was ended), RunFailed for a reply of more than `max_bytes` or a compressed one.
+    """
     _thread.exchange = exchange
     timer = threading.Timer(timeout_s, exchange.end)
     timer.daemon = True
@@ -91,17 +94,17 @@ def fetch(
     finally:
         timer.cancel()
         _thread.exchange = None
-    if exchange.is_over:  # without a length, a reply that was cut looks like a whole one
+    if exchange.is_over:  # a truncated reply without a length header looks like a whole one
         raise httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
     return httpx.Response(response.status_code, content=content)
 
 
 def _content(response: httpx.Response, max_bytes: int) -> bytes:
     encoding = response.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":  # a few bytes of it may unpack to gigabytes
+    if encoding != "identity":  # a few compressed bytes may unpack to gigabytes
         raise RunFailed(
-            f"{response.url.host} sends compressed replies ({encoding[:20]!r}), which are not read",
-            "turn the compression off in what stands between here and vLLM",
+            f"{response.url.host} sends compressed replies ({encoding[:20]!r}), which are not supported",
+            "turn compression off in the proxy between this machine and vLLM",
         )
     is_error = response.status_code != 200
     parts = []
@@ -113,7 +116,7 @@ def _content(response: httpx.Response, max_bytes: int) -> bytes:
             break
         if size > max_bytes:
             raise RunFailed(
-                f"{response.url.host} answers with more than {max_bytes / 2**20:.1f} MiB, which no reply to "
+                f"{response.url.host} replies with more than {max_bytes / 2**20:.1f} MiB, which no reply to "
                 "this request can have",
                 "teacher.url takes the addresses of vLLM servers, http://HOST:PORT",
             )
@@ -121,10 +124,10 @@ def _content(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def make_client(**options: Any) -> httpx.Client:
-    """An httpx client for `fetch`; `options` are httpx's."""
+    """An httpx client for `fetch`. `options` are those of `httpx.Client`."""
     client = httpx.Client(**options)
     client.headers["Accept-Encoding"] = "identity"
-    # httpx has no public way to be given a network backend; proxies of the environment are among the mounts.
+    # httpx has no public option for a network backend. The mounts hold the proxies of the environment.
     transports: list[Any] = [client._transport, *client._mounts.values()]
     for transport in transports:
         if transport is not None:
@@ -133,7 +136,7 @@ def make_client(**options: Any) -> httpx.Client:
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Connections that tell the thread's exchange what it waits on."""
+    """Makes connections that register with the thread's exchange before each wait."""
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
@@ -176,7 +179,7 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        # The handshake takes the connection away from its socket, so that it is waited on under another name.
+        # The handshake detaches the connection from its socket object, so wait on a duplicate.
         with socket.socket(fileno=os.dup(self._socket.fileno())) as connection:
             _wait_on(connection)
             return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))

@@ -1,4 +1,4 @@
-"""What the training step knows of a teacher, wherever it is."""
+"""The interface of a teacher for the training step, wherever the teacher runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillctl.objective.teacher_scores import TeacherScores
 
 
 class ScoringStopped(Exception):
-    """A stop was asked for while a teacher scored; what it has not scored yet is given up."""
+    """A stop was requested while a teacher scored. The scores of this call are lost."""
 
 
 class Teacher(Protocol):
@@ -18,10 +18,10 @@ class Teacher(Protocol):
 
     @property
     def asks_for_topk_ids(self) -> bool:
-        """Whether it scores the tokens that `MicroBatch.topk_ids_NK` names."""
+        """Whether the teacher scores the tokens that `MicroBatch.topk_ids_NK` names."""
 
     def score(self, batches: Sequence[MicroBatch]) -> Sequence[TeacherScores]:
-        """What the loss takes of the teacher for each micro-batch, in order.
+        """The teacher's scores of each micro-batch, in order, for the loss.
 
-        Raises ScoringStopped when a stop came first.
+        Raises ScoringStopped when a stop was requested first.
         """

@@ -1,4 +1,6 @@
-"""The teacher in the ranks: frozen, a copy on each or sharded with ZeRO-3, hidden states out.
+"""The teacher in the ranks: frozen, and either a copy on each rank or sharded with ZeRO-3.
+
+It gives hidden states. The loss computes log-probabilities from them and the teacher's LM head.
 
 Dimensions: T tokens of packed sequences, N response tokens of them, G the teacher's hidden size, V its
 (padded) vocabulary.
@@ -23,9 +25,9 @@ from distillctl.objective.teacher_scores import Dense
 class LocalTeacher:
     """A frozen causal language model next to the student.
 
-    With `offload` its backbone is on `device` only while it scores; the head is always there. `quantization`
-    is `none`, `int8` or `int4`, of the backbone's linear layers (see `load_quantized`). Neither goes together
-    with `shard`, which makes every method a collective.
+    With `offload`, the backbone is on `device` only while it scores; the LM head is always there.
+    `quantization` is `none`, `int8` or `int4`, and applies to the backbone's linear layers (see
+    `load_quantized`). Neither can be combined with `shard`, which makes every method collective.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class LocalTeacher:
         self._offload = offload
         if not shard:
             _move(self._backbone, torch.device("cpu") if offload else device)
-            # After the backbone: a tied head shares its embeddings' memory unless they are offloaded.
+            # After the backbone: a tied head shares memory with the embeddings unless they are offloaded.
             self._head = self._head.detach().to(device)
 
     @property
@@ -63,12 +65,12 @@ class LocalTeacher:
 
     @property
     def asks_for_topk_ids(self) -> bool:
-        """It needs no list of tokens."""
+        """False: it scores all tokens."""
         return False
 
     @property
     def head_VG(self) -> Tensor:
-        """Weight of the LM head, on the device; of a sharded teacher whole only within `gather_head()`."""
+        """Weight of the LM head, on the device. A sharded teacher's is whole only within `gather_head()`."""
         return self._head
 
     def gather_head(self) -> AbstractContextManager[object]:
@@ -81,15 +83,16 @@ class LocalTeacher:
         return gathered
 
     def score(self, batches: Sequence[MicroBatch]) -> list[Dense]:
-        """Run the teacher over the micro-batches; its hidden states at their rows are kept."""
+        """Run the teacher over the micro-batches, and keep its hidden states at their rows."""
         hidden = self.hidden_states([batch.inputs for batch in batches])
         return [Dense(hidden_NG, self.head_VG, self.gather_head) for hidden_NG in hidden]
 
     @torch.no_grad()
     def hidden_states(self, inputs: Sequence[tuple[Tensor, Sequence[int], Tensor]]) -> list[Tensor]:
-        """Last hidden states [N, G] of packed token ids [T], their sequences' lengths, and rows [N] of them.
+        """Last hidden states [N, G] for each of `inputs`.
 
-        With `offload` the backbone is brought to the device before the first and taken away after the last.
+        An input is packed token ids [T], the lengths of their sequences, and the rows [N] to keep. With
+        `offload`, the backbone moves to the device before the first input and away after the last.
         """
         if self._offload:
             _move(self._backbone, self._device)
@@ -105,8 +108,8 @@ class LocalTeacher:
 def _move(model: Any, device: torch.device) -> None:
     """Move every module by its own `to`.
 
-    bitsandbytes' 8-bit layers keep a second reference to their weight, which only their own `to` moves: left
-    to the model's `to`, it would hold on to the device's memory.
+    8-bit layers of bitsandbytes keep a second reference to their weight, which only their own `to` moves.
+    After the model's `to`, this reference would keep the device's memory occupied.
     """
     for module in model.modules():
         module.to(device)

@@ -1,4 +1,4 @@
-"""What quantising a teacher costs, in nats.
+"""The cost of quantising a teacher, in nats.
 
 Dimensions: T tokens of a sequence, C of them at a time, G the teacher's hidden size, V the shared vocabulary.
 """
@@ -26,9 +26,9 @@ def quantization_kl(
 ) -> float:
     """KL(full || quantised) in nats per token, over all positions of the sequences `token_ids`.
 
-    In this direction it is the log-likelihood that the full teacher's own text loses under the quantised one.
-    The full teacher (`path`, `dtype`) is loaded for the measurement only, on `device`, which need not be the
-    quantised one's. Both heads are cut to `vocab_size`.
+    In this direction, it is the log-likelihood that text of the full teacher loses under the quantised one.
+    The full teacher (`path`, `dtype`) is loaded for the measurement only, on `device`. The quantised teacher
+    may be on another device. Both LM heads are cut to `vocab_size`.
     """
     total = _total_kl(LocalTeacher(path, dtype, device), quantized, token_ids, vocab_size)
     return total / sum(map(len, token_ids))
@@ -52,7 +52,7 @@ def _total_kl(
 
 
 def _hidden(teacher: LocalTeacher, token_ids: list[list[int]], device: torch.device) -> list[Tensor]:
-    """[T, G] of each sequence, all positions."""
+    """Hidden states [T, G] of each sequence, at all positions."""
     inputs = [
         (torch.tensor(ids, device=device), (len(ids),), torch.arange(len(ids), device=device))
         for ids in token_ids

@@ -1,4 +1,4 @@
-"""What a vLLM server is asked about one sequence.
+"""The request to a vLLM server that scores one sequence.
 
 Dimensions: T response tokens of one sequence, K listed tokens.
 """
@@ -17,15 +17,15 @@ class Job:
 
     number: int
     token_ids: list[int]
-    """Up to the end of the part that is trained on."""
+    """Prompt and response, up to the end of the part that is trained on."""
     start: int
-    """Where the response begins."""
+    """The position at which the response begins."""
     asked_TK: np.ndarray | None
-    """int64, -1 fills up; None asks for the most likely tokens."""
+    """int64: the tokens to score, padded with -1; None asks for the most likely tokens."""
 
 
 def request(job: Job, model: str, num_topk: int) -> tuple[str, dict[str, Any]]:
-    """Path and body. A server has to generate something: one token, which is not read."""
+    """Path and body of the request. The server must generate something: one token, which is ignored."""
     if job.asked_TK is None:
         body = {"prompt": job.token_ids, "prompt_logprobs": num_topk, "add_special_tokens": False}
         return "/v1/completions", {"model": model, "max_tokens": 1, "temperature": 0.0, **body}

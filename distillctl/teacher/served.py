@@ -1,4 +1,4 @@
-"""A teacher behind vLLM servers: the log-probabilities that a server gives, over HTTP or a unix socket.
+"""A teacher behind vLLM servers, which give its log-probabilities over HTTP or a unix socket.
 
 Dimensions: T response tokens of one sequence, N of a micro-batch, K listed tokens.
 """
@@ -25,13 +25,13 @@ from distillctl.teacher.replies import Values, read_asked, read_most_likely
 from distillctl.teacher.request import Job, request
 
 ATTEMPTS = 4
-"""Attempts at one request, each at the next endpoint, with pauses of 1, 2 and 4 seconds between them."""
+"""Attempts per request, each at the next endpoint, with pauses of 1, 2 and 4 seconds between them."""
 _FREE_BYTES = 1 << 20
-"""Bytes that every reply about a prompt may have."""
+"""Bytes that every reply may have, however short the sequence is."""
 _ENTRY_BYTES = 512
-"""Bytes that it may have besides for each listed token of a position; vLLM's take 80."""
+"""Further bytes that a reply may have for each listed token of a position. vLLM's entries take 80."""
 POLL_S = 0.2
-"""Longest time between two calls of `should_stop`."""
+"""Longest time, in seconds, between two calls of `should_stop`."""
 
 
 class ServedTeacher:
@@ -52,12 +52,14 @@ class ServedTeacher:
     ) -> None:
         """Find `model` on every endpoint, `http://HOST:PORT` or `unix:/PATH`; wait for one that is starting.
 
-        `num_topk`: most likely tokens to ask for, at most `vocab_size`, the number of ids that both models
-        share. `ask_ids` asks for `MicroBatch.topk_ids_NK` instead (not yet run on a GPU, which it needs).
-        `max_length`: longest sequence in tokens. `timeout_s`: longest wait for a whole reply. `logins`:
-        `user:password` of each endpoint that wants one. `should_stop` is asked while replies are waited for.
+        `num_topk` is the number of most likely tokens to ask for, at most `vocab_size`, the number of ids
+        that both models share. `ask_ids` asks for `MicroBatch.topk_ids_NK` instead (it needs a GPU, and has
+        not yet run on one). `max_length` is the longest sequence in tokens. `timeout_s` is the longest wait
+        for a whole reply. `logins` are the `user:password` of each endpoint that wants one. `should_stop` is
+        called repeatedly during the wait for replies.
+
         Raises ConfigError for a server that does not fit, EnvironmentUnfit or RunFailed for one that does not
-        answer.
+        reply.
         """
         self._num_topk = 0 if ask_ids else min(num_topk, vocab_size)
         self._max_logprobs = num_topk + ask_ids
@@ -81,10 +83,11 @@ class ServedTeacher:
     def score(self, batches: Sequence[MicroBatch]) -> list[TopK]:
         """The teacher's log-probabilities for each micro-batch, in order, on its device.
 
-        A micro-batch without `topk_ids_NK`, as of greedy responses, is scored at its own tokens alone.
+        A micro-batch without `topk_ids_NK`, such as one of greedy responses, is scored at its own tokens.
 
-        Raises RunFailed when a server refuses a request, when none answers, and when a reply is not about
-        the tokens that were sent or holds what no teacher says; ScoringStopped once `should_stop` holds.
+        Raises RunFailed when a server refuses a request, when no server replies, when a reply is about other
+        tokens than those that were sent, and when it holds values that no teacher can give. Raises
+        ScoringStopped once `should_stop` returns True.
         """
         jobs = [list(self._jobs(batch)) for batch in batches]
         requests = Exchanges()
@@ -93,7 +96,7 @@ class ServedTeacher:
             asked = [[pool.submit(self._score, job, requests) for job in of_batch] for of_batch in jobs]
             read = [[self._await(future) for future in of_batch] for of_batch in asked]
         finally:
-            requests.end()  # an error or a stop may have left some
+            requests.end()  # after an error or a stop, some may still be in progress
             pool.shutdown(wait=False, cancel_futures=True)
         return [_topk(batch, rows) for batch, rows in zip(batches, read, strict=True)]
 
@@ -124,13 +127,13 @@ class ServedTeacher:
 
     def _score(self, job: Job, requests: Exchanges) -> Values:
         reply, source = self._post(job, requests)
-        with self._reading:  # threads gain nothing here, and one parsed reply at a time is large enough
+        with self._reading:  # one at a time: threads parse no faster together, and parsed replies are large
             if job.asked_TK is not None:
                 return read_asked(reply, job.token_ids, job.start, job.asked_TK, source)
             return read_most_likely(reply, job.token_ids, job.start, self._num_topk, self._vocab_size, source)
 
     def _post(self, job: Job, requests: Exchanges) -> tuple[bytes, str]:
-        """The reply to one request, and who gave it."""
+        """The reply to one request, and the name of the endpoint that gave it."""
         trouble = ""
         max_bytes = _FREE_BYTES + _ENTRY_BYTES * len(job.token_ids) * (self._max_logprobs + 2)
         for attempt in range(ATTEMPTS):
@@ -150,14 +153,14 @@ class ServedTeacher:
                 continue
             if response.status_code == 200:
                 return response.content, endpoint.name
-            trouble = f"{endpoint.name} answered {response.status_code}: {server_message(response)}"
+            trouble = f"{endpoint.name} replied {response.status_code}: {server_message(response)}"
             if response.status_code in (401, 403):
                 raise RunFailed(trouble, KEY_HINT)
             if response.status_code < 500 and response.status_code != 429:
                 raise RunFailed(trouble, refusal_hint(trouble, self._max_logprobs))
         raise RunFailed(
             f"the teacher's server did not score a sequence of {len(job.token_ids)} tokens in {ATTEMPTS} "
-            f"attempts; the last: {trouble}",
+            f"attempts; the last error: {trouble}",
             "see the server's log; a slow server needs a larger teacher.timeout_s",
         )
 

@@ -1,6 +1,6 @@
 """A teacher's vLLM server as a process of the run: `python -m distillctl.teacher.server PARENT_PID ARGS`.
 
-The process becomes vLLM's own server once it is tied to its parent's life. No torch.
+The process first arranges to die with its parent, and then becomes vLLM's own server. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from distillctl.host import shared_memory
 from distillctl.host.parent_death import die_with_parent
 
 MAX_NUM_SEQS = 16
-"""Sequences scored at the same time."""
+"""Most sequences scored at the same time."""
 MAX_BATCHED_TOKENS = 2048
-"""Tokens of one forward pass. vLLM holds the logits of so many rows over the whole vocabulary, and again in
-float32, beside what it has planned for; longer prompts are split."""
+"""Most tokens of one forward pass; longer prompts are split. vLLM holds the logits of this many rows over the
+whole vocabulary, and again in float32, besides the memory that it has planned for."""
 _SWITCHES = [
     "--enforce-eager",
     "--skip-tokenizer-init",
-    "--no-enable-prefix-caching",  # prompt log-probabilities are never read from it
+    "--no-enable-prefix-caching",  # the cache holds no prompt log-probabilities
     "--no-enable-log-requests",
     "--disable-uvicorn-access-log",
     "--disable-fastapi-docs",
@@ -41,9 +41,9 @@ def server_arguments(
     num_gpus: int,
     gpu_memory_utilization: float,
 ) -> list[str]:
-    """Arguments of vLLM's server: token ids in and out, no tokenizer, nothing on TCP, no prompt in the log.
+    """Arguments of vLLM's server: token ids in and out, no tokenizer, no TCP port, no prompts in the log.
 
-    `kv_cache_bytes` is for a CPU, where `num_gpus` is 0; `ask_ids` turns on the route that scores chosen
+    `kv_cache_bytes` is for a CPU, where `num_gpus` is 0. `ask_ids` turns on the route that scores chosen
     tokens.
     """
     values = {
@@ -73,9 +73,9 @@ def server_command(arguments: list[str]) -> list[str]:
 
 
 def start_server(arguments: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start the server in a process session of its own; call from the main thread (see `lifeline`).
+    """Start the server in its own process session. Call this from the main thread (see `parent_death`).
 
-    It works in the private directory that its `environment` names for temporary files.
+    Its working directory is the private directory that `environment` names for temporary files (`TMPDIR`).
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -90,7 +90,7 @@ def start_server(arguments: list[str], environment: dict[str, str], log: Path) -
 
 
 def main() -> None:
-    """Entry point. The lifeline and the file mode of the socket outlive the change of program."""
+    """Entry point. `exec` keeps the signal on the parent's death and the mask of the socket's file mode."""
     die_with_parent(int(sys.argv[1]))
     shared_memory.mark(shared_memory.owner(int(sys.argv[1])))
     os.umask(0o077)

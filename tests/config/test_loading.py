@@ -172,7 +172,10 @@ def test_an_unknown_key_of_a_named_teacher_names_the_nearest():
         (["teacher.quantization=int8", "teacher.shard=true"], "shard does not go together with quantization"),
         (["reward.path=reward.py"], "reward.path needs rollout.n of 2 or more"),
         (["teachers.default.model=x"], "that name stands for `teacher` itself"),
-        (["teachers.a.model=x", "teachers.b.model=y", "teachers.b.key=a"], "two of them claim the same rows"),
+        (
+            ["teachers.a.model=x", "teachers.b.model=y", "teachers.b.key=a"],
+            "two teachers claim the same rows",
+        ),
         (["loss.beta=1.1"], "loss.beta"),
         (["loss.token_fraction=0"], "loss.token_fraction"),
     ],

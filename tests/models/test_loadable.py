@@ -418,7 +418,9 @@ def test_a_head_that_a_tied_configuration_ignores_is_said_of_a_teacher_and_refus
 def test_embeddings_under_the_name_of_the_head_are_refused_for_the_engine_alone(answers):
     """transformers ties them the other way round; vLLM would leave its embeddings as they came."""
     assert answers("embeddings as a head", engine=False) == []
-    with pytest.raises(ConfigError, match=r"ties lm_head\.weight .* but the files hold the embeddings under this name"):
+    with pytest.raises(
+        ConfigError, match=r"ties lm_head\.weight .* but the files hold the embeddings under this name"
+    ):
         answers("embeddings as a head", engine=True)
 
 

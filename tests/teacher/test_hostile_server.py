@@ -95,27 +95,27 @@ def read(first, num_topk=2):
 
 OWN = {"7": entry(-9.0, 40)}
 CONTENTS = {
-    "a log-probability of 50": ({**OWN, "3": entry(50.0, 1)}, "a log-probability of 50: none is above 0"),
-    "infinity": ({**OWN, "3": entry(float("inf"), 1)}, "a log-probability of inf: none is above 0"),
-    "the prompt's own of 50": ({"7": entry(50.0, 40)}, "a log-probability of 50: none is above 0"),
-    "of an entry that is not used": ({**OWN, "3": entry(3.0, 99)}, "a log-probability of 3: none is above 0"),
+    "a log-probability of 50": ({**OWN, "3": entry(50.0, 1)}, "a log-probability of 50; none can be above 0"),
+    "infinity": ({**OWN, "3": entry(float("inf"), 1)}, "a log-probability of inf; none can be above 0"),
+    "the prompt's own of 50": ({"7": entry(50.0, 40)}, "a log-probability of 50; none can be above 0"),
+    "of an entry that is not used": ({**OWN, "3": entry(3.0, 99)}, "a log-probability of 3; none can be above 0"),
     "NaN": ({**OWN, "3": entry(float("nan"), 1)}, "NaN"),
-    "a probability of 1.2 together": ({**OWN, "3": entry(-0.5, 1), "4": entry(-0.5, 2)}, "1.213 together"),
-    "a negative id": ({**OWN, "-3": entry(-0.5, 1)}, "a listed token is no id"),
-    "an id of text": ({**OWN, "x": entry(-0.5, 1)}, "a listed token is no id"),
-    "an id of other digits": ({**OWN, "\u0663": entry(-0.5, 1)}, "a listed token is no id"),
-    "a huge id": ({**OWN, "9" * 30: entry(-0.5, 1)}, "a listed token is no id"),
-    "an id twice": ({**OWN, "07": entry(-0.5, 1)}, "a listed token is no id"),
-    "a log-probability of text": ({**OWN, "3": entry("-1", 1)}, "a logprob or a rank is no number"),
-    "a log-probability that is true": ({**OWN, "3": entry(True, 1)}, "a logprob or a rank is no number"),
-    "none": ({**OWN, "3": entry(None, 1)}, "a logprob or a rank is no number"),
-    "a rank of text": ({**OWN, "3": entry(-1.0, "1")}, "a logprob or a rank is no number"),
+    "a probability of 1.2 together": ({**OWN, "3": entry(-0.5, 1), "4": entry(-0.5, 2)}, "add up to 1.213"),
+    "a negative id": ({**OWN, "-3": entry(-0.5, 1)}, "a listed token is not an id"),
+    "an id of text": ({**OWN, "x": entry(-0.5, 1)}, "a listed token is not an id"),
+    "an id of other digits": ({**OWN, "\u0663": entry(-0.5, 1)}, "a listed token is not an id"),
+    "a huge id": ({**OWN, "9" * 30: entry(-0.5, 1)}, "a listed token is not an id"),
+    "an id twice": ({**OWN, "07": entry(-0.5, 1)}, "a listed token is not an id"),
+    "a log-probability of text": ({**OWN, "3": entry("-1", 1)}, "a logprob or a rank is not a number"),
+    "a log-probability that is true": ({**OWN, "3": entry(True, 1)}, "a logprob or a rank is not a number"),
+    "none": ({**OWN, "3": entry(None, 1)}, "a logprob or a rank is not a number"),
+    "a rank of text": ({**OWN, "3": entry(-1.0, "1")}, "a logprob or a rank is not a number"),
     "a huge rank": ({**OWN, "3": entry(-1.0, 10**30)}, "out of range"),
     "a huge integer": ({**OWN, "3": entry(-(10**400), 1)}, "out of range"),
-    "a probability of 2 with its own": ({"7": entry(0.0, 5), "3": entry(-0.01, 1)}, "1.99 together"),
+    "a probability of 2 with its own": ({"7": entry(0.0, 5), "3": entry(-0.01, 1)}, "add up to 1.99"),
     "rank 0": ({**OWN, "3": entry(-1.0, 0)}, "out of range"),
     "rank -1": ({**OWN, "3": entry(-1.0, -1)}, "out of range"),
-    "a rank with a fraction": ({**OWN, "3": entry(-1.0, 1.0)}, "a logprob or a rank is no number"),
+    "a rank with a fraction": ({**OWN, "3": entry(-1.0, 1.0)}, "a logprob or a rank is not a number"),
     "a rank twice": ({**OWN, "3": entry(-2.0, 1), "4": entry(-2.0, 1)}, "have the same rank"),
     "a rank twice, beside its own": ({"7": entry(-2.0, 1), "3": entry(-2.0, 1), "4": entry(-2.0, 1)},
                                      "have the same rank"),
@@ -128,7 +128,7 @@ CONTENTS = {
     "one too few": ({"7": entry(-1.0, 1)}, "not all of the 2 most likely tokens"),
     "no rank 1": ({"7": entry(-0.5, 2), "3": entry(-2.0, 3)}, "not all of the 2 most likely tokens"),
     "too many": ({**OWN, **{str(i): entry(-9.0, i) for i in range(1, 4)}}, "4 tokens at one position"),
-    "a list": ([1], "no list of objects"),
+    "a list": ([1], "not a list of objects"),
 }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def test_what_teachers_say_at_the_edges_is_read(first, target, listed):
      '{"choices": [{"prompt_logprobs": "abc"}]}', '{"choices": {"0": 1}}'],
 )  # fmt: skip
 def test_other_shapes_are_refused(answer):
-    with pytest.raises(RunFailed, match="here did not answer as a vLLM server does"):
+    with pytest.raises(RunFailed, match="here did not reply as a vLLM server does"):
         read_most_likely(answer.encode(), IDS, 1, 2, 100, "here")
 
 
@@ -213,7 +213,7 @@ PYTHON_2 = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3), }\n"
 )  # fmt: skip
 def test_headers_of_arrays_that_numpy_does_not_write_are_refused(text):
     answer = json.dumps({"prompt_token_ids": IDS, "prompt_token_id_logprobs": npy_of(text)}).encode()
-    with pytest.raises(RunFailed, match="prompt_token_id_logprobs is no array"):
+    with pytest.raises(RunFailed, match="prompt_token_id_logprobs is not an array"):
         read_asked(answer, IDS, 1, np.array([[3, 4], [3, 4]]), "here")
 
 
@@ -231,14 +231,14 @@ def test_arrays_as_numpy_writes_them_are_read(dtype, order):
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        (npy(np.full((2, 3), 50.0, np.float32)), "a log-probability of 50: none is above 0"),
-        (npy(np.full((2, 3), -0.1, np.float32)), "2.715 together"),
-        (npy(np.zeros((2, 3), np.int64)), "no array of floating-point numbers"),
-        (npy(np.zeros((2, 3), "U4")), "no array of floating-point numbers"),
+        (npy(np.full((2, 3), 50.0, np.float32)), "a log-probability of 50; none can be above 0"),
+        (npy(np.full((2, 3), -0.1, np.float32)), "add up to 2.715"),
+        (npy(np.zeros((2, 3), np.int64)), "not an array of floating-point numbers"),
+        (npy(np.zeros((2, 3), "U4")), "not an array of floating-point numbers"),
         (header((2**40, 3)), "misaligned"),
-        (header((2, 3)), "no array of floating-point numbers"),
-        (header((2, 3), "|O"), "no array"),
-        (base64.b64encode(b"PK\x03\x04" + bytes(50)).decode(), "no array"),
+        (header((2, 3)), "not an array of floating-point numbers"),
+        (header((2, 3), "|O"), "not an array"),
+        (base64.b64encode(b"PK\x03\x04" + bytes(50)).decode(), "not an array"),
         ("\u00e9", "no prompt_token_ids and prompt_token_id_logprobs"),
         (7, "no prompt_token_ids and prompt_token_id_logprobs"),
     ],
@@ -283,7 +283,7 @@ def test_an_answer_without_end_is_cut_off():
         while True:
             connection.sendall(bytes(1 << 16))
 
-    with pytest.raises(RunFailed, match=r"answers with more than 1\.0 MiB"):
+    with pytest.raises(RunFailed, match=r"replies with more than 1\.0 MiB"):
         score(answer)
 
 
@@ -295,7 +295,7 @@ def test_an_error_without_end_is_read_in_part(monkeypatch):
         while True:
             connection.sendall(b"no " * (1 << 14))
 
-    with pytest.raises(RunFailed, match="answered 500: no no no"):
+    with pytest.raises(RunFailed, match="replied 500: no no no"):
         score(answer)
 
 
@@ -338,7 +338,7 @@ def test_a_stop_is_answered_while_a_request_hangs():
 
 def test_a_redirect_is_not_followed():
     target = "Location: http://127.0.0.1:1/\r\n"
-    with pytest.raises(RunFailed, match="answered 307"):
+    with pytest.raises(RunFailed, match="replied 307"):
         score(lambda connection: connection.sendall(http(b"", status="307 There", headers=target)))
 
 

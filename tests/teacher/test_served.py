@@ -223,7 +223,7 @@ def test_a_sequence_that_is_too_long_is_explained(connect):
 
 @pytest.mark.engine
 def test_a_server_that_is_too_short_is_refused_at_the_start(connect):
-    with pytest.raises(ConfigError, match=r"takes 121 tokens; data\.max_prompt_length") as error:
+    with pytest.raises(ConfigError, match=r"takes 121 tokens, but data\.max_prompt_length") as error:
         connect(max_length=MAX_LENGTH + 1)
     assert "--max-model-len 122" in error.value.hint
 
@@ -413,7 +413,7 @@ def test_an_answer_about_other_tokens_is_refused(of_stand_in):
 
 
 def test_something_that_is_no_vllm_server_is_named(of_stand_in):
-    with pytest.raises(RunFailed, match="did not answer as a vLLM server does"):
+    with pytest.raises(RunFailed, match="did not reply as a vLLM server does"):
         of_stand_in(lambda body: (200, {"choices": [{"text": "hello"}]}), micro_batch(0, RAGGED[:1]))
 
 
@@ -433,7 +433,7 @@ def test_an_overloaded_server_is_asked_again(of_stand_in, status):
 
 
 def test_a_server_that_only_fails_is_given_up_with_its_words(of_stand_in):
-    with pytest.raises(RunFailed, match=r"in 4 attempts; the last: .* answered 500: out of memory"):
+    with pytest.raises(RunFailed, match=r"in 4 attempts; the last error: .* replied 500: out of memory"):
         of_stand_in(lambda body: (500, {"error": {"message": "out of memory"}}), micro_batch(0, RAGGED[:1]))
 
 
@@ -450,7 +450,7 @@ def test_a_server_that_answers_too_late_is_asked_again_and_then_given_up(monkeyp
         teacher = ServedTeacher(
             [url], "served", num_topk=1, ask_ids=False, vocab_size=VOCAB, max_length=200, timeout_s=0.2
         )
-        with pytest.raises(RunFailed, match=r"in 4 attempts; the last: .*ReadTimeout") as error:
+        with pytest.raises(RunFailed, match=r"in 4 attempts; the last error: .*ReadTimeout") as error:
             teacher.score([micro_batch(0, RAGGED[:1])])
         teacher.close()
     assert len(seen) == served.ATTEMPTS
@@ -498,7 +498,7 @@ def test_a_key_that_is_taken_back_ends_the_run_at_once(monkeypatch):
     with stand_in(None, key=lambda: keys[-1]) as url:
         teacher = keyed_teacher(url)
         keys.append("another")
-        with pytest.raises(RunFailed, match="answered 401: Unauthorized") as error:
+        with pytest.raises(RunFailed, match="replied 401: Unauthorized") as error:
             teacher.score([micro_batch(0, RAGGED[:1])])
         teacher.close()
     assert KEY_VARIABLE in error.value.hint
@@ -621,7 +621,7 @@ def test_nan_is_refused(broken):
 
 @pytest.mark.parametrize(
     ("prompt", "shape", "message"),
-    [([1, 2, 3, 5], (2, 3), "not those that were sent"), ([1, 2, 3, 4], (3, 3), "shape")],
+    [([1, 2, 3, 5], (2, 3), "other tokens than those that were sent"), ([1, 2, 3, 4], (3, 3), "shape")],
 )
 def test_misaligned_scores_of_chosen_tokens_are_refused(prompt, shape, message):
     file = io.BytesIO()
@@ -752,7 +752,7 @@ def test_a_dead_server_is_an_error_after_the_attempts(connect, server, batches, 
     server[0].kill()
     server[0].wait()
     monkeypatch.setattr(served.time, "sleep", lambda _: None)
-    with pytest.raises(RunFailed, match=r"in 4 attempts; the last: unix:.*ConnectError") as error:
+    with pytest.raises(RunFailed, match=r"in 4 attempts; the last error: unix:.*ConnectError") as error:
         teacher.score(batches)
     assert "log" in error.value.hint
     monkeypatch.undo()
