@@ -157,9 +157,7 @@ def _require_places(found: Faults, config: Mapping[str, Any], where: str) -> Non
 def _notes(found: Faults) -> list[str]:
     notes = []
     if found.unused:
-        notes.append(
-            f"the files hold {listed(found.unused)}, which the model of its config.json does not use"
-        )
+        notes.append(f"the files hold {listed(found.unused)}, which the model does not use")
     if found.untied:
         notes.append(
             f"config.json ties {listed(found.untied)}, but the files hold other values, which are used"

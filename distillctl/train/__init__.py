@@ -1,1 +1,1 @@
-"""The trainer: one process per rank, DeepSpeed underneath."""
+"""The trainer: one process per rank, with DeepSpeed."""

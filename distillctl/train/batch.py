@@ -1,6 +1,6 @@
-"""From rollouts to micro-batches: which samples go together, on which rank, and as which tensors.
+"""From rollouts to micro-batches: group the rollouts, assign them to ranks, and make the tensors.
 
-Every rank computes the same plan from the same rollouts, so nothing about it is communicated.
+Every rank computes the same plan from the same rollouts, so the ranks need not communicate it.
 Dimensions: T tokens of a micro-batch's sequences, N their response tokens.
 """
 
@@ -24,18 +24,17 @@ from distillctl.train.distributed import Distributed
 
 
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:
-    """Samples of each micro-batch of each rank: `plan(...)[rank][i]`, as many for every rank.
-
-    Each has at most `micro_batch_tokens` tokens (a longer sample stands alone), and all are of nearly equal
-    size, so that ranks seldom wait for each other: from the longest sample on, each goes to the emptiest
-    (longest processing time first; Graham 1969, doi:10.1137/0117039). There are as few as hold the samples in
-    that order. An empty list is a filler: a rank gets one where samples that stand alone are no multiple of
-    the ranks.
+    """The samples of each micro-batch: `plan(...)[rank][i]`. Every rank gets equally many micro-batches.
+    A micro-batch has at most `micro_batch_tokens` tokens; a longer sample gets one of its own. All
+    micro-batches have nearly the same size, so ranks seldom wait for each other: the samples are assigned
+    from the longest to the shortest, each to the emptiest micro-batch (longest processing time first; Graham
+    1969, doi:10.1137/0117039). The number of micro-batches is the smallest that holds the samples in this
+    way. An empty list is a filler, for a rank that would otherwise have fewer micro-batches than the others.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    # A sample that is longer than a micro-batch fills one, not several.
+    # A sample that is longer than a micro-batch counts as one full micro-batch.
     num_tokens = sum(min(length, micro_batch_tokens) for length in lengths)
-    num_large = sum(2 * length > micro_batch_tokens for length in lengths)  # no two of them go together
+    num_large = sum(2 * length > micro_batch_tokens for length in lengths)  # no two of these fit together
     num_needed = max(math.ceil(num_tokens / micro_batch_tokens), num_large)
     num_batches = num_ranks * math.ceil(num_needed / num_ranks)
     while True:
@@ -51,9 +50,9 @@ def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> lis
 
 
 def weighted(rollouts: Sequence[Rollout], config: Config) -> list[Rollout]:
-    """The rollouts of a step with what they count in the loss: `num_trained` and `token_weight`.
+    """The rollouts of a step with `num_trained` and `token_weight`, which say how they count in the loss.
 
-    Trained on are the first `loss.token_fraction` of a response's tokens, rounded up, and at least one.
+    The first `loss.token_fraction` of a response's tokens are trained on, rounded up, and at least one token.
     """
     loss = config.loss
     lengths = [_trained_length(len(rollout.response_ids), loss.token_fraction) for rollout in rollouts]
@@ -66,13 +65,15 @@ def weighted(rollouts: Sequence[Rollout], config: Config) -> list[Rollout]:
 
 
 def _trained_length(length: int, token_fraction: float) -> int:
-    # 0.07 * 100 is 7.000000000000001 in floating point, which is not to become 8.
+    # 0.07 * 100 is 7.000000000000001 in floating point and must not become 8.
     return min(length, max(1, math.ceil(round(token_fraction * length, 9))))
 
 
 def references(rollouts: Sequence[Rollout], coefficient: float) -> list[Rollout]:
-    """The data's own answers to the prompts of a batch, in the form of rollouts; one for each prompt that has
-    one. Their mean cross-entropy per token counts `coefficient` in the loss."""
+    """The reference answers to the prompts of a batch, as rollouts: one for each prompt that has one.
+
+    Their mean cross-entropy per token counts `coefficient` in the loss.
+    """
     prompts = {rollout.group: rollout.prompt for rollout in rollouts}
     answers = {group: prompt.reference_ids for group, prompt in prompts.items() if prompt.reference_ids}
     num_tokens = sum(map(len, answers.values()))
@@ -94,7 +95,7 @@ def references(rollouts: Sequence[Rollout], coefficient: float) -> list[Rollout]
 def micro_batches(
     rollouts: Sequence[Rollout], members: Sequence[int], config: Config, distributed: Distributed
 ) -> list[MicroBatch]:
-    """This rank's micro-batches of some of the rollouts; as many on every rank, none when there are none."""
+    """This rank's micro-batches of the rollouts `members`. Every rank has as many; none without members."""
     if not members:
         return []
     lengths = [len(rollouts[i].prompt.token_ids) + len(_trained_ids(rollouts[i])) for i in members]
@@ -106,7 +107,8 @@ def micro_batches(
 
 
 def collate(rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device) -> MicroBatch:
-    """Tensors of one micro-batch on `device`. No members makes a filler of one short sequence."""
+    """Tensors of one micro-batch on `device`. Without members it is a filler: one short sequence of weight
+    0."""
     if not members:
         shortest = min(range(len(rollouts)), key=lambda i: rollouts[i].length)
         filler = collate(rollouts, [shortest], device)
@@ -158,7 +160,7 @@ def _tokens(chosen: Sequence[Rollout], target_ids_N: Tensor, device: torch.devic
 
 
 def cut_to_vocabulary(rollout: Rollout, vocab_size: int) -> Rollout:
-    """The rollout before its first token id >= `vocab_size`, which may be nothing; itself without one."""
+    """The rollout, cut before its first token id >= `vocab_size`. The result may be empty."""
     outside = (rollout.response_ids >= vocab_size).nonzero()[0]
     if not len(outside):
         return rollout
@@ -173,17 +175,16 @@ def cut_to_vocabulary(rollout: Rollout, vocab_size: int) -> Rollout:
 
 
 def within_vocabulary(rollouts: Sequence[Rollout], vocab_size: int) -> list[Rollout]:
-    """Cut each response before its first token id >= `vocab_size` (then it counts as `length`).
+    """Cut each response before its first token id >= `vocab_size`; its finish reason becomes `length`.
 
-    Padded heads have rows beyond the tokenizer; the engine can sample them, the other model may lack them.
-    A response that would become empty keeps that token's position out of the loss by being dropped. Raises
-    RunFailed when nothing would be left.
+    A padded LM head has rows above the tokenizer's ids. The engine can sample these ids, and the other model
+    may lack them. Responses that become empty are dropped. Raises RunFailed when no response is left.
     """
     kept = [cut for rollout in rollouts if len((cut := cut_to_vocabulary(rollout, vocab_size)).response_ids)]
     if not kept:
         raise RunFailed(
             f"each of the step's {len(rollouts)} responses begins with a token id of {vocab_size} or above, "
-            "beyond the vocabulary that student and teacher share: nothing is left to train on",
+            "outside the vocabulary that student and teacher share: nothing is left to train on",
             "the student samples only tokens that the teacher lacks: check that its tokenizer belongs to its "
             "weights",
         )

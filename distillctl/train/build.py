@@ -1,4 +1,4 @@
-"""Puts the parts of a run together: data, teachers, student, rollout engine, task reward."""
+"""Build the parts of a run: data, teachers, student, rollout engine, task reward."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ from distillctl.train.student import Student
 from distillctl.train.teachers import load_teachers
 
 CANARY_TOKENS = 64
-"""Length of the prompt that proves each weight push: enough tokens to expose any layer, cheap to score."""
+"""Tokens of the canary prompt, which checks each push of weights: enough to expose a wrong layer, yet
+cheap."""
 Warn = Callable[[str], None]
 _FILES = ("train_files", "val_files")
 
 
 class _Data(NamedTuple):
-    """What a run reads."""
+    """The tokenizer and the prompts of a run."""
 
     tokenizer: Any
     train: list[Prompt]
@@ -52,15 +53,15 @@ class _Data(NamedTuple):
 
 
 def run_config(job: TrainJob) -> Config:
-    """The configuration of a run, as it applies on its device."""
+    """The configuration of a run on its device, with absolute paths."""
     config = located(load_config(RunDir(Path(job.run_dir)).config_path), Path(job.working_directory))
     return on_cpu(config) if job.device == "cpu" else config
 
 
 def build_trainer(job: TrainJob, distributed: Distributed, reporter: Reporter, stop: StopRequest) -> Trainer:
-    """Load data and models, resume, connect to the rollout engine, and check all of it. Collective.
+    """Load data and models, resume, connect to the rollout engine, and check all parts. Collective.
 
-    Reports phases, warnings and checks. Raises a DistillError for what does not fit together.
+    Reports phases, warnings and checks. Raises a DistillError when parts do not fit together.
     """
     config = run_config(job)
     with reporter.phase("loading data"):
@@ -114,7 +115,7 @@ def _load_student(job: TrainJob, config: Config, num_steps: int) -> Student:
 def _check_models(
     job: TrainJob, student: Student, teachers: dict[str, Teacher], probe: MicroBatch, objective: Objective
 ) -> list[Check]:
-    """What the loaded models say about a few prompts."""
+    """Check the loaded models on the prompts of `probe`."""
     vocab_size = objective.vocab_size
     checks = [self_checks.self_test(student, job.student, student.dtype, probe, vocab_size)]
     for name, teacher in teachers.items():
@@ -126,7 +127,7 @@ def _check_models(
 def _load_checkpoint(
     job: TrainJob, student: Student, distributed: Distributed, reporter: Reporter
 ) -> tuple[int, dict[str, Any] | None]:
-    """Resume: the optimizer steps that are done, and the state of the run that was saved with them."""
+    """Resume from the job's checkpoint. Returns the optimizer steps that are done, and the saved state."""
     if job.checkpoint is None:
         return 0, None
     with reporter.phase("loading checkpoint"):
@@ -146,7 +147,8 @@ def _connect_engine(
 
 
 def _prove_weights(engine: RolloutEngine, num_done: int) -> Check:
-    """Compare the rollout engine with the trainer. After a resume it first gets the loaded weights."""
+    """Compare the rollout engine with the trainer. After a resume, the engine first gets the loaded
+    weights."""
     gap = engine.push(num_done) if num_done else engine.prove()
     return Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt")
 
@@ -162,13 +164,13 @@ def _sampling(job: TrainJob, config: Config, tokenizer: Any) -> Sampling:
 
 
 def located(config: Config, folder: Path) -> Config:
-    """`config` with the paths of its data files as seen from `folder`."""
+    """`config` with the paths of its data files resolved against `folder`."""
     files = {key: [str(folder / file) for file in getattr(config.data, key)] for key in _FILES}
     return config.model_copy(update={"data": config.data.model_copy(update=files)})
 
 
 def train_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
-    """Rendered training prompts with their teachers, and reference answers where the loss wants them."""
+    """Rendered training prompts with their teachers, and with reference answers when the loss needs them."""
     routes = {teacher.key or name: name for name, teacher in config.teachers.items()}
     found = _prompts(
         config, tokenizer, config.data.train_files, "data.train_files", warn, routes=routes,
@@ -180,9 +182,9 @@ def train_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
 
 
 def val_prompts(config: Config, tokenizer: Any, warn: Warn) -> list[Prompt]:
-    """Rendered prompts for the evaluations of the run; none when it has none.
+    """Rendered prompts for the evaluations of the run; none for a run without evaluations.
 
-    Each has an id of its own, over all files.
+    Each prompt has a unique id over all files.
     """
     if not config.eval.every:
         return []
@@ -200,7 +202,7 @@ def _prompts(
     limit: int | None = None,
     **options: Any,
 ) -> list[Prompt]:
-    """Over-long prompts are left out with a warning."""
+    """Read and render the prompts of `files`. Warns about over-long prompts and leaves them out."""
     rows = [row for file in files for row in read_rows(Path(file), config.data.teacher_key)][:limit]
     longest = config.data.max_prompt_length
     found, dropped = render(rows, tokenizer, longest, **options)
@@ -211,7 +213,7 @@ def _prompts(
 
 
 def shared_vocab_size(job: TrainJob) -> int:
-    """Token ids that the student shares with all teachers; raises ConfigError where tokenizers differ."""
+    """Number of token ids that all models share. Raises ConfigError when their tokenizers differ."""
     student = ModelDir(Path(job.student))
     sizes = []
     for name, teacher in job.teachers.items():
@@ -225,7 +227,8 @@ def shared_vocab_size(job: TrainJob) -> int:
 def reward_function(
     config: Config, tokenizer: Any, folder: Path
 ) -> Callable[[list[Rollout]], np.ndarray] | None:
-    """The task reward of `reward.path`, or None without one. Its code runs in the directory `folder`."""
+    """The task reward of `reward.path`, or None when it is not set. Its code runs in the directory
+    `folder`."""
     if config.reward.path is None:
         return None
     with chdir(folder):

@@ -1,6 +1,6 @@
-"""Saving and loading a run's state: what the ranks do together; `distillctl.run.checkpoints` has the files.
+"""Save and load the state of a run, all ranks together. `distillctl.run.checkpoints` manages the files.
 
-`hf/` loads with plain transformers and vLLM; `state/` is DeepSpeed's, for resuming.
+transformers and vLLM load `hf/` as it is. `state/` is DeepSpeed's, for resuming.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# The name of an exception only: nothing of ours is pickled.
+# Only an exception of pickle is imported: distillctl never pickles.
 from pickle import UnpicklingError
 from typing import Any
 
@@ -35,7 +35,7 @@ _GENERATION = "generation_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The evaluation with the highest accuracy so far; of equals the earliest."""
+    """The evaluation with the highest accuracy so far. Among equal ones, the earliest counts."""
 
     step: int
     acc: float
@@ -52,10 +52,10 @@ def save(
     keep: int,
     best: Best | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` under `folder` and drop all but the newest `keep` and the `best`.
-    Collective.
+    """Write the checkpoint of `step` under `folder`, and delete all but the newest `keep` and the `best`.
 
-    `state`: what else a resumed run needs, of plain types. Raises EnvironmentUnfit when the disk refuses.
+    Collective. `state` has the other values that a resumed run needs, in plain types. Raises EnvironmentUnfit
+    when the disk refuses.
     """
     partial = checkpoints.partial_dir(folder, step)
     with disk_trouble_explained(folder, f"the checkpoint of step {step}"):
@@ -82,9 +82,9 @@ def save(
 def load(path: Path, student: Student, distributed: Distributed) -> tuple[int, dict[str, Any]]:
     """Restore weights, optimizer and schedule from a checkpoint directory; returns its step and its `state`.
 
-    Collective. One written by another number of ranks is converted first, which `student` has to be made for
-    (`universal`). The files have been verified by the launcher; here they are read once by torch's
-    restricted unpickler, because DeepSpeed's own loading would run code that a file carries.
+    Collective. A checkpoint of another number of ranks is converted first; `student` must then have been made
+    with `universal`. The launcher has verified the files. Here torch's restricted unpickler reads them once,
+    because DeepSpeed's loading would execute code that a file carries.
     """
     _scan(path / _TAG, distributed)
     folder = path
@@ -98,9 +98,9 @@ def load(path: Path, student: Student, distributed: Distributed) -> tuple[int, d
         distributed.barrier()
     try:
         loaded, state = student.deepspeed.load_checkpoint(str(folder), tag=tag)
-    except ValueError as error:  # torch's optimizer on a state with other groups of parameters than it has
+    except ValueError as error:  # torch's optimizer raises it for a state with other parameter groups
         raise RunFailed(
-            f"{path} is of another optimizer: {error}",
+            f"{path} is from another optimizer: {error}",
             "the state of AdamW depends on whether optim.weight_decay is 0; start anew in another --run-dir",
         ) from error
     if loaded is None:
@@ -112,9 +112,10 @@ def load(path: Path, student: Student, distributed: Distributed) -> tuple[int, d
 
 
 def kept_best(folder: Path, saved: list[Any] | None, distributed: Distributed) -> Best | None:
-    """The best checkpoint that a loaded one knew of (`[step, acc]`), None where it is not there.
+    """The best checkpoint (`[step, acc]`) that a loaded checkpoint has saved; None when it does not exist.
 
-    Marks it anew: a kill may have come between the save of the best one and its mark.
+    This marks it again, because the run may have been killed between saving the best checkpoint and marking
+    it.
     """
     if saved is None or saved[0] not in checkpoints.steps(folder):
         return None
@@ -126,7 +127,7 @@ def kept_best(folder: Path, saved: list[Any] | None, distributed: Distributed) -
 
 @contextmanager
 def disk_trouble_explained(folder: Path, what: str) -> Iterator[None]:
-    """What goes wrong with the disk while `what` is written to `folder`, as an EnvironmentUnfit."""
+    """Turn an error of the disk while `what` is written to `folder` into an EnvironmentUnfit."""
     from safetensors import SafetensorError
 
     try:
@@ -138,12 +139,12 @@ def disk_trouble_explained(folder: Path, what: str) -> Iterator[None]:
         raise EnvironmentUnfit(
             f"{what} could not be written to {folder}, which has "
             f"{free / 2**20:.0f} MiB free: {str(error).splitlines()[0]}",
-            "make room or make it writable; the same command then goes on from the last good one",
+            "make room or make it writable; the same command then resumes from the last good checkpoint",
         ) from error
 
 
 def gathered_state(student: Student, distributed: Distributed) -> dict[str, torch.Tensor]:
-    """The student's whole weights on rank 0, nothing on the others. Collective."""
+    """The student's whole weights on rank 0, and an empty dictionary on other ranks. Collective."""
     state: dict[str, torch.Tensor] = {}
     for tensors in gathered(student.model):
         if distributed.is_main:
@@ -154,8 +155,11 @@ def gathered_state(student: Student, distributed: Distributed) -> dict[str, torc
 def export(
     folder: Path, student: Student, tokenizer: Any, state: dict[str, torch.Tensor], distributed: Distributed
 ) -> None:
-    """Write `hf/`: weights, configuration, tokenizer, and generation_config.json as the student's folder has
-    it, byte for byte. transformers would refuse to save one that it loads with a warning."""
+    """Write `hf/`: weights, configuration, tokenizer and generation_config.json.
+
+    generation_config.json is copied from the student's folder byte for byte, because transformers refuses to
+    save some files that it loads with a warning.
+    """
     if not distributed.is_main:
         return
     from transformers import GenerationConfig
@@ -171,13 +175,13 @@ def export(
         model.generation_config = own
     if given.is_file():
         shutil.copyfile(given, folder / _GENERATION)
-    else:  # as transformers would save it, but for its checks
+    else:  # as transformers would save it, but without its checks
         own.to_json_file(folder / _GENERATION, use_diff=True, keys_to_pop=["compile_config"])
     tokenizer.save_pretrained(folder)
 
 
 def _scan(state: Path, distributed: Distributed) -> None:
-    """Raise RunFailed for a file that holds anything but tensors and plain values."""
+    """Raise RunFailed for a file that holds anything other than tensors and plain values."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
@@ -188,12 +192,13 @@ def _scan(state: Path, distributed: Distributed) -> None:
             except (UnpicklingError, RuntimeError, EOFError) as error:  # RuntimeError: not torch's zip format
                 raise RunFailed(
                     f"{file} is refused: it holds more than tensors ({str(error).split('. ')[0]})",
-                    "not distillctl's: move the checkpoint out of the run to go on from an earlier one",
+                    "distillctl did not write it: move the checkpoint out of the run to resume from an "
+                    "earlier one",
                 ) from None
 
 
 def _convert(state: Path, universal: Path) -> None:
-    """DeepSpeed's own converter to the form that any number of ranks can load."""
+    """Run DeepSpeed's converter to the form that any number of ranks can load."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(state.absolute()), "--output_folder", str(universal.absolute())]
     environment = child_environment(os.environ, NOWHERE)
@@ -201,5 +206,5 @@ def _convert(state: Path, universal: Path) -> None:
     if done.returncode:
         raise RunFailed(
             f"{state} could not be converted for another number of ranks: {done.stderr.splitlines()[-1:]}",
-            "go on with the number of ranks that wrote it",
+            "resume with the number of ranks that wrote it",
         )

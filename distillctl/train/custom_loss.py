@@ -1,9 +1,9 @@
-"""The user's own loss: the function of `loss.path`, loaded, tried and called.
+"""The user's own loss: load, try and call the function of `loss.path`.
 
 The function takes the log-probabilities of student and teacher, float32 [N, V] for N response tokens at a
 time and the shared vocabulary V. It returns the loss of each token [N], which torch differentiates.
 `python -m distillctl.train.custom_loss TRIAL.json` is the trial that the launcher starts before anything
-else: the launcher itself loads no torch.
+else, because the launcher itself does not load torch.
 
 Dimensions: N or C tokens, V shared vocabulary.
 """
@@ -31,11 +31,11 @@ _KEY = "loss.path"
 _SIGNATURE = "(student_log_p, teacher_log_p)"
 _HINT = f"define a function {_SIGNATURE} -> per_token, from [N, V] to [N]; docs/extending.md has an example"
 _LEAST_GRADIENT = 1e-6
-"""A gradient with respect to the logits whose norm is this share of the slope's is rounding."""
+"""A gradient of the logits is rounding when its norm is at most this share of the slope's norm."""
 
 
 class _Wrong(Exception):
-    """What a function returned cannot be used as a loss."""
+    """The function returned a value that cannot be used as a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class CustomLoss:
     """A function of `loss.path`, in the form of a divergence of the package."""
 
     path: str
-    """As the user wrote it."""
+    """The path as the user wrote it."""
     function: FunctionType
     folder: Path
-    """Where the file is executed and the function called."""
+    """The directory in which the file is executed and the function called."""
 
     @classmethod
     def load(cls, spec: str, folder: Path) -> CustomLoss:
-        """The function of `FILE.py:NAME`, or the only one of `FILE.py`. The file is executed.
+        """The function of `FILE.py:NAME`, or the only function of `FILE.py`. The file is executed.
 
-        Raises ConfigError where it cannot be imported or has no such function.
+        Raises ConfigError when the file cannot be imported or has no such function.
         """
         path, name = split_name(spec)
         with chdir(folder):
@@ -79,7 +79,8 @@ class CustomLoss:
         return loss
 
     def where(self, error: BaseException | None = None) -> str:
-        """`loss.path: FILE.py:LINE: function NAME`, with the line that raised, or the function's first."""
+        """`loss.path: FILE.py:LINE: function NAME`, with the line that raised, or the function's first
+        line."""
         function = inspect.unwrap(self.function)
         assert isinstance(function, FunctionType)
         line = failed_line(error, self.folder / Path(self.path).expanduser()) if error else None
@@ -89,13 +90,13 @@ class CustomLoss:
     def __call__(
         self, log_q_CV: Tensor, q_CV: Tensor, log_p_CV: Tensor, objective: Objective
     ) -> tuple[Tensor, Tensor]:
-        """Value [C] and slope [C, V]. Raises RunFailed where the function raises or returns no loss."""
+        """Value [C] and slope [C, V]. Raises RunFailed when the function raises or returns no loss."""
         try:
             with chdir(self.folder):
                 return differentiate(self._checked, log_q_CV, log_p_CV)
         except _Wrong as error:
             raise RunFailed(f"{self.where()} {error}", _HINT) from None
-        except (Exception, SystemExit) as error:  # it is the user's program, which may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             message = f"{self.where(error)} raised {one_line(error)}"
             raise RunFailed(message, "correct the file") from error
 
@@ -116,8 +117,8 @@ class CustomLoss:
 def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
     """Call the function on made-up log-probabilities.
 
-    Raises RunFailed where it raises or returns no loss, ConfigError where its values or its gradient are not
-    finite, or the gradient is zero.
+    Raises RunFailed when the function raises or returns no loss, ConfigError when its values or its gradient
+    are not finite, or its gradient is zero.
     """
     for name, log_q_NV, log_p_NV in _made_up(vocab_size, device):
         q_NV = log_q_NV.exp()
@@ -127,12 +128,13 @@ def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
                 raise ConfigError(f"{loss.where()} gives {what} not finite, tried on {name}", _HINT)
         gradient_NV = slope_NV - q_NV * slope_NV.sum(-1, keepdim=True)
         if log_q_NV is not log_p_NV and gradient_NV.norm() <= _LEAST_GRADIENT * slope_NV.norm():
-            message = f"{loss.where()} has no gradient: that of the student's logits is zero, tried on {name}"
+            message = f"{loss.where()} has no gradient: it is zero for the student's logits, tried on {name}"
             raise ConfigError(message, _HINT)
 
 
 def _made_up(vocab_size: int, device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Pairs of log-probabilities of student and teacher; those of one token tell squeezed shapes."""
+    """Named pairs of log-probabilities of student and teacher. The pair of one token shows squeezed
+    shapes."""
     generator = torch.Generator().manual_seed(0)
 
     def log_probs(num_tokens: int, scale: float) -> Tensor:
@@ -147,7 +149,7 @@ def _made_up(vocab_size: int, device: torch.device) -> Iterator[tuple[str, Tenso
 
 
 def main() -> None:
-    """The trial: writes to the file `report` of its settings what is wrong, or an empty report."""
+    """Run the trial. Its settings name the file `report`, which gets the error or an empty report."""
     report = {}
     settings = json.loads(Path(sys.argv[1]).read_text())
     try:

@@ -1,7 +1,7 @@
-"""The ranks of a run and what they tell each other apart from gradients.
+"""The ranks of a run, and their communication apart from gradients.
 
-Control traffic (rollouts, sums of metrics) goes over a gloo group of its own, on the CPU: ranks that wait for
-the rollout engine sleep in it instead of spinning in a GPU collective next to the engine.
+Rollouts and sums of metrics are exchanged over a separate gloo group on the CPU. Ranks that wait for the
+rollout engine sleep in it, instead of spinning in a GPU collective next to the engine.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from distillctl.rollout import protocol
 from distillctl.rollout.client import assemble
 
 TIMEOUT = timedelta(hours=6)
-"""Longest wait of a collective; must outlast a rollout phase. The launcher stops ranks that lose a peer."""
+"""Longest wait in a collective. It must be longer than any rollout phase. The launcher stops ranks that lose
+a peer."""
 
 
 def require_cuda(rank: int) -> None:
-    """Raise EnvironmentUnfit, with what torch says, unless it can use the GPU of this rank."""
+    """Raise EnvironmentUnfit with torch's message unless torch can use the GPU of this rank."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it without types
-    except (RuntimeError, AssertionError) as error:  # the driver's refusal; a build of torch without CUDA
+    except (RuntimeError, AssertionError) as error:  # refused by the driver; a torch build without CUDA
         raise EnvironmentUnfit(
             f"torch {torch.__version__} cannot use the GPU of rank {rank}: {str(error).splitlines()[0]}",
             "install a build of torch for this driver (nvidia-smi names its CUDA version), or set "
@@ -46,16 +47,17 @@ def require_cuda(rank: int) -> None:
 
 
 def _ask_torch_for_memory(accelerator: Any) -> None:
-    """Have DeepSpeed ask torch how much of a GPU is free, as ZeRO 1 and 2 do.
+    """Make DeepSpeed ask torch how much memory of a GPU is free. ZeRO 1 and 2 ask for it.
 
-    It asks NVML by number, which it reads from CUDA_VISIBLE_DEVICES with `int` (0.19.8,
-    `CUDA_Accelerator._get_nvml_gpu_id`): that fails on UUIDs, and NVML has no such memory of a MIG slice.
+    By itself DeepSpeed asks NVML, with a number that it reads from CUDA_VISIBLE_DEVICES with `int` (0.19.8,
+    `CUDA_Accelerator._get_nvml_gpu_id`). This fails for UUIDs, and NVML does not give the memory of a MIG
+    slice.
     """
     accelerator.available_memory = lambda device_index=None: torch.cuda.mem_get_info(device_index)[0]
 
 
 class Distributed:
-    """This process's rank, and what it exchanges with the others. Construct once, on every rank together."""
+    """This process's rank and its exchange with the others. Construct it once, on every rank together."""
 
     def __init__(self, rank: int, world_size: int, device: str, rendezvous: Path) -> None:
         if device == "cuda":
@@ -68,11 +70,11 @@ class Distributed:
         if device == "cuda":
             torch.cuda.set_device(self.device)
             _ask_torch_for_memory(deepspeed.get_accelerator())
-        # DeepSpeed would compile this op on a CPU at the first start, for 40 s; only its inference uses it.
+        # On a CPU, DeepSpeed would compile this op for 40 s at the first start. Only its inference needs it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # DeepSpeed uses old names of these; torch says so at every call, which would fill the rank's log.
+        # DeepSpeed uses deprecated names. torch warns at every call, which would fill the rank's log.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-        # A file instead of a TCP store, and the loopback interface: nothing listens on a network.
+        # A file replaces the TCP store, and gloo uses the loopback interface: nothing listens on a network.
         os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
         deepspeed.init_distributed(
             dist_backend="nccl" if device == "cuda" else "gloo",
@@ -86,7 +88,7 @@ class Distributed:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0 talks to the engine and writes the run directory."""
+        """Whether this is rank 0, which talks to the engine and writes the run directory."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -94,7 +96,7 @@ class Distributed:
         dist.barrier(group=self._control)
 
     def seed(self, run_seed: int, step: int) -> None:
-        """Seed every generator of this process, so that a step does not depend on the steps before it."""
+        """Seed all random generators of this process, so that a step does not depend on earlier steps."""
         seed = (run_seed * 1_000_003 + step) * self.world_size + self.rank
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -106,13 +108,13 @@ class Distributed:
         return values
 
     def share_flag(self, value: int) -> int:
-        """Rank 0's integer on every rank."""
+        """The integer of rank 0, on every rank."""
         tensor = torch.tensor([value])
         dist.broadcast(tensor, 0, group=self._control)
         return int(tensor)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON-able value, on every rank, in order of rank."""
+        """The values of all ranks in order of rank, on every rank. A value must be expressible in JSON."""
         mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._control)
@@ -126,7 +128,8 @@ class Distributed:
     def share_rollouts(
         self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
     ) -> list[Rollout]:
-        """Rank 0's rollouts on every rank; the other ranks pass None. Prompts are known to all."""
+        """The rollouts of rank 0, on every rank. Other ranks pass None. Every rank passes the same
+        prompts."""
         if rollouts is None:
             table = torch.zeros(len(prompts) * num_samples, 4, dtype=torch.int64)
         else:

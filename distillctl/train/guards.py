@@ -1,6 +1,6 @@
-"""Guards: signs in a step's metrics that a run goes wrong. Pure Python; every rank reaches the same verdict.
+"""Guards: signs in a step's metrics that a run goes wrong. Pure Python; every rank decides the same.
 
-To add one: a key in `config/guards.py` and an entry in `Guards._signs`.
+To add a guard, write a key in `config/guards.py` and an entry in `Guards._signs`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 from distillctl.config.guards import GuardsConfig
 
 BASELINE_STEPS = 5
-"""The growth of KL and lengths is measured against the means of this many first steps."""
+"""Growth of KL and lengths is measured relative to the means of the first steps, of which this is the
+number."""
 KL_FLOOR = 0.1
-"""Nats. The KL of a pair that begins below this may grow to the guard's multiple of this value. From so low a
-start, the noise of a single batch makes it many times as large."""
+"""Nats. A pair whose KL begins below this may grow to the guard's multiple of this value. When the KL is so
+small, the noise of a single batch multiplies it."""
 _MEANS = ("kl/reverse", "response_length/mean")
 
 
@@ -25,17 +26,18 @@ class Violation:
     """A guard that is violated now."""
 
     guard: str
-    """Its configuration key without `guards.`."""
+    """The configuration key of the guard, without `guards.`."""
     message: str
     hint: str
     count: int
-    """Steps in a row."""
+    """Number of violating steps in a row."""
     fatal: bool
-    """Whether they are enough to stop the run."""
+    """Whether `count` is enough to stop the run."""
 
 
 class Guards:
-    """Watches the metrics of consecutive steps. What it remembers is plain values, kept in checkpoints."""
+    """Watches the metrics of consecutive steps. Its state consists of plain values and is kept in
+    checkpoints."""
 
     def __init__(self, config: GuardsConfig) -> None:
         self._config = config
@@ -46,11 +48,11 @@ class Guards:
 
     @property
     def violated(self) -> bool:
-        """Whether the newest step violated a guard: its weights are suspect."""
+        """Whether the newest step violated a guard, so that its weights are suspect."""
         return bool(self._counts)
 
     def check(self, metrics: dict[str, float]) -> list[Violation]:
-        """Take in the metrics of the next step; returns the guards that it violates."""
+        """Record the metrics of the next step; returns the guards that it violates."""
         skipped = metrics["actor/skipped_steps"] > self._num_skipped
         self._num_skipped = metrics["actor/skipped_steps"]
         if self._num_summed < BASELINE_STEPS and all(math.isfinite(metrics[name]) for name in _MEANS):
@@ -77,7 +79,8 @@ class Guards:
         return limit
 
     def _signs(self, metrics: dict[str, float], *, skipped: bool) -> Iterator[tuple[str, str, str]]:
-        """(guard, message, hint) of each that is violated; NaN, which violates none, is `skipped`."""
+        """(guard, message, hint) of each violated guard. NaN violates no limit; a step with NaN is
+        `skipped`."""
         config = self._config
         if skipped and config.max_skipped_steps is not None:
             yield (
@@ -105,18 +108,18 @@ class Guards:
             yield "max_kl_growth", message, "lower optim.lr or optim.clip_grad"
 
     def _baseline(self, name: str) -> float:
-        """Mean of the first steps; infinite before there is one."""
+        """Mean of the metric over the first steps; infinite before the first step."""
         return self._sums[name] / self._num_summed if self._num_summed else math.inf
 
     def state(self) -> dict[str, Any]:
-        """Everything remembered, of plain types."""
+        """The state of the guards, in plain types."""
         return {
             "counts": self._counts, "sums": self._sums, "num_summed": self._num_summed,
             "num_skipped": self._num_skipped,
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a state that `state` returned."""
         self._counts = dict(state["counts"])
         self._sums = dict(state["sums"])
         self._num_summed = state["num_summed"]

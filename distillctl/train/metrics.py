@@ -1,4 +1,4 @@
-"""What a step measures: seconds of its phases, and sums over the tokens of all ranks."""
+"""The metrics of a step: seconds of its phases, and sums over the tokens of all ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillctl.train.token_table import TokenTable
 from distillctl.train.training_batch import TokenStats, TrainingBatch
 
 _WEIGHTED = ("actor/loss", "actor/kl_loss", "actor/pg_loss")
-"""Parts of what is minimised: aggregated as the loss is. All others are means over response tokens."""
+"""Parts of the loss, aggregated as the loss is. All other metrics are means over response tokens."""
 
 
 class Timer:
@@ -37,15 +37,15 @@ class Timer:
         self.seconds[phase] = time.perf_counter() - start
 
     def metrics(self) -> dict[str, float]:
-        """`timing_s/<phase>` and `timing_s/step`, everything since construction."""
+        """`timing_s/<phase>` of each phase, and `timing_s/step`, the time since construction."""
         phases = {f"timing_s/{phase}": seconds for phase, seconds in self.seconds.items()}
         return {**phases, "timing_s/step": time.perf_counter() - self._start}
 
 
 class StepMetrics:
-    """Sums over the tokens of this rank, and single tokens' values, to be joined over the ranks after a step.
+    """Sums over the tokens of this rank, and values of single tokens. `reduce` joins the ranks after a step.
 
-    `rollouts` are those of the global batch; `details` takes what is found of the first of them.
+    `rollouts` are those of the global batch. `details` collects the alternatives of the first rollouts.
     """
 
     def __init__(self, rollouts: list[Rollout], details: DetailTable) -> None:
@@ -53,10 +53,10 @@ class StepMetrics:
         self._kl = TokenTable(rollouts, 1, torch.float32)
         self._details = details
         self._sums: dict[str, Tensor] = {}
-        """float64 [2] by name: the sum over tokens, and over how many of them."""
+        """float64 [2] by metric name: the sum over tokens, and the number of tokens."""
 
     def add(self, batch: TrainingBatch, found: TokenStats) -> None:
-        """Count one micro-batch; fillers count for nothing but keep the keys the same on every rank."""
+        """Add one micro-batch. A filler adds 0, but it keeps the names the same on every rank."""
         micro_batch = batch.micro_batch
         stats_SN = found.stats_SN.double() * micro_batch.weight
         count = stats_SN.shape[1] * micro_batch.weight
@@ -80,9 +80,8 @@ class StepMetrics:
         entry += torch.stack([value, value.new_tensor(count)])
 
     def reduce(self, distributed: Distributed) -> dict[str, float]:
-        """The step's metrics: sums of the weighted terms, of all others means over the tokens that have them.
-
-        Of several teachers only some may list tokens, so each mean has a count of its own.
+        """The step's metrics: sums of the weighted terms, and means of all others over tokens that have them.
+        Each mean has a count of its own, because only some of several teachers may list tokens.
         """
         totals = distributed.sum(torch.stack(list(self._sums.values())))
         sums = dict(zip(self._sums, totals.tolist(), strict=True))
@@ -95,18 +94,21 @@ class StepMetrics:
         return metrics
 
     def kl(self, distributed: Distributed) -> list[np.ndarray]:
-        """float32 [T] of every rollout: reverse KL per token, NaN where a token was not trained on."""
+        """float32 [T] of every rollout: reverse KL per token, in nats; NaN for a token that was not trained
+        on."""
         return [kl_T1[:, 0] for kl_T1 in self._kl.collect(distributed)]
 
     def details(self, distributed: Distributed) -> list[TokenDetails]:
-        """Details of the first rollouts, as many as were wanted."""
+        """Details of the first rollouts, as many as `details` was made for."""
         return self._details.collect(distributed)
 
 
 def throughput(rollouts: list[Rollout], timer: Timer, version: int) -> dict[str, float]:
-    """What is measured of the rollouts alone, tokens per second, and how many optimizer steps behind weights
-    `version` were those that wrote them. Rollouts that were sampled during the step before have no rate of
-    their own."""
+    """Metrics of the rollouts alone, tokens per second, and staleness.
+
+    Staleness is the mean number of optimizer steps from the weights that wrote the rollouts to weights
+    `version`. Rollouts that were sampled during the step before have no sampling rate.
+    """
     responses = [len(rollout.response_ids) for rollout in rollouts]
     total = sum(rollout.length for rollout in rollouts)
     staleness = version - sum(rollout.weight_version for rollout in rollouts) / len(rollouts)

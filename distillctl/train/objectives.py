@@ -1,4 +1,4 @@
-"""From the configuration to what the objective needs."""
+"""Make the objective of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from distillctl.objective.inputs import Objective
 from distillctl.train.custom_loss import CustomLoss
 
 LOGITS_BYTES = 128 << 20
-"""float32 logits of one chunk by default. The loss holds about six tensors of that size at its peak, so that
-with a vocabulary of 152k and 896 hidden units it stays under 1.5 GB, the head's gradient included."""
+"""Bytes of one chunk's float32 logits by default. The loss holds about six tensors of this size at its peak.
+With a vocabulary of 152k and 896 hidden units, it stays under 1.5 GB, including the LM head's gradient."""
 
 MAX_RATIO = 2.0
-"""Truncation of the importance weights of stale tokens, as verl's rollout correction has it (F. Yao et al.,
-"Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025)."""
+"""Largest importance weight of a stale token, as in verl's rollout correction (F. Yao et al., "Your Efficient
+RL Framework Secretly Brings You Off-Policy RL Training", 2025)."""
 
 
 def make_objective(config: Config, vocab_size: int, folder: Path = Path()) -> Objective:
     """The objective of a run, for a shared vocabulary of `vocab_size`.
 
-    The file of `loss.path` is executed in `folder`, from which a relative path is seen. Raises ConfigError
-    where it cannot be used.
+    The file of `loss.path` is executed in `folder`, where relative paths start. Raises ConfigError when it
+    cannot be used.
     """
     loss = config.loss
     shared = [field.name for field in fields(Objective) if hasattr(loss, field.name)]

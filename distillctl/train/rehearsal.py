@@ -1,8 +1,8 @@
-"""A save tried once before the first step, so that no run is lost at its checkpoint.
+"""Try a save once before the first step, so that no run fails at its first checkpoint.
 
-Everything of `hf/` that can fail for other reasons than the disk is written as a checkpoint would have it:
-configuration, generation_config.json, tokenizer, the names of all tensors, and the tensors where they are
-small. Then it is read back with plain transformers.
+The trial writes the parts of `hf/` whose save can fail for reasons other than the disk, as a checkpoint
+would: configuration, generation_config.json and tokenizer. It writes the tensors of a small model, and checks
+the tensor names of any model. Then it reads the files back with transformers.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from distillctl.train.distributed import Distributed
 from distillctl.train.student import Student
 
 SMALL_BYTES = 64 << 20
-"""Weights up to this are written, larger ones by their names only: a tenth of a second."""
+"""Weights of at most this size are written, which takes a tenth of a second. For a larger model, only the
+names of the tensors are checked."""
 _REFUSALS = (
     ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError,
     ValueError,
 )  # fmt: skip
-"""What transformers and tokenizers raise for files that they cannot write or read back: OSError with a number
-is the disk's, without one it is about what a file holds."""
+"""Errors of transformers and tokenizers for files that they cannot write or read back. An OSError with an
+errno comes from the disk; one without an errno is about the content of a file."""
 
 
 def rehearse_save(folder: Path, student: Student, tokenizer: Any, distributed: Distributed) -> list[Check]:
     """Save the student below `folder` as a checkpoint would, read it back and remove it. Collective.
 
-    Returns the findings, on rank 0. Raises ConfigError there for a model that cannot be saved or would
-    not load again, EnvironmentUnfit when the disk refuses.
+    Returns the findings on rank 0. There it raises ConfigError for a model that cannot be saved or would not
+    load again, and EnvironmentUnfit when the disk refuses.
     """
     sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in student.model.parameters())
     is_small = sum(sizes) <= SMALL_BYTES
@@ -60,11 +61,11 @@ def rehearse_save(folder: Path, student: Student, tokenizer: Any, distributed: D
             raise ConfigError(
                 f"student.model: a checkpoint of {student.path} could not be saved or would not load again: "
                 f"{type(error).__name__}: {reason}",
-                "correct what it names in the model's config.json, generation_config.json or tokenizer files",
+                "correct the file that the error is about: config.json, generation_config.json or tokenizer",
             ) from error
         finally:
             shutil.rmtree(trial, ignore_errors=True)
-            with suppress(OSError):  # somebody else keeps files there
+            with suppress(OSError):  # another program keeps files there
                 place.rmdir()
 
 
@@ -84,7 +85,7 @@ def _tried(
 
 
 def _require_all_named(student: Student) -> None:
-    """Parameters are what is saved; a model with other state of its own would come back without it."""
+    """Raise ConfigError for a model with state outside its parameters: only parameters are saved."""
     model = student.model
     saved = {name for name, _ in model.named_parameters()}
     lost = sorted(set(model.state_dict()) - saved - set(model.all_tied_weights_keys))
@@ -114,12 +115,12 @@ def _name_checks(trial: Path, student: Student, written: bool) -> list[Check]:
         return [
             Check("save", "ok", f"a checkpoint can be saved: {len(names)} tensors, with the model's names")
         ]
-    detail = f"a checkpoint names {listed(other)} otherwise than the files of {student.path}"
-    return [Check("save", "warn", detail, "check that what is to load it knows these names")]
+    detail = f"a checkpoint has {listed(other)} under names that the files of {student.path} do not have"
+    return [Check("save", "warn", detail, "check that the program that will load it knows these names")]
 
 
 def _generation_checks(source: Path, written: Any) -> list[Check]:
-    """Warns of a generation_config.json that transformers loads but would refuse to save."""
+    """Warn about a generation_config.json that transformers loads but would refuse to save."""
     try:
         written.validate(strict=True)
     except ValueError as error:
@@ -128,6 +129,6 @@ def _generation_checks(source: Path, written: Any) -> list[Check]:
         has_file = (source / "generation_config.json").is_file()
         where = "generation_config.json" if has_file else "config.json"
         detail = f"student's {where} has {what}, which transformers refuses to save: it is kept as it is"
-        hint = f"for sampling set do_sample=true in its {where}, else remove what it ignores"
+        hint = f"for sampling, set do_sample=true in its {where}; otherwise remove these keys"
         return [Check("generation_config", "warn", detail, hint)]
     return []

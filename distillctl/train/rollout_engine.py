@@ -1,8 +1,8 @@
-"""The rollout engine as the ranks see it: it has the weights it was given, and survives its own process.
+"""The rollout engine for the ranks. It always has the weights of the last push, even after its process died.
 
 When the engine dies or hangs, the launcher starts a fresh one. The ranks then push the current weights into
-it and repeat what they asked for: requests are seeded one by one, so the reply is the same. Only a request
-that was begun ahead then gets its reply from newer weights than it was begun with.
+it and repeat their request. Every request has its own seed, so the reply is the same. The exception is a
+request that was begun ahead: after a restart, its reply comes from newer weights than it was begun with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Rollouts = list[Rollout]
 
 
 class RolloutEngine:
-    """All methods are collective: every rank calls them together, rank 0 talks to the engine."""
+    """The ranks' side of the rollout engine. All methods are collective. Only rank 0 talks to the engine."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class RolloutEngine:
         canary_ids: list[int],
         warn: Callable[[int, str], None],
     ) -> None:
-        """Wait until the engine is ready. `canary_ids`: a prompt whose log-probabilities prove each push.
+        """Wait until the engine is ready.
 
-        `warn(step, message)` is called each time the engine is lost.
+        `canary_ids` is the canary prompt, whose log-probabilities check each push. `warn(step, message)` is
+        called each time the engine is lost.
         """
         self._path = Path(job.socket)
         self._timeout_s = config.rollout.timeout_s
@@ -57,14 +58,14 @@ class RolloutEngine:
         self._ahead: Callable[[RolloutClient], Rollouts] | None = None
         self._reply: Future[Rollouts] | None = None
         self._agreed: Scores | None = None
-        """The canary's scores when those of the engine last changed; on rank 0."""
+        """The canary's scores at the last change of the engine's scores; on rank 0."""
         self._first_nats: float | None = None
-        """Gap between engine and trainer at the first comparison, which is this model's rounding."""
+        """Gap in nats between engine and trainer at the first comparison, which is this model's rounding."""
         self._client = self._connect()
         distributed.barrier()
 
     def ask(self, request: Callable[[RolloutClient], Reply]) -> Reply | None:
-        """`request(client)` on rank 0, None on the others; on a fresh engine once more when it is lost."""
+        """`request(client)` on rank 0, None on the others. Repeats it on a fresh engine when one is lost."""
         while True:
             reply, lost = self._try(request)
             if not lost:
@@ -72,7 +73,7 @@ class RolloutEngine:
             self.push(self._version)
 
     def begin(self, request: Callable[[RolloutClient], Rollouts]) -> None:
-        """Start `request(client)` on rank 0 and go on; the next `finish` has its reply."""
+        """Start `request(client)` on rank 0 without waiting. The next `finish` returns its reply."""
         self._ahead = request
         if self._client is not None:
             self._reply = Future()
@@ -80,11 +81,11 @@ class RolloutEngine:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a reply for `finish`; the same on every rank."""
+        """Whether a request was begun that `finish` has not finished; the same on every rank."""
         return self._ahead is not None
 
     def finish(self) -> Rollouts | None:
-        """Wait for what was begun. Returns as `ask`, which repeats it where the engine was lost."""
+        """Wait for the request that was begun. Returns what `ask` returns, and repeats a lost request."""
         assert self._ahead is not None
         request = self._ahead
         self._ahead = None
@@ -96,9 +97,9 @@ class RolloutEngine:
         return None if reply is None else reply.result()
 
     def push(self, version: int) -> float:
-        """Give the engine the student's weights as `version`, and prove it. Returns as `prove`.
+        """Give the engine the student's weights as `version`, and check them. Returns what `prove` returns.
 
-        Waits for what was begun: no reply is a mixture of two versions.
+        Waits for a request that was begun, so no reply mixes two versions.
         """
         self._version = version
         while True:
@@ -108,10 +109,10 @@ class RolloutEngine:
                 return gap
 
     def prove(self) -> float:
-        """Score the canary with engine and trainer; raises `RunFailed` on rank 0 where they disagree.
+        """Score the canary prompt with engine and trainer. Raises `RunFailed` on rank 0 when they disagree.
 
-        For an engine that has loaded the student's own files. Returns how far they lie apart, in nats (0 on
-        the other ranks).
+        Call this for an engine that has loaded the student's own files. Returns the gap in nats (0 on the
+        other ranks).
         """
         gap = self._prove(pushed=False)
         return self.push(self._version) if gap is None else gap
@@ -121,7 +122,7 @@ class RolloutEngine:
         return 0 if self._client is None else group_bytes(self._client.pid)
 
     def _prove(self, *, pushed: bool) -> float | None:
-        """None when the engine was lost."""
+        """The gap in nats; None when the engine was lost."""
         ours = self._student.logprobs(self._canary_ids)
         theirs, lost = self._try(lambda client: client.score(self._canary_ids))
         if lost:
@@ -135,7 +136,7 @@ class RolloutEngine:
         )
         if self._first_nats is None:
             self._first_nats = nats
-        if scores.engine_moved(self._agreed):  # else what small steps move ours by adds up
+        if scores.engine_moved(self._agreed):  # else keep the old ones: changes of small steps must add up
             self._agreed = scores
         return nats
 
@@ -145,12 +146,12 @@ class RolloutEngine:
         lost = False
         if self._client is not None:
             if self._reply is not None:
-                self._reply.exception()  # one request at a time: wait for the one that was begun
+                self._reply.exception()  # one request at a time: wait for the request that was begun
             try:
                 reply = request(self._client)
             except EngineLost as error:
                 lost = True
-                message = f"{error.message}; going on with a fresh engine and the current weights"
+                message = f"{error.message}; the run continues with a fresh engine and the current weights"
                 self._warn(self._version, message)
                 self._client.kill()
                 self._agreed = None
@@ -166,8 +167,8 @@ class RolloutEngine:
 def _resolve(
     reply: Future[Rollouts], request: Callable[[RolloutClient], Rollouts], client: RolloutClient
 ) -> None:
-    """Runs in a thread: makes a request, and hands its reply or its error to whoever waits."""
+    """Make a request in a thread, and hand its reply or its error to the thread that waits."""
     try:
         reply.set_result(request(client))
-    except BaseException as error:  # not handled, only handed on: whoever waits would wait for ever
+    except BaseException as error:  # handed on, not handled: otherwise the other thread would wait for ever
         reply.set_exception(error)

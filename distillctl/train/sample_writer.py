@@ -1,4 +1,4 @@
-"""Responses token by token as parquet: the rollouts of a step, or the responses of an evaluation."""
+"""Write responses token by token as parquet: the rollouts of a step, or the responses of an evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillctl.run.sample_files import TOKEN_TEXT, sample_schema
 from distillctl.train.token_details import TokenDetails
 
 EVENT_TOKENS = 200
-"""Tokens of a sample that its event holds at most: a screen shows one line of it."""
+"""Most tokens of a sample in its event: a screen shows one line of them."""
 
 
 def write_samples(
@@ -26,10 +26,10 @@ def write_samples(
     details: Sequence[TokenDetails | None],
     tokenizer: Any,
 ) -> None:
-    """One row per response in the schema of `sample_schema`; the file is whole or not there.
+    """Write one row per response in the schema of `sample_schema`. The file appears whole or not at all.
 
-    `kl`: float32 [T] of each response, NaN for tokens that were not measured, None where none was. `details`
-    are those of the first responses, None where there are none.
+    `kl` is float32 [T] for each response, in nats: NaN for a token that was not measured, None for a response
+    without measured tokens. `details` are those of the first responses; None for a response without details.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -47,7 +47,7 @@ def write_samples(
 
 
 def sample_event(answer: GradedResponse, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:
-    """What the event of a samples file shows of one of its rows."""
+    """The fields that the event of a samples file has for one of its rows."""
     ids = answer.rollout.response_ids[:EVENT_TOKENS].tolist()
     texts = token_text(sorted(set(ids)), tokenizer)
     return {
@@ -60,9 +60,9 @@ def sample_event(answer: GradedResponse, kl: np.ndarray, tokenizer: Any) -> dict
 
 
 def token_text(ids: Iterable[int], tokenizer: Any) -> dict[int, str]:
-    """Text of single tokens as they stand inside a text; parts of a character are U+FFFD.
+    """Text of single tokens as they appear inside a text. A part of a character becomes U+FFFD.
 
-    Decoded behind another token, because tokenizers of SentencePiece's kind drop the space before the first.
+    A token is decoded after another token, because SentencePiece tokenizers drop the space before the first.
     """
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1]
     ids = list(ids)
@@ -98,7 +98,7 @@ def _alternatives(details: TokenDetails) -> dict[str, list[list[float]]]:
 
 
 def _listed(values: np.ndarray, ids: np.ndarray) -> list[list[float]]:
-    """Of each token the values that have an id."""
+    """The values of each token, without those whose id is -1."""
     return [row[row_ids >= 0].tolist() for row, row_ids in zip(values, ids, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""From rollouts to micro-batches that are ready for the update: the teachers score, stops are agreed on."""
+"""From rollouts to micro-batches for the update: the teachers score, and the ranks agree on stops."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from distillctl.train.training_batch import ReferenceBatch, ScoredBatch, Trainin
 def teacher_scores(
     teacher: Teacher, batches: Sequence[MicroBatch], distributed: Distributed
 ) -> Sequence[TeacherScores] | None:
-    """What a teacher says of this rank's micro-batches; collective. None, on every rank, when a stop was
-    asked for while the teacher of one of them scored."""
+    """A teacher's scores of this rank's micro-batches. Collective.
+
+    Returns None on every rank when a stop was requested while any rank's teacher scored.
+    """
     scores: Sequence[TeacherScores] = []
     with suppress(ScoringStopped):
         scores = teacher.score(batches)
@@ -39,8 +41,10 @@ def scored_batches(
     objective: Objective,
     distributed: Distributed,
 ) -> list[TrainingBatch] | None:
-    """This rank's micro-batches of a step, teacher by teacher, each scored by its own. Collective; None, on
-    every rank, after a stop. `details` says of which tokens the alternatives are wanted."""
+    """This rank's micro-batches of a step, teacher by teacher, each scored by its teacher. Collective.
+
+    Returns None on every rank after a stop. `details` says for which tokens to find alternatives.
+    """
     found: list[TrainingBatch] = []
     for name, teacher in teachers.items():
         members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
@@ -65,7 +69,7 @@ def scored_batches(
 def reference_batches(
     rollouts: Sequence[Rollout], config: Config, objective: Objective, distributed: Distributed
 ) -> list[TrainingBatch]:
-    """This rank's micro-batches of the data's own answers, for the cross-entropy term; none without it."""
+    """This rank's micro-batches of reference answers, for the cross-entropy term; none without that term."""
     if not config.loss.sft_coef:
         return []
     answers = references(rollouts, config.loss.sft_coef)

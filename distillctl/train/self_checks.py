@@ -1,6 +1,6 @@
-"""What the preflight measures on the loaded models, before the first step.
+"""Checks of the preflight on the loaded models, before the first step.
 
-Each check scores a few training prompts, whose second halves stand in for responses.
+Each check scores a few training prompts. Their second halves stand in for responses.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ LARGE_QUANTIZATION_KL = 0.1
 """Nats per token. A quantised teacher that costs this or more gets a warning: distillation of a good pair
 ends at about this KL."""
 MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""Largest mean KL in nats of a model from itself: the two passes may differ in rounding only."""
+"""Largest mean KL of a model from itself, in nats: the two passes may differ in rounding only."""
 NEAR_UNIFORM = 0.95
-"""A teacher whose entropy reaches this share of the largest, ln V, gets a warning; the tiny one has 11 %."""
+"""A teacher whose entropy is at least this share of the largest, ln V, gets a warning. The tiny teacher has
+11 % of it."""
 _CHUNK = 64
 """Tokens whose logits exist at the same time."""
 WORKSPACE_BYTES = 1 << 30
-"""Memory that a copy of a model needs to score the prompts, besides its weights."""
+"""Memory, in bytes, that a copy of a model needs to score the prompts, besides its weights."""
 
 
 def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
-    """The first prompts as a micro-batch: first halves as prompts, second halves as responses."""
+    """The first prompts as a micro-batch. Their first halves are its prompts, their second halves its
+    responses."""
     rollouts = []
     for number, prompt in enumerate(prompts[:NUM_PROMPTS]):
         ids = prompt.token_ids
@@ -69,9 +71,9 @@ def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
 
 
 def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int) -> Check:
-    """Takes the student's own files as the teacher, through the code that trains: the KL has to be 0.
+    """Score the student with a teacher from its own files, by the code that trains. The KL must be 0.
 
-    Collective; loads a second copy of the model on every rank. Raises RunFailed for another KL, ConfigError
+    Collective. Loads a second copy of the model on every rank. Raises RunFailed for another KL, ConfigError
     for NaN.
     """
     (scores,) = LocalTeacher(path, dtype, batch.rows_N.device).score([batch])
@@ -82,7 +84,7 @@ def self_test(student: Student, path: str, dtype: torch.dtype, batch: MicroBatch
     if not abs(kl) < MAX_SELF_KL[dtype]:
         raise RunFailed(
             f"the student has a KL of {kl:.1e} nats from itself (allowed: {MAX_SELF_KL[dtype]:.0e})",
-            "student and teacher are not loaded or run alike on this machine: every KL would be off by it",
+            "this machine does not load or run student and teacher alike: every KL would be off by as much",
         )
     return Check("self-test", "ok", f"the student's KL from itself is {kl:.1e} nats per token")
 
@@ -95,13 +97,11 @@ def teacher_checks(
     batch: MicroBatch,
     vocab_size: int,
 ) -> list[Check]:
-    """Whether there is something to learn from a teacher, whose precision is `dtype`.
+    """Whether the student can learn anything from a teacher, whose precision is `dtype`. Collective.
 
-    Warns of a teacher that is nearly uniform on the prompts, as untrained weights are, and of one that is the
-    student itself.
-
-    Collective. Where the teacher lists tokens, only a lower bound of its entropy is known. Raises ConfigError
-    for NaN.
+    Warns about a teacher that is nearly uniform on the prompts, as untrained weights are, and about a teacher
+    that is the student itself. Of a teacher that lists tokens, only a lower bound of the entropy is known.
+    Raises ConfigError for NaN.
     """
     (scores,) = teacher.score([batch])
     objective = Objective(vocab_size=vocab_size, kind="sampled", chunk_size=_CHUNK)
@@ -117,7 +117,7 @@ def teacher_checks(
 
 
 def _require_finite(key: str, *values: float) -> None:
-    """Raise ConfigError unless what a model's log-probabilities gave is finite."""
+    """Raise ConfigError unless these values, computed from a model's log-probabilities, are finite."""
     if not math.isfinite(sum(values)):
         shown = ", ".join(f"{value:g}" for value in values)
         raise ConfigError(
@@ -130,8 +130,8 @@ def _teacher_findings(key: str, kl: float, entropy: float, uniform: float, bound
     found = []
     if entropy >= NEAR_UNIFORM * uniform:
         detail = (
-            f"{key} is nearly uniform on prompts: its mean entropy is {entropy:.3f} nats, that of a uniform "
-            f"distribution {uniform:.3f}; it knows nothing of this text"
+            f"{key} is nearly uniform on prompts: its mean entropy is {entropy:.3f} nats, and a uniform "
+            f"distribution has {uniform:.3f}; it knows nothing about this text"
         )
         found.append(Check("teacher", "warn", detail, f"check {key}.model and its files"))
     if abs(kl) < bound:
@@ -147,9 +147,12 @@ def _teacher_findings(key: str, kl: float, entropy: float, uniform: float, bound
 
 
 def _least_entropy(teacher: TopK, vocab_size: int) -> float:
-    """A lower bound of the mean entropy in nats: no token outside a list of the most likely ones is more
-    likely than the last of it. With the sampled tokens alone: near ln V where all of them are near -ln V,
-    else 0."""
+    """A lower bound of the mean entropy in nats.
+
+    No token outside a list of the most likely tokens is more likely than the last token of the list. When
+    only the sampled tokens are known, the bound is near ln V if all of their log-probabilities are near -ln
+    V, and otherwise 0.
+    """
     if teacher.ids_NK.shape[1] < 2:
         uniform = math.log(vocab_size)
         off = float((teacher.target_logp_N + uniform).abs().mean())
@@ -164,9 +167,9 @@ def _least_entropy(teacher: TopK, vocab_size: int) -> float:
 def quantization_cost(
     name: str, quantized: LocalTeacher, path: str, dtype: torch.dtype, batch: MicroBatch, vocab_size: int
 ) -> Check:
-    """Measures the KL of a quantised teacher from the same model in full precision.
+    """Measure the KL of a quantised teacher from the same model in full precision.
 
-    The full model is loaded for this check only. Where there is no room for it, the check says so.
+    The full model is loaded for this check only. When there is no room for it, the check says so.
     """
     shortage = no_room(path, dtype, batch.rows_N.device)
     if shortage:
@@ -181,10 +184,9 @@ def quantization_cost(
 def served_agrees(
     name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch
 ) -> Check:
-    """Compares a served teacher with the same weights in this process: same tokens, whole LM head.
-
-    The weights are loaded for this check only. Where they are not on this machine, or there is no room for
-    them, the check says so. Raises RunFailed where the two disagree, ConfigError for NaN.
+    """Compare a served teacher with the same weights in this process: same tokens, whole LM head.
+    The weights are loaded for this check only. When they are not on this machine, or there is no room for
+    them, the check says so. Raises RunFailed when the two disagree, ConfigError for NaN.
     """
     if not ModelDir(Path(path)).weight_files:
         return Check("served teacher", "warn", f"{name}: not compared, its weights are not on this machine")
@@ -193,21 +195,20 @@ def served_agrees(
         return Check("served teacher", "warn", f"{name}: not compared with the local model: {shortage}")
     logp_N = _target_logp(path, dtype, batch)
     _free()
-    _require_finite(
-        f"{teacher_section(name)}.model", float(logp_N.sum())
-    )  # a server does not answer with NaN
+    # A server never replies with NaN, so the local model is checked.
+    _require_finite(f"{teacher_section(name)}.model", float(logp_N.sum()))
     (scores,) = served.score([batch])
     found = gap(logp_N, scores.target_logp_N, dtype)
     if not found.is_rounding:
         raise RunFailed(
             f"{name}: server and local model differ by {found} on the same tokens",
-            "the server has other weights, or another precision, than teacher.model and teacher.dtype",
+            "the server's weights or precision differ from teacher.model and teacher.dtype",
         )
     return Check("served teacher", "ok", f"{name}: agrees with the local model to {found.nats:.1e} nats")
 
 
 def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
-    """Why a model directory cannot be loaded in `dtype` beside what is there; empty when it can."""
+    """Why a model directory cannot also be loaded in `dtype`, for lack of memory; empty when it can."""
     from safetensors import safe_open
 
     num_values = 0
@@ -216,15 +217,15 @@ def no_room(path: str, dtype: torch.dtype, device: torch.device) -> str:
             num_values += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.offset_keys())
     needed = num_values * dtype.itemsize + WORKSPACE_BYTES
     free = memory_bytes()
-    if device.type == "cuda":  # where it goes by way of the host's memory
+    if device.type == "cuda":  # the weights pass through CPU memory on their way to the GPU
         free = min(free, torch.cuda.mem_get_info(device)[0])
     if needed <= free:
         return ""
-    return f"a copy of it needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+    return f"a copy of it needs {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free"
 
 
 def _target_logp(path: str, dtype: torch.dtype, batch: MicroBatch) -> Tensor:
-    """log p [N] of the batch's targets under a model directory, over its whole head."""
+    """log p [N] of the batch's targets under the model in directory `path`, over its whole LM head."""
     (scores,) = LocalTeacher(path, dtype, batch.rows_N.device).score([batch])
     target_ids_N = batch.tokens.target_ids_N
     parts = []
@@ -236,6 +237,6 @@ def _target_logp(path: str, dtype: torch.dtype, batch: MicroBatch) -> Tensor:
 
 
 def _free() -> None:
-    """Give back the memory of a model that was loaded for a moment; transformers' models hold cycles."""
+    """Free the memory of a model that is no longer used; models of transformers contain reference cycles."""
     gc.collect()
     torch.cuda.empty_cache()  # does nothing without a GPU

@@ -28,49 +28,49 @@ from distillctl.train.training_batch import TrainingBatch
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step leaves behind; the same on every rank."""
+    """The result of one step; the same on every rank."""
 
     metrics: dict[str, float]
     rollouts: list[Rollout]
     kl: list[np.ndarray]
-    """float32 [T] per rollout: reverse KL of each response token, nats, NaN where the token was not trained
-    on."""
+    """float32 [T] per rollout: reverse KL of each response token in nats; NaN for a token that was not
+    trained on."""
     details: list[TokenDetails]
-    """Of the first rollouts, under the weights that wrote them; none unless asked for."""
+    """Details of the first rollouts, under the weights at the start of the step; empty unless asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """The parts of a run, put together by `build.py`."""
+    """The parts of a run, as `build.py` builds them."""
 
     config: Config
     distributed: Distributed
     tokenizer: Any
     stream: PromptStream
     val_prompts: list[Prompt]
-    """Prompts of the evaluations; none without them."""
+    """Prompts of the evaluations; empty for a run without evaluations."""
     engine: RolloutEngine
     sampling: Sampling
     teachers: Mapping[str, Teacher]
     student: Student
     objective: Objective
     reward: Callable[[list[Rollout]], np.ndarray] | None
-    """Task reward of each rollout, float32; called on rank 0."""
+    """Gives the task reward of each rollout, float32. Called on rank 0."""
     should_stop: Callable[[], bool]
-    """Whether a stop was asked for; the same on every rank."""
+    """Whether a stop was requested; the same on every rank."""
     num_steps: int
-    """Of the whole run."""
+    """Optimizer steps of the whole run."""
     num_done: int
-    """Optimizer steps that the loaded weights had behind them; 0 unless resumed."""
+    """Optimizer steps that the loaded checkpoint had done; 0 unless resumed."""
     saved: dict[str, Any] | None
-    """What the checkpoint keeps besides weights and optimizer; None unless resumed."""
+    """The state in the checkpoint besides weights and optimizer; None unless resumed."""
 
     def train_step(self, step: int, *, with_details: bool = False) -> StepResult | None:
         """Step `step` (from 1): sample with the weights of step - 1, learn, push the weights of `step`.
 
-        With `train.async_depth` 1 the rollout engine samples the next batch from those weights while this one
-        is learnt, so that all batches but the first (of an attempt) come from the weights of step - 2.
-        Returns None when a stop was asked for before the update began: nothing has changed then.
+        With `train.async_depth` 1, the rollout engine samples the next batch from those weights during this
+        step's update. Then all batches but the first of an attempt come from the weights of step - 2.
+        Returns None, with nothing changed, when a stop was requested before the update began.
         """
         timer = Timer()
         self.distributed.seed(self.config.data.seed, step)
@@ -96,7 +96,7 @@ class Trainer:
         return StepResult(measured, rollouts, metrics.kl(self.distributed), metrics.details(self.distributed))
 
     def sample(self, step: int) -> list[Rollout]:
-        """The rollouts of a step, with their rewards, and with what they count in the loss."""
+        """The rollouts of a step, with their rewards and their weights in the loss."""
         engine = self.engine
         sampled = engine.finish() if engine.has_begun else engine.ask(self._request(step))
         shared = self.distributed.share_rollouts(self.stream.batch(step), self.config.rollout.n, sampled)
@@ -106,7 +106,7 @@ class Trainer:
         return weighted(self._rewarded(rollouts), self.config)
 
     def sample_ahead(self, step: int) -> None:
-        """Have the rollout engine begin with a later step, where the configuration wants that."""
+        """Let the rollout engine begin to sample `step`, if the configuration asks for it."""
         if self.config.train.async_depth and step <= self.num_steps:
             self.engine.begin(self._request(step))
 
@@ -117,7 +117,7 @@ class Trainer:
         return None if batches is None else batches + reference_batches(rollouts, *run)
 
     def _request(self, step: int) -> Callable[[RolloutClient], list[Rollout]]:
-        """What the rollout engine is asked for at `step`."""
+        """The request to the rollout engine for `step`."""
         prompts = self.stream.batch(step)
         seed = self.config.data.seed
         asks = any(teacher.asks_for_topk_ids for teacher in self.teachers.values())
@@ -127,7 +127,7 @@ class Trainer:
         )
 
     def _rewarded(self, rollouts: list[Rollout]) -> list[Rollout]:
-        """The rollouts with their rewards and group-relative advantages; as they are without a reward."""
+        """The rollouts with rewards and group-relative advantages; unchanged without a task reward."""
         if self.reward is None:
             return rollouts
         values = torch.zeros(len(rollouts))

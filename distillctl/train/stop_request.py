@@ -6,13 +6,14 @@ import signal
 
 
 class StopRequest:
-    """The newest of these signals that this process got; 0 before there is one."""
+    """The newest stop signal that this process got; 0 before the first."""
 
     def __init__(self) -> None:
         self.signal = 0
 
     def listen(self) -> None:
-        """Take signals in. Before that they end the process, which has nothing to save yet."""
+        """Record signals from this call on. Before it, a signal ends the process, which has nothing to
+        save."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._take)
 
@@ -20,5 +21,5 @@ class StopRequest:
         self.signal = number
 
     def is_made(self) -> bool:
-        """Whether this process got one."""
+        """Whether this process got a stop signal."""
         return bool(self.signal)

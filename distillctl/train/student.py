@@ -1,7 +1,7 @@
 """The student under DeepSpeed: a model whose LM head returns the loss, and its optimizer.
 
-The objective runs inside the head's forward, so that ZeRO-3's hooks on that module gather its weight once for
-the forward and once for the backward pass, and logits never leave it.
+The objective runs inside the LM head's forward. So ZeRO-3's hooks on that module gather its weight once for
+the forward and once for the backward pass, and logits never leave the module.
 Dimensions: T tokens of packed sequences, N response tokens of them, H the student's hidden size, V the padded
 vocabulary.
 """
@@ -29,12 +29,12 @@ from distillctl.objective.teacher_scores import TeacherScores
 from distillctl.train.training_batch import TokenStats, TrainingBatch
 
 _BUCKET_NUMEL = 25_000_000
-"""Parameters whose gradients are reduced together, and those that AdamW updates together, whose temporary
-tensors are as large: 100 MB each in float32. DeepSpeed's own values are twenty and forty times this."""
+"""Number of parameters whose gradients are reduced together, and that AdamW updates together with temporary
+tensors of the same size: 100 MB each in float32. DeepSpeed's defaults are 20 and 40 times as large."""
 
 
 class Student:
-    """The trained model. All methods are collective: every rank calls them together."""
+    """The model that is trained. All methods are collective: every rank calls them together."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Student:
         *,
         universal: bool = False,
     ) -> None:
-        """`universal`: load checkpoints in DeepSpeed's form for any number of ranks, and no others."""
+        """With `universal`, only checkpoints in DeepSpeed's form for any number of ranks can be loaded."""
         import deepspeed
 
         self.universal = universal
@@ -60,8 +60,8 @@ class Student:
         self.model.forward = MethodType(_forward, self.model)
         self.model.lm_head.forward = MethodType(_head_forward, self.model.lm_head)
         if config.zero.stage == 3:
-            # A layer's parameters are gathered together, once, not module by module: fewer collectives, and a
-            # tenth of the hooks, which are what ZeRO-3 costs on one rank.
+            # Gather a layer's parameters together instead of module by module. This takes fewer collectives
+            # and a tenth of the hooks. On one rank, the hooks are the whole cost of ZeRO-3.
             deepspeed.utils.set_z3_leaf_modules(self.model, sorted(self.model._no_split_modules))
         schedule = lr_schedule(config.optim, num_steps)
         self.deepspeed, *_ = deepspeed.initialize(
@@ -74,10 +74,10 @@ class Student:
             _undo_first_step(self.deepspeed.optimizer)
 
     def forward_backward(self, batch: TrainingBatch, *, last: bool) -> TokenStats:
-        """Add this micro-batch's gradient; `last` ends the accumulation.
+        """Add the gradient of this micro-batch. `last` ends the accumulation.
 
-        The tokens' weights are those of the global batch. DeepSpeed averages gradients over ranks, so the
-        loss is multiplied by their number.
+        The tokens' weights refer to the global batch. DeepSpeed averages gradients over ranks, so the loss is
+        multiplied by the number of ranks.
         """
         loss, stats_SN, *columns = self.deepspeed(*batch.micro_batch.inputs, compute=batch.loss)
         self.deepspeed.set_gradient_accumulation_boundary(last)
@@ -85,9 +85,10 @@ class Student:
         return TokenStats(stats_SN, Alternatives(*columns) if columns else None)
 
     def step(self) -> dict[str, float]:
-        """One optimizer step (clipped; skipped on all ranks when the gradient of one is not finite).
+        """Make one optimizer step with clipped gradients; returns its metrics.
 
-        Returns its metrics; `actor/skipped_steps` counts over the whole run.
+        When the gradient of one rank is not finite, all ranks skip the step. `actor/skipped_steps` counts the
+        skipped steps of the whole run.
         """
         lr = self.deepspeed.get_lr()[0]
         norm = None if hasattr(self.deepspeed.optimizer, "overflow") else self._plain_grad_norm()
@@ -104,14 +105,16 @@ class Student:
         }
 
     def _plain_grad_norm(self) -> float:
-        """Norm of gradients that are whole on every rank: stage 0 in float32, where DeepSpeed neither reports
-        it nor looks for NaN."""
+        """Norm of gradients that are whole on every rank.
+
+        Used for stage 0 in float32, where DeepSpeed neither reports the norm nor looks for NaN.
+        """
         gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     @torch.no_grad()
     def statistics(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Statistics [N] of a micro-batch by name, without any gradient."""
+        """Statistics [N] of a micro-batch by name, without a gradient."""
         self.deepspeed.eval()
         _, stats_SN = self.deepspeed(*batch.micro_batch.inputs, compute=batch.loss)
         self.deepspeed.train()
@@ -136,7 +139,8 @@ class Student:
 
     @torch.no_grad()
     def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
-        """float32 [T - 1] on the CPU: log-probability of `token_ids[1:]` over the whole padded vocabulary."""
+        """float32 [T - 1] on the CPU: log-probabilities of `token_ids[1:]` over the whole padded
+        vocabulary."""
         device = self.deepspeed.device
         input_ids_T = torch.tensor(token_ids, device=device)
         length = len(token_ids)
@@ -149,27 +153,27 @@ class Student:
 
 
 Compute = Callable[[Tensor, Tensor], Any]
-"""From the last hidden states [N, H] and the weight [V, H] of the LM head."""
+"""Takes the last hidden states [N, H] and the weight [V, H] of the LM head."""
 
 
 def _forward(
     self: Any, input_ids_T: Tensor, lengths: tuple[int, ...], rows_N: Tensor, *, compute: Compute = logits
 ) -> Any:
-    """Replaces the model's forward: hidden states at `rows_N`, then the LM head with `compute` in it."""
+    """Replaces the model's forward: hidden states at `rows_N`, then the LM head, which applies `compute`."""
     hidden_1TH = self.base_model(**packed_arguments(input_ids_T, lengths)).last_hidden_state
     return self.lm_head(hidden_1TH[0, rows_N], compute=compute)
 
 
 def _head_forward(self: Any, hidden_NH: Tensor, *, compute: Compute = logits) -> Any:
-    """Replaces the LM head's forward: logits, or what else is computed from hidden states and head."""
+    """Replaces the LM head's forward: logits, or another `compute` of hidden states and the head's weight."""
     return compute(hidden_NH, self.weight)
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[Any]:
-    """What the optimizer is given: all parameters, or with weight decay two groups of them.
+    """The optimizer's parameters: all of them, or two groups when there is weight decay.
 
-    Matrices decay, embeddings and head among them; vectors, which are biases and the weights of norms, do
-    not. That is the choice of transformers' Trainer (`get_decay_parameter_names`).
+    Matrices decay, including embeddings and LM head. Vectors do not; they are biases and the weights of
+    norms. transformers' Trainer makes the same choice (`get_decay_parameter_names`).
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not weight_decay:
@@ -177,17 +181,17 @@ def parameter_groups(model: Any, weight_decay: float) -> list[Any]:
     decay: list[Any] = []
     keep: list[Any] = []
     for parameter in trained:
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # of a shard: that of the whole
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # `ds_shape`: the whole shape of a shard
         (decay if len(shape) > 1 else keep).append(parameter)
     return [{"params": decay}, {"params": keep, "weight_decay": 0.0}]
 
 
 def _undo_first_step(optimizer: Any) -> None:
-    """DeepSpeed's optimizer of bfloat16 without ZeRO makes its state by a step on gradients of zero.
+    """Undo the step on zero gradients by which DeepSpeed's bfloat16 optimizer without ZeRO makes its state.
 
-    That step counts in AdamW's bias correction, so that the first real one would be 0.735 of the learning
-    rate (for betas 0.9 and 0.95), and the float32 weights decay in it. What is cleared comes again at the
-    first real step.
+    AdamW's bias correction would count that step: with betas 0.9 and 0.95, the first real step would be 0.735
+    of the learning rate. The float32 weights also decay in it. The first real step makes the cleared state
+    again.
     """
     optimizer.optimizer.state.clear()
     for wide_group, group in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
@@ -199,7 +203,7 @@ def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's configuration. Nothing in it rescales the loss (gradient_accumulation_steps is 1)."""
     zero: dict[str, Any] = {
         "stage": config.zero.stage,
-        "contiguous_gradients": False,  # one copy less: they are copied into buckets for the reduction anyway
+        "contiguous_gradients": False,  # saves a copy: the reduction copies gradients into buckets anyway
         "reduce_bucket_size": _BUCKET_NUMEL,
         "sub_group_size": _BUCKET_NUMEL,
     }
@@ -214,7 +218,7 @@ def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
         "gradient_clipping": optim.clip_grad,
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == torch.bfloat16},
-        # torch's AdamW: DeepSpeed's own is compiled at the first start, which takes minutes on a CPU.
+        # Use torch's AdamW: DeepSpeed compiles its own at the first start, which takes minutes on a CPU.
         "zero_force_ds_cpu_optimizer": False,
         "optimizer": {
             "type": "AdamW",
@@ -230,7 +234,7 @@ def deepspeed_settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def lr_schedule(optim: OptimConfig, num_steps: int) -> Callable[[int], float]:
-    """Factor of the peak learning rate for the update after `done` steps; warm-up starts above zero."""
+    """The factor of the peak learning rate for the update after `done` steps. Warm-up starts above zero."""
 
     def factor(done: int) -> float:
         if done < optim.warmup_steps:

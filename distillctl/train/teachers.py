@@ -25,9 +25,10 @@ def load_teachers(
     vocab_size: int,
     stop: StopRequest,
 ) -> tuple[dict[str, Teacher], list[Check]]:
-    """The teachers of the run by name, and what rank 0 measured of them on the prompts of `probe`.
+    """The teachers of the run by name, and rank 0's checks of them on the prompts of `probe`.
 
-    `vocab_size`: token ids that student and teachers share. `stop` ends the scoring of a served teacher.
+    `vocab_size` is the number of token ids that student and teachers share. `stop` ends the scoring of a
+    served teacher.
     """
     teachers: dict[str, Teacher] = {}
     checks: list[Check] = []

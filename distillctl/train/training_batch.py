@@ -1,4 +1,4 @@
-"""Micro-batches that are ready for the update: with what their teacher says, or of reference answers.
+"""Micro-batches for the update: rollouts with their teacher's scores, or reference answers.
 
 Dimensions: N response tokens, S statistics, H the student's hidden size, V its padded vocabulary.
 """
@@ -18,12 +18,12 @@ from distillctl.objective.teacher_scores import TeacherScores
 
 
 class TokenStats(NamedTuple):
-    """What the loss tells of the N tokens of a micro-batch."""
+    """Statistics and alternatives of the N tokens of a micro-batch."""
 
     stats_SN: Tensor
     """Statistics, in the order of `TrainingBatch.stat_names`; not weighted."""
     alternatives: Alternatives | None = None
-    """Of the tokens that they were wanted of."""
+    """Alternatives of the tokens that need them."""
 
 
 class TrainingBatch(Protocol):
@@ -39,27 +39,29 @@ class TrainingBatch(Protocol):
 
     @property
     def kl_names(self) -> tuple[str, ...]:
-        """Metrics besides `kl/reverse` for which its reverse KL counts."""
+        """Further metrics, besides `kl/reverse`, that include this batch's reverse KL."""
 
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Metrics besides `actor/loss` for which the mean of its losses counts."""
 
     def loss(self, hidden_NH: Tensor, head_VH: Tensor) -> tuple[Tensor, ...]:
-        """The weighted sum of the tokens' losses, a scalar, and the fields of `TokenStats`, flat, from the
-        student's last hidden states and the weight of its LM head."""
+        """The weighted sum of the tokens' losses (a scalar), then the fields of `TokenStats` as a flat tuple.
+
+        Computed from the student's last hidden states and the weight of its LM head.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredBatch:
-    """A micro-batch of rollouts with what a teacher says of them."""
+    """A micro-batch of rollouts with a teacher's scores."""
 
     micro_batch: MicroBatch
     scores: TeacherScores
     objective: Objective
     kl_names: tuple[str, ...] = ()
     detailed_rows: Tensor | None = None
-    """int64: those of the N tokens of which the likeliest alternatives are wanted; None where nobody asks."""
+    """int64: the tokens, out of N, that need alternatives; None when no token does."""
     num_alternatives: int = 0
 
     @property
@@ -83,11 +85,11 @@ class ScoredBatch:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceBatch:
-    """A micro-batch of reference answers, which no teacher scores."""
+    """A micro-batch of reference answers. No teacher scores them."""
 
     micro_batch: MicroBatch
     objective: Objective
-    """Vocabulary, temperature and chunk size of the cross-entropy."""
+    """Its vocabulary, temperature and chunk size apply to the cross-entropy."""
 
     @property
     def stat_names(self) -> tuple[str, ...]:
@@ -96,7 +98,7 @@ class ReferenceBatch:
 
     @property
     def kl_names(self) -> tuple[str, ...]:
-        """None: there is no KL without a teacher."""
+        """Empty: there is no KL without a teacher."""
         return ()
 
     @property

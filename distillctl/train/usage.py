@@ -1,4 +1,4 @@
-"""Memory and GPUs of a run after a step, as metrics."""
+"""Metrics of memory and GPUs after a step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Usage:
     """`memory/…` and `gpu/…` metrics."""
 
     def __init__(self, gpus: Mapping[str, str], warn: Callable[[int, str], None]) -> None:
-        """`gpus`: the GPUs of the run, number to identifier. `warn(step, message)` is told once of each
-        metric that is left out.
+        """`gpus` are the GPUs of the run, from number to identifier.
+
+        `warn(step, message)` is called once for each metric that is left out.
         """
         self._gpus = gpus
         self._warn = warn

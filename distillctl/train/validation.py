@@ -29,8 +29,7 @@ class Validation:
     trainer: Trainer
 
     def run(self, step: int, folder: Path) -> dict[str, Any] | None:
-        """Evaluate the weights after `step`; collective. Returns the fields of its event, on rank 0.
-
+        """Evaluate the weights after `step`. Collective. Returns the fields of the event on rank 0.
         Writes `step_N.json` (the summary) and `step_N.parquet` (every response) in `folder`.
         """
         found = self.trainer.engine.ask(self._sample)
@@ -45,12 +44,12 @@ class Validation:
         write_samples(path.with_suffix(".parquet"), found[0], kl, details, self.trainer.tokenizer)
         measured = [one.kl for one in details if one is not None]
         known = np.concatenate(measured)[~np.isnan(np.concatenate(measured))] if measured else np.zeros(0)
-        mean_kl = float(known.mean()) if known.size else None  # none where a stop came first
+        mean_kl = float(known.mean()) if known.size else None  # None when a stop came first
         write_json(path, {"step": step, **asdict(result), "kl": mean_kl})
         return {"metrics": {"val/acc": result.acc, "val/kl": mean_kl}, "num": result.num_graded}
 
     def _sample(self, client: RolloutClient) -> tuple[list[GradedResponse], float]:
-        """One graded response to each prompt, and the seconds that sampling them took."""
+        """One graded response to each prompt, and the seconds that the sampling took."""
         trainer = self.trainer
         greedy = replace(trainer.sampling, temperature=0.0, top_p=1.0)
         start = time.perf_counter()
@@ -59,7 +58,7 @@ class Validation:
         return grade_rollouts(rollouts, trainer.tokenizer), seconds
 
     def _details(self, found: list[GradedResponse] | None) -> list[TokenDetails | None]:
-        """Details of the first responses; None of a response that leaves the shared vocabulary."""
+        """Details of the first responses; None for a response with a token outside the shared vocabulary."""
         prompts = self.trainer.val_prompts[:NUM_DETAILED]
         rollouts = None if found is None else [answer.rollout for answer in found[: len(prompts)]]
         shared = self.trainer.distributed.share_rollouts(prompts, 1, rollouts)
@@ -71,9 +70,10 @@ class Validation:
 
 
 def token_details(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenDetails]:
-    """Details of the first `NUM_DETAILED` rollouts; none of what a teacher did not score before a stop.
+    """Details of the first `NUM_DETAILED` rollouts.
 
-    Collective; trains nothing and draws no random numbers.
+    Tokens that a teacher did not score before a stop have no values. Collective. Trains nothing and draws no
+    random numbers.
     """
     rollouts = rollouts[:NUM_DETAILED]
     vocab_size = trainer.objective.vocab_size

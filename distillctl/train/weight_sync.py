@@ -1,4 +1,4 @@
-"""Weights out of ZeRO-3: bucketed gathers, and the files of a push into the rollout engine."""
+"""Gather weights from ZeRO-3 in buckets, and write the files of a push into the rollout engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from distillctl.train.student import Student
 
 BUCKET_BYTES = 256 << 20
-"""Gathered at a time. Large enough to hide the latency of a gather, small next to a model."""
+"""Bytes gathered at a time: enough to hide the latency of a gather, and little compared with a model."""
 
 
 def gathered(model: Any, bucket_bytes: int = BUCKET_BYTES) -> Iterator[dict[str, Tensor]]:
@@ -43,16 +43,16 @@ def _buckets(named: list[tuple[str, Any]], limit: int) -> Iterator[list[tuple[st
 
 
 class WeightWriter:
-    """Writes the student's weights where the engine can load them."""
+    """Writes the student's weights to files that the engine can load."""
 
     def __init__(self, student: Student, folder: Path, *, is_main: bool) -> None:
-        """Files are written by the main rank. `folder` lies in memory (/dev/shm) and is private."""
+        """The main rank writes the files. `folder` is private and in memory (/dev/shm)."""
         self._student = student
         self._folder = folder
         self._is_main = is_main
 
     def write(self) -> list[Path]:
-        """Gather and write all weights; returns the files, none on the other ranks. Collective."""
+        """Gather and write all weights. Returns the files; an empty list on other ranks. Collective."""
         files = []
         for index, tensors in enumerate(gathered(self._student.model)):
             if self._is_main:

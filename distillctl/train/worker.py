@@ -1,7 +1,7 @@
-"""A rank's main: `python -m distillctl.train.worker JOB.json`. Builds the trainer and runs the steps.
+"""The program of a rank: `python -m distillctl.train.worker JOB.json` builds the trainer and runs the steps.
 
-Rank 0 also talks to the rollout engine and writes events, samples and evaluations. A `DistillError` is left
-for the launcher in `error_RANK.json` beside the job.
+Rank 0 also talks to the rollout engine and writes events, samples and evaluations. A rank that fails with a
+`DistillError` writes it for the launcher to `error_RANK.json` beside the job.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from distillctl.train.validation import Validation
 
 
 class TrainingRun:
-    """The steps of one attempt, on one rank: trains, evaluates, saves, and reports."""
+    """The steps of one attempt on one rank: train, evaluate, save, and report."""
 
     def __init__(self, job: TrainJob, trainer: Trainer, reporter: Reporter, stop: StopRequest) -> None:
         self.job = job
@@ -59,7 +59,7 @@ class TrainingRun:
             self.best = checkpoint.kept_best(self.run.checkpoints, trainer.saved["best"], self.distributed)
 
     def train(self) -> None:
-        """All steps to the end, or to the first boundary between phases after a stop was asked for."""
+        """Run all steps, or stop at the first boundary between phases after a stop was requested."""
         self.stop.listen()
         config = self.config
         trainer = self.trainer
@@ -90,7 +90,7 @@ class TrainingRun:
         return None
 
     def _stop(self, step: int) -> None:
-        """End early, after `step`, so that a resumed run goes on from there."""
+        """End early after `step`, so that a resumed run continues from there."""
         if step > self.saved_step:
             self._save(step)
         self._status(step)
@@ -112,26 +112,27 @@ class TrainingRun:
         return step in (1, self.trainer.num_steps) or step % self.config.samples.every == 0
 
     def _guard(self, step: int, metrics: dict[str, float]) -> None:
-        """Warn of the first violation of each guard; raise RunFailed at the last that it is allowed."""
+        """Warn about the first violation of each guard. Raise RunFailed when a guard's limit is reached."""
         for violation in self.guards.check(metrics):
             key = f"guards.{violation.guard}={getattr(self.config.guards, violation.guard)}"
             if violation.count == 1:
-                message = f"{violation.message} ({key}); no checkpoint is written while it is so"
+                consequence = "while this lasts, no checkpoint is written unless you stop the run"
+                message = f"{violation.message} ({key}); {consequence}"
                 self.reporter.emit("warn", step, message=message, guard=violation.guard)
             if violation.fatal:
                 raise RunFailed(
                     f"stopped at step {step}: {violation.message} ({key}, {violation.count} steps in a row)",
-                    f"{violation.hint}; the last good checkpoint is of step {self.saved_step}",
+                    f"{violation.hint}; the last good checkpoint is from step {self.saved_step}",
                 )
 
     def _evaluate(self, step: int, *, last: bool = False) -> checkpoint.Best | None:
-        """Evaluate where it is due; the result where it is better than that of the best checkpoint."""
+        """Evaluate if it is due. Returns the result if it is better than that of the best checkpoint."""
         every = self.config.eval.every
         if not every or (step % every and not last):
             return None
         fields = self.validation.run(step, self.run.eval_dir)
         acc = math.nan
-        if fields is not None:  # on rank 0
+        if fields is not None:  # only on rank 0
             self.reporter.emit("eval", step, **fields)
             acc = fields["metrics"]["val/acc"]
         acc = float(
@@ -142,7 +143,7 @@ class TrainingRun:
         return checkpoint.Best(step, acc)
 
     def _save(self, step: int, better: checkpoint.Best | None = None) -> None:
-        """Write a checkpoint; with `better` it becomes the best one, and the best before it may go."""
+        """Write a checkpoint. With `better` it becomes the best one, and the former best may be deleted."""
         best = better or self.best
         state = {"guards": self.guards.state(), "best": None if best is None else [best.step, best.acc]}
         path = checkpoint.save(
@@ -199,7 +200,7 @@ def main() -> None:
 
 
 def _leave(error: DistillError, path: Path) -> NoReturn:
-    """Tell the launcher and exit."""
+    """Report the error to the launcher and exit."""
     report = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
     with suppress(OSError):  # on a full disk the launcher shows the end of the log instead
         path.write_text(json.dumps(report))

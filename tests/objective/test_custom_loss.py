@@ -116,7 +116,7 @@ def test_a_good_loss_passes_its_trial(load):
         ("(s - t).sum(-1).double()", "returned torch.float64 instead of torch.float32"),
         ("(s - t).sum(-1).detach()", "has no gradient: what it returns does not depend on student_log_p"),
         ("t.sum(-1)", "has no gradient: what it returns does not depend on student_log_p"),
-        ("s.exp().sum(-1)", "has no gradient: that of the student's logits is zero"),
+        ("s.exp().sum(-1)", "has no gradient: it is zero for the student's logits"),
         ("(s.exp() * (s - t)).sum(-1) / 0", "gives values that are not finite"),
         ("(s - t).square().sum(-1).sqrt()", "gives a gradient that is not finite, tried on a student that"),
     ],

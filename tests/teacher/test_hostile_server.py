@@ -98,7 +98,7 @@ CONTENTS = {
     "a log-probability of 50": ({**OWN, "3": entry(50.0, 1)}, "a log-probability of 50; none can be above 0"),
     "infinity": ({**OWN, "3": entry(float("inf"), 1)}, "a log-probability of inf; none can be above 0"),
     "the prompt's own of 50": ({"7": entry(50.0, 40)}, "a log-probability of 50; none can be above 0"),
-    "of an entry that is not used": ({**OWN, "3": entry(3.0, 99)}, "a log-probability of 3; none can be above 0"),
+    "of an entry that is not used": ({**OWN, "3": entry(3.0, 99)}, "3; none can be above 0"),
     "NaN": ({**OWN, "3": entry(float("nan"), 1)}, "NaN"),
     "a probability of 1.2 together": ({**OWN, "3": entry(-0.5, 1), "4": entry(-0.5, 2)}, "add up to 1.213"),
     "a negative id": ({**OWN, "-3": entry(-0.5, 1)}, "a listed token is not an id"),

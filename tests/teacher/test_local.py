@@ -222,7 +222,7 @@ def test_no_full_precision_copy_is_loaded_where_there_is_no_room(sequences, monk
     check = check_of(teacher, sequences)
     assert check.level == "warn"
     assert check.detail == (
-        "math: not compared with full precision: a copy of it needs 1.0 GiB, 1.0 are free"
+        "math: not compared with full precision: a copy of it needs 1.0 GiB, but 1.0 GiB are free"
     )
 
 

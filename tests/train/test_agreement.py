@@ -65,7 +65,12 @@ def test_nan_is_no_agreement(dtype) -> None:
 @pytest.mark.parametrize(
     ("pushed", "agreed", "message", "hint"),
     [
-        (False, False, "although nothing was pushed", "vLLM and the trainer compute this model differently;"),
+        (
+            False,
+            False,
+            "although both loaded the same files",
+            "vLLM and the trainer compute this model differently;",
+        ),
         (True, True, "after the weights of step 3 were pushed", "the engine did not take the weights;"),
         (
             True,
@@ -88,7 +93,7 @@ def test_a_push_that_moves_the_trainer_and_not_a_bit_of_the_engine_did_not_arriv
     """Both changes are far below what the dtype's rounding hides."""
     before = scores([0.0] * len(HEALTHY))
     same = Scores(before.ours_T + moved, before.theirs_T)
-    with pytest.raises(RunFailed, match="not a bit of the engine's"):
+    with pytest.raises(RunFailed, match="no bit of the engine's"):
         require_agreement(same, before, dtype, 3, pushed=True)
     require_agreement(before, before, dtype, 3, pushed=True)  # a skipped step moves nothing
     bit = before.theirs_T.copy()

@@ -321,7 +321,7 @@ def test_the_dry_run_measures_on_running_engines_and_keeps_nothing(folder):
     done = distillctl("train", "--preset", PRESET, "--dry-run", "--json", *SMALL, cwd=folder)
     names = {check["name"] for check in json.loads(done.stdout)["checks"]}
     assert {"tokenizers", "self-test", "teacher", "save", "engine"} <= names
-    assert done.stderr == "starting the engines once to measure; no step is made\n"
+    assert done.stderr == "starting the engines once to measure; no step runs\n"
     assert set(folder.rglob("*")) == before
 
 

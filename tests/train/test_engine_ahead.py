@@ -86,7 +86,7 @@ def test_small_steps_that_never_arrive_add_up_until_they_are_noticed(tmp_path, s
     engine.prove()
     engine.push(1)
     engine.push(2)
-    with pytest.raises(RunFailed, match=r"step 3 were pushed and moved .* by 1.2e-05 nats .* not a bit"):
+    with pytest.raises(RunFailed, match=r"step 3 were pushed and changed .* by 1.2e-05 nats .* no bit"):
         engine.push(3)
     engine._client.close()
 

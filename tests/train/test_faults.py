@@ -197,7 +197,10 @@ def test_events_say_what_happened_to_the_engine(hurt_engine):
     assert sum("the rollout engine ended with code" in message for message in told) == 2
     assert any("restart 2 of 3" in message for message in told)
     assert any("was silent for 10 s" in message for message in told)
-    assert sum("going on with a fresh engine and the current weights" in message for message in told) >= 2
+    assert (
+        sum("the run continues with a fresh engine and the current weights" in message for message in told)
+        >= 2
+    )
 
 
 # An engine that samples a batch ahead.
@@ -228,7 +231,7 @@ def test_a_batch_that_was_lost_ahead_is_sampled_anew_from_the_weights_of_the_mom
     }
     assert staleness[1] == 0  # nothing was begun before it
     assert sorted(staleness[step] for step in (2, 3)) == [0, 1]
-    message = "going on with a fresh engine and the current weights"
+    message = "the run continues with a fresh engine and the current weights"
     assert any(message in event["message"] for event in ahead.events("warn"))
 
 
