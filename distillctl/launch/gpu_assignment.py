@@ -50,7 +50,7 @@ def check_slices(config: Config, world_size: int, ids: Sequence[str]) -> None:
     for key, places in groups.items():
         if len(places) > 1 and any(ids[place].startswith(MIG) for place in places):
             raise ConfigError(
-                f"{key} takes {len(places)} devices, of which some are slices of a GPU (MIG): CUDA shows a "
+                f"{key} takes {len(places)} devices, some of which are slices of a GPU (MIG): CUDA shows a "
                 f"process one slice, and {counted(len(ids))}",
                 f"set {key} to one of them",
             )

@@ -75,7 +75,7 @@ class Plan:
         }
 
     def engine(self, scratch: Path) -> EngineSettings:
-        """Settings of the rollout worker."""
+        """Settings of the rollout engine."""
         rollout = self.config.rollout
         on_gpu = self.device == "cuda"
         settings = engine_settings(

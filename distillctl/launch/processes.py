@@ -38,7 +38,7 @@ class Child:
 
 
 def start_rollout_engine(plan: Plan, settings: EngineSettings, logs: Path) -> Child:
-    """Start the rollout worker."""
+    """Start the rollout engine."""
     log = logs / "rollout.log"
     process = start_engine(settings, logs / "engine.json", log, plan.config.rollout.gpus)
     return Child("rollout engine", process, log)

@@ -1,4 +1,4 @@
-"""The supervisor: starts a run's processes, watches them, and stops them. Imports no torch.
+"""The launcher: starts a run's processes, watches them, and stops them. Imports no torch.
 
 A run has one rollout engine, a server for every teacher with `serve`, and `world_size` trainer ranks. A
 rollout engine that dies is restarted. When another process dies, the run ends and shows the last lines of its

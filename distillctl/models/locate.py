@@ -52,7 +52,7 @@ def fetch_weights(model: ModelDir, key: str) -> None:
     if model.hub_id is not None:
         _download(model.hub_id, key, _WEIGHTS, revision=model.path.name)
         _require_usable(model, key, weights=True)
-    elif not model.weight_files and not is_shipped(model.path):  # `find_model` checked those that are here
+    elif not model.weight_files and not is_shipped(model.path):  # else `find_model` checked them
         check_weights(model, key)
 
 

@@ -30,7 +30,7 @@ _MAX_DIMENSIONS = 64
 _MAX_COUNT = 2**63 - 1
 """Largest size or offset of a tensor that torch can hold."""
 _MAX_NAME = 1000
-"""Characters of a tensor's name; those of models have about a hundred."""
+"""Most characters in a tensor's name. Names in models have about a hundred."""
 
 
 def read_header(file: Path, key: str) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from typing import Any
 from distillctl.config.guards import GuardsConfig
 
 BASELINE_STEPS = 5
-"""Growth of KL and lengths is measured relative to the means of the first steps, of which this is the
-number."""
+"""Number of first steps. Growth of KL and lengths is measured relative to their means."""
 KL_FLOOR = 0.1
 """Nats. A pair whose KL begins below this may grow to the guard's multiple of this value. When the KL is so
 small, the noise of a single batch multiplies it."""

@@ -21,7 +21,7 @@ EVENT_TOKENS = 200
 
 def write_samples(
     path: Path,
-    answers: Sequence[GradedResponse],
+    responses: Sequence[GradedResponse],
     kl: Sequence[np.ndarray | None],
     details: Sequence[TokenDetails | None],
     tokenizer: Any,
@@ -34,7 +34,7 @@ def write_samples(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [_row(answer, values) for answer, values in zip(answers, kl, strict=True)]
+    rows = [_row(response, values) for response, values in zip(responses, kl, strict=True)]
     detailed = [(row, one) for row, one in zip(rows, details, strict=False) if one is not None]
     for row, one in detailed:
         row |= _alternatives(one)
@@ -46,16 +46,16 @@ def write_samples(
         pq.write_table(pa.Table.from_pylist(rows, schema=sample_schema().with_metadata(metadata)), file)
 
 
-def sample_event(answer: GradedResponse, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+def sample_event(response: GradedResponse, kl: np.ndarray, tokenizer: Any) -> dict[str, Any]:
     """The fields that the event of a samples file has for one of its rows."""
-    ids = answer.rollout.response_ids[:EVENT_TOKENS].tolist()
+    ids = response.rollout.response_ids[:EVENT_TOKENS].tolist()
     texts = token_text(sorted(set(ids)), tokenizer)
     return {
         "pieces": [texts[i] for i in ids],
         "kl": _numbers(kl[:EVENT_TOKENS]),
         "mean_kl": float(np.nanmean(kl)),
-        "num_tokens": len(answer.rollout.response_ids),
-        "correct": None if answer.grade is None else answer.grade.normalised,
+        "num_tokens": len(response.rollout.response_ids),
+        "correct": None if response.grade is None else response.grade.normalised,
     }
 
 
@@ -71,8 +71,8 @@ def token_text(ids: Iterable[int], tokenizer: Any) -> dict[int, str]:
     return {i: text[before:] for i, text in zip(ids, texts, strict=True)}
 
 
-def _row(answer: GradedResponse, kl: np.ndarray | None) -> dict[str, Any]:
-    rollout = answer.rollout
+def _row(response: GradedResponse, kl: np.ndarray | None) -> dict[str, Any]:
+    rollout = response.rollout
     return {
         "prompt_id": rollout.prompt.prompt_id,
         "sample": rollout.sample,
@@ -81,9 +81,9 @@ def _row(answer: GradedResponse, kl: np.ndarray | None) -> dict[str, Any]:
         "response_logprobs": rollout.response_logprobs,
         "kl": None if kl is None else _numbers(kl),
         "finish_reason": rollout.finish_reason,
-        "text": answer.text,
+        "text": response.text,
         "ground_truth": rollout.prompt.ground_truth,
-        "correct": None if answer.grade is None else answer.grade.normalised,
+        "correct": None if response.grade is None else response.grade.normalised,
         "prompt": rollout.prompt.text,
     }
 

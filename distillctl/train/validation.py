@@ -60,7 +60,7 @@ class Validation:
     def _details(self, found: list[GradedResponse] | None) -> list[TokenDetails | None]:
         """Details of the first responses; None for a response with a token outside the shared vocabulary."""
         prompts = self.trainer.val_prompts[:NUM_DETAILED]
-        rollouts = None if found is None else [answer.rollout for answer in found[: len(prompts)]]
+        rollouts = None if found is None else [response.rollout for response in found[: len(prompts)]]
         shared = self.trainer.distributed.share_rollouts(prompts, 1, rollouts)
         vocab_size = self.trainer.objective.vocab_size
         inside = [int(rollout.response_ids.max()) < vocab_size for rollout in shared]

@@ -103,9 +103,9 @@ class TrainingRun:
         if self._is_sample_step(step):
             tokenizer = self.trainer.tokenizer
             path = self.run.samples_dir / f"{step_dir(step)}.parquet"
-            answers = grade_rollouts(result.rollouts, tokenizer)
-            write_samples(path, answers, result.kl, result.details, tokenizer)
-            shown = sample_event(answers[0], result.kl[0], tokenizer)
+            responses = grade_rollouts(result.rollouts, tokenizer)
+            write_samples(path, responses, result.kl, result.details, tokenizer)
+            shown = sample_event(responses[0], result.kl[0], tokenizer)
             self.reporter.emit("sample", step, path=str(path.relative_to(self.run.path)), **shown)
 
     def _is_sample_step(self, step: int) -> bool:

@@ -1,14 +1,15 @@
-"""The divergences of two distributions: one file each, named as in `loss.kind` and `loss.topk_divergence`.
+"""The divergences of two distributions. Each is a file, named as in `loss.kind` and `loss.topk_divergence`.
 
 A file NAME.py defines
 
     value_and_slope(log_q_CV, q_CV, log_p_CV, objective) -> (value_C, slope_CV)
 
-for C tokens over V outcomes (the vocabulary, or the K + 1 buckets of `topk`): student q with its
-log-probabilities, teacher p, and the `Objective` with the parameters that a divergence may have. The value is
-in nats; the slope is the derivative of the value with respect to log q, up to any multiple of q (see the
-package `objective`). Both are new tensors in the dtype of `log_q_CV`, which the caller may overwrite.
-`docs/extending.md` adds a file step by step; nothing else lists the names. Imports no torch.
+for C tokens over V outcomes (the vocabulary, or the K + 1 buckets of `topk`). It gets the student's
+log-probabilities log q and probabilities q, the teacher's log p, and the `Objective` with the parameters that
+a divergence may have. The value is in nats. The slope is the derivative of the value with respect to log q,
+up to any multiple of q (see the package `objective`). Both are new tensors in the dtype of `log_q_CV`, which
+the caller may overwrite. `docs/extending.md` adds a file step by step. No other place lists the names.
+Imports no torch.
 """
 
 from __future__ import annotations

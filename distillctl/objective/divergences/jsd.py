@@ -3,8 +3,8 @@
     beta KL(p || m) + (1 - beta) KL(q || m)    with m = beta p + (1 - beta) q
     slope (1 - beta) q (log q - log m)
 
-Agarwal et al. 2023, arXiv 2306.13649. The formula tends to 0 at both ends of beta; there beta = 0 means the
-forward KL and beta = 1 the reverse KL, as in TRL and Liger. Student q, teacher p; dimensions: C tokens, V
+Agarwal et al. 2023, arXiv 2306.13649. The formula tends to 0 at both ends of beta. So beta = 0 stands for the
+forward KL and beta = 1 for the reverse KL, as in TRL and Liger. Student q, teacher p; dimensions: C tokens, V
 outcomes.
 """
 
