@@ -25,8 +25,7 @@ MAX_SOCKET_PATH = 107
 _OPTIMIZER_BYTES = 12
 """Bytes per parameter in a checkpoint: float32 master weight and AdamW's two moments."""
 _BESIDE_BYTES = 16 << 20
-"""Bytes of everything in a checkpoint but weights: tokenizer, DeepSpeed's scripts, a share of samples and
-events."""
+"""Bytes of a checkpoint besides weights: tokenizer, DeepSpeed's scripts, a share of samples and events."""
 _VLLM_SHARED_BYTES = 64 << 20
 """Bytes in /dev/shm for the queues between vLLM's processes, when it has several."""
 _NCCL_SHARED_BYTES = 1 << 30

@@ -23,8 +23,7 @@ _RANK_BYTES = 1 << 30
 """Libraries and code: resident memory of the rollout engine, a teacher server (three processes) and a rank in
 a CPU run of the tiny pair."""
 _LAYER_ACTIVATIONS = 16
-"""Vectors of the hidden size kept per token and layer for the backward pass, besides three of the MLP's
-width."""
+"""Vectors of the hidden size kept per token and layer for the backward pass, besides three of MLP width."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,8 +158,8 @@ def _sampling_check(config: Config) -> Check:
     )
     if config.reward.path is not None and rollout.top_p < 1.0:
         detail = (
-            f"{how}: the task reward's importance ratio divides probabilities of the whole distribution by "
-            "those of the nucleus, so it is off by the nucleus's mass"
+            f"{how}: the task reward's importance ratio compares the whole distribution with the nucleus, "
+            "from which rollouts are sampled, so it is off by the nucleus's mass"
         )
         return Check(name, "warn", detail, "rollout.top_p=1")
     if loss.kind not in ("sampled", "student_topk"):

@@ -56,8 +56,7 @@ def _complement(logp_CK: Tensor) -> Tensor:
 
 
 def spread(slope_CB: Tensor, log_q_CV: Tensor, log_q_CB: Tensor, ids_CK: Tensor) -> Tensor:
-    """Slope [C, V] of the tokens from the buckets' slope. Tokens of the tail share its slope in proportion
-    to q."""
+    """Slope [C, V] of the tokens from the buckets' slope. The tail's slope is shared in proportion to q."""
     columns_CK, _ = _columns(log_q_CV, ids_CK)
     share_CV = (log_q_CV - log_q_CB[:, -1:]).clamp_(max=0.0).exp_()
     slope_CX = F.pad(share_CV.mul_(slope_CB[:, -1:]), (0, 1))

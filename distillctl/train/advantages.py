@@ -13,8 +13,8 @@ def group_advantages(rewards_R: np.ndarray, groups: Sequence[int]) -> np.ndarray
     """float32 [R]: (r - mean) / (std + 1e-6) within each group. `groups` has each rollout's group number.
 
     GRPO's group-relative advantages (Shao et al. 2024, arXiv 2402.03300, section 4.1.2) with the sample
-    standard deviation (ddof 1), as in verl. A group of equal rewards has advantages of 0. So has a group of
-    one rollout, for which verl takes the reward itself.
+    standard deviation (ddof 1), as in verl. A group of equal rewards has advantages of 0. The same holds for
+    a group of one rollout, for which verl takes the reward itself.
     """
     members: dict[int, list[int]] = {}
     for index, (key, _) in enumerate(zip(groups, rewards_R, strict=True)):

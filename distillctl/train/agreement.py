@@ -24,8 +24,7 @@ class Limit(NamedTuple):
     moved: float
     """When one program's log-probabilities change by this mean in nats, the other's must change too."""
     known: float | None = None
-    """Limit in nats for a model whose rounding has been measured. Three times that rounding, if it is
-    more."""
+    """Limit in nats once the model's rounding is measured; three times that rounding, if that is more."""
 
     def after(self, first_nats: float | None) -> Limit:
         """The limit for a model whose first gap was `first_nats`; None before the first comparison."""
@@ -39,9 +38,9 @@ LIMITS = {
     torch.bfloat16: Limit("mean", 0.5, moved=1e-3, known=0.2),
 }
 """The limits by dtype of the weights. In float32, vLLM and transformers agree to 1e-5 on a CPU. In bfloat16,
-a single token of a healthy model differs by up to 0.4 nats and the mean of 64 tokens by 0.02 to 0.085. When
-two matrices are swapped, the mean is 0.17 to 2.7. A model that gives the tokens of its prompts probabilities
-of 4e-6 rounds more coarsely: its mean is 0.15 to 0.21 (docs/measurements.md)."""
+a single token of a healthy model differs by up to 0.4 nats and the mean of 64 tokens by 0.02 to 0.085. With
+one matrix in the place of another, the mean is 0.17 to 2.7. A model that gives the tokens of its prompts
+probabilities of 4e-6 rounds more coarsely: its mean is 0.15 to 0.21 (docs/measurements.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def micro_batches(
 
 
 def collate(rollouts: Sequence[Rollout], members: Sequence[int], device: torch.device) -> MicroBatch:
-    """Tensors of one micro-batch on `device`. Without members it is a filler: one short sequence of weight
+    """Tensors of one micro-batch on `device`. Without members, it is a filler: a short sequence of weight
     0."""
     if not members:
         shortest = min(range(len(rollouts)), key=lambda i: rollouts[i].length)

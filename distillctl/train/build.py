@@ -38,8 +38,7 @@ from distillctl.train.student import Student
 from distillctl.train.teachers import load_teachers
 
 CANARY_TOKENS = 64
-"""Tokens of the canary prompt, which checks each push of weights: enough to expose a wrong layer, yet
-cheap."""
+"""Tokens of the canary prompt, which checks each push of weights: enough to expose any wrong layer."""
 Warn = Callable[[str], None]
 _FILES = ("train_files", "val_files")
 
@@ -147,8 +146,7 @@ def _connect_engine(
 
 
 def _prove_weights(engine: RolloutEngine, num_done: int) -> Check:
-    """Compare the rollout engine with the trainer. After a resume, the engine first gets the loaded
-    weights."""
+    """Compare the rollout engine with the trainer. After a resume, first push the loaded weights."""
     gap = engine.push(num_done) if num_done else engine.prove()
     return Check("engine", "ok", f"engine and trainer agree to {gap:.1e} nats on a prompt")
 
@@ -227,8 +225,7 @@ def shared_vocab_size(job: TrainJob) -> int:
 def reward_function(
     config: Config, tokenizer: Any, folder: Path
 ) -> Callable[[list[Rollout]], np.ndarray] | None:
-    """The task reward of `reward.path`, or None when it is not set. Its code runs in the directory
-    `folder`."""
+    """The task reward of `reward.path`, or None when it is not set. Its code runs in `folder`."""
     if config.reward.path is None:
         return None
     with chdir(folder):

@@ -114,8 +114,7 @@ def load(path: Path, student: Student, distributed: Distributed) -> tuple[int, d
 def kept_best(folder: Path, saved: list[Any] | None, distributed: Distributed) -> Best | None:
     """The best checkpoint (`[step, acc]`) that a loaded checkpoint has saved; None when it does not exist.
 
-    This marks it again, because the run may have been killed between saving the best checkpoint and marking
-    it.
+    This marks it again: the run may have been killed after it saved the checkpoint and before it marked it.
     """
     if saved is None or saved[0] not in checkpoints.steps(folder):
         return None

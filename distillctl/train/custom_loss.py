@@ -79,8 +79,7 @@ class CustomLoss:
         return loss
 
     def where(self, error: BaseException | None = None) -> str:
-        """`loss.path: FILE.py:LINE: function NAME`, with the line that raised, or the function's first
-        line."""
+        """`loss.path: FILE.py:LINE: function NAME`. LINE is the line that raised, or the function's first."""
         function = inspect.unwrap(self.function)
         assert isinstance(function, FunctionType)
         line = failed_line(error, self.folder / Path(self.path).expanduser()) if error else None
@@ -133,7 +132,7 @@ def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
 
 
 def _made_up(vocab_size: int, device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Named pairs of log-probabilities of student and teacher. The pair of one token shows squeezed
+    """Pairs of student and teacher log-probabilities with names. The pair of one token shows squeezed
     shapes."""
     generator = torch.Generator().manual_seed(0)
 

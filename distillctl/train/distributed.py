@@ -74,7 +74,8 @@ class Distributed:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # DeepSpeed uses deprecated names. torch warns at every call, which would fill the rank's log.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-        # A file replaces the TCP store, and gloo uses the loopback interface: nothing listens on a network.
+        # A file replaces the TCP store, and only the loopback interface is used: nothing listens on a
+        # network.
         os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
         deepspeed.init_distributed(
             dist_backend="nccl" if device == "cuda" else "gloo",
@@ -128,8 +129,7 @@ class Distributed:
     def share_rollouts(
         self, prompts: list[Prompt], num_samples: int, rollouts: list[Rollout] | None
     ) -> list[Rollout]:
-        """The rollouts of rank 0, on every rank. Other ranks pass None. Every rank passes the same
-        prompts."""
+        """The rollouts of rank 0, on every rank. Other ranks pass None. All ranks pass the same prompts."""
         if rollouts is None:
             table = torch.zeros(len(prompts) * num_samples, 4, dtype=torch.int64)
         else:

@@ -15,8 +15,8 @@ from distillctl.config.guards import GuardsConfig
 BASELINE_STEPS = 5
 """Number of first steps. Growth of KL and lengths is measured relative to their means."""
 KL_FLOOR = 0.1
-"""Nats. A pair whose KL begins below this may grow to the guard's multiple of this value. When the KL is so
-small, the noise of a single batch multiplies it."""
+"""Nats. A KL that begins below this value may grow to the guard's multiple of this value. The noise of a
+single batch can multiply so small a KL."""
 _MEANS = ("kl/reverse", "response_length/mean")
 
 
@@ -35,8 +35,8 @@ class Violation:
 
 
 class Guards:
-    """Watches the metrics of consecutive steps. Its state consists of plain values and is kept in
-    checkpoints."""
+    """Watches the metrics of consecutive steps. Checkpoints keep its state, which consists of plain
+    values."""
 
     def __init__(self, config: GuardsConfig) -> None:
         self._config = config
@@ -78,8 +78,7 @@ class Guards:
         return limit
 
     def _signs(self, metrics: dict[str, float], *, skipped: bool) -> Iterator[tuple[str, str, str]]:
-        """(guard, message, hint) of each violated guard. NaN violates no limit; a step with NaN is
-        `skipped`."""
+        """(guard, message, hint) of each violated guard. NaN violates no limit; its step is `skipped`."""
         config = self._config
         if skipped and config.max_skipped_steps is not None:
             yield (

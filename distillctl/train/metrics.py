@@ -94,8 +94,7 @@ class StepMetrics:
         return metrics
 
     def kl(self, distributed: Distributed) -> list[np.ndarray]:
-        """float32 [T] of every rollout: reverse KL per token, in nats; NaN for a token that was not trained
-        on."""
+        """float32 [T] of every rollout: reverse KL of each token in nats; NaN for tokens not trained on."""
         return [kl_T1[:, 0] for kl_T1 in self._kl.collect(distributed)]
 
     def details(self, distributed: Distributed) -> list[TokenDetails]:

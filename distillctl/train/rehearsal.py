@@ -129,6 +129,6 @@ def _generation_checks(source: Path, written: Any) -> list[Check]:
         has_file = (source / "generation_config.json").is_file()
         where = "generation_config.json" if has_file else "config.json"
         detail = f"student's {where} has {what}, which transformers refuses to save: it is kept as it is"
-        hint = f"for sampling, set do_sample=true in its {where}; otherwise remove these keys"
+        hint = f"for sampling, set do_sample=true in its {where}; otherwise remove the keys that it ignores"
         return [Check("generation_config", "warn", detail, hint)]
     return []

@@ -39,8 +39,7 @@ ends at about this KL."""
 MAX_SELF_KL = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest mean KL of a model from itself, in nats: the two passes may differ in rounding only."""
 NEAR_UNIFORM = 0.95
-"""A teacher whose entropy is at least this share of the largest, ln V, gets a warning. The tiny teacher has
-11 % of it."""
+"""A teacher with at least this share of the largest entropy, ln V, gets a warning. The tiny one has 11 %."""
 _CHUNK = 64
 """Tokens whose logits exist at the same time."""
 WORKSPACE_BYTES = 1 << 30
@@ -48,8 +47,7 @@ WORKSPACE_BYTES = 1 << 30
 
 
 def probe(prompts: Sequence[Prompt], device: torch.device) -> MicroBatch:
-    """The first prompts as a micro-batch. Their first halves are its prompts, their second halves its
-    responses."""
+    """The first prompts as a micro-batch: first halves become prompts, second halves responses."""
     rollouts = []
     for number, prompt in enumerate(prompts[:NUM_PROMPTS]):
         ids = prompt.token_ids
@@ -100,7 +98,7 @@ def teacher_checks(
     """Whether the student can learn anything from a teacher, whose precision is `dtype`. Collective.
 
     Warns about a teacher that is nearly uniform on the prompts, as untrained weights are, and about a teacher
-    that is the student itself. Of a teacher that lists tokens, only a lower bound of the entropy is known.
+    that is the student itself. For a teacher that lists tokens, only a lower bound of the entropy is known.
     Raises ConfigError for NaN.
     """
     (scores,) = teacher.score([batch])

@@ -33,8 +33,7 @@ class StepResult:
     metrics: dict[str, float]
     rollouts: list[Rollout]
     kl: list[np.ndarray]
-    """float32 [T] per rollout: reverse KL of each response token in nats; NaN for a token that was not
-    trained on."""
+    """float32 [T] per rollout: reverse KL of each response token in nats; NaN for tokens not trained on."""
     details: list[TokenDetails]
     """Details of the first rollouts, under the weights at the start of the step; empty unless asked for."""
 

@@ -12,8 +12,7 @@ class StopRequest:
         self.signal = 0
 
     def listen(self) -> None:
-        """Record signals from this call on. Before it, a signal ends the process, which has nothing to
-        save."""
+        """Record signals from now on. Before this call, a signal ends the process: it has nothing to save."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._take)
 

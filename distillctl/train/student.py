@@ -139,8 +139,7 @@ class Student:
 
     @torch.no_grad()
     def logprobs(self, token_ids: list[int], temperature: float = 1.0) -> Tensor:
-        """float32 [T - 1] on the CPU: log-probabilities of `token_ids[1:]` over the whole padded
-        vocabulary."""
+        """float32 [T - 1], on the CPU: log-probabilities of `token_ids[1:]` over the padded vocabulary."""
         device = self.deepspeed.device
         input_ids_T = torch.tensor(token_ids, device=device)
         length = len(token_ids)

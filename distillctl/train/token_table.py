@@ -52,8 +52,7 @@ class TokenTable:
         return torch.cat(rows)
 
     def collect(self, distributed: Distributed) -> list[np.ndarray]:
-        """The values [T, X] of each rollout, from all ranks; NaN for tokens that were not measured.
-        Collective."""
+        """The values [T, X] of each rollout, from all ranks; NaN for unmeasured tokens. Collective."""
         if not self._num_rollouts:
             return []
         values_NX = distributed.sum(self._values_NX).numpy()
