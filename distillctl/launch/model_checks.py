@@ -108,7 +108,7 @@ def _vocabulary_checks(student: ModelDir, teacher: ModelDir, key: str) -> list[C
         more = f" and {len(beyond) - _MAX_SHOWN} more" if len(beyond) > _MAX_SHOWN else ""
         tokens = Check(
             "tokenizers", "warn",
-            f"{pair} share {size} ids; above them are {', '.join(beyond[:_MAX_SHOWN])}{more}. Responses are "
+            f"{pair} share {size} ids; above them are {', '.join(beyond[:_MAX_SHOWN])}{more}; responses are "
             "cut before such a token",
         )  # fmt: skip
     else:
