@@ -40,7 +40,7 @@ errno comes from the disk; one without an errno is about the content of a file."
 def rehearse_save(folder: Path, student: Student, tokenizer: Any, distributed: Distributed) -> list[Check]:
     """Save the student below `folder` as a checkpoint would, read it back and remove it. Collective.
 
-    Returns the findings on rank 0. There it raises ConfigError for a model that cannot be saved or would not
+    Returns its checks on rank 0. There it raises ConfigError for a model that cannot be saved or would not
     load again, and EnvironmentUnfit when the disk refuses.
     """
     sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in student.model.parameters())
