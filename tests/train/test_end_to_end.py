@@ -162,7 +162,8 @@ def one_step_off(folder):
         folder, "ahead", "student.model=builtin:tiny-student", "teacher.model=builtin:tiny-teacher",
         "data.train_files=data/arith/train.parquet", "data.val_files=data/arith/test.parquet",
         "data.max_prompt_length=160", "train.epochs=null", "optim.lr=1.5e-3", "zero.offload=optimizer",
-        "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4", "loss.path=my_loss.py",
+        "train.async_depth=1", "eval.every=1", "data.train_batch_size=6", "rollout.n=4",
+        "loss.path=my_loss.py",
         preset="qwen-0.5b-from-7b-gsm8k",
     )  # fmt: skip
     return folder / "ahead"
