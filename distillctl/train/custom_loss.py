@@ -25,11 +25,16 @@ from torch import Tensor
 from distillctl.errors import ConfigError, DistillError, RunFailed
 from distillctl.files.python_file import failed_line, one_line, run_file, split_name
 from distillctl.objective.inputs import Objective
+from distillctl.objective.log_probs import LOG_FLOOR
 from distillctl.objective.slopes import differentiate
 
 _KEY = "loss.path"
 _SIGNATURE = "(student_log_p, teacher_log_p)"
 _HINT = f"define a function {_SIGNATURE} -> per_token, from [N, V] to [N]; docs/extending.md has an example"
+_FINITE_HINT = (
+    "bound what it divides by, takes the logarithm of or exponentiates: a token that a model rules out has "
+    f"the log-probability {LOG_FLOOR:,.0f}, whose exp is 0"
+)
 _LEAST_GRADIENT = 1e-6
 """A gradient of the logits is rounding when its norm is at most this share of the slope's norm."""
 
@@ -124,7 +129,7 @@ def try_loss(loss: CustomLoss, vocab_size: int, device: torch.device) -> None:
         value_N, slope_NV = loss(log_q_NV, q_NV, log_p_NV, Objective(vocab_size=vocab_size))
         for what, tensor in (("values that are", value_N), ("a gradient that is", slope_NV)):
             if not tensor.isfinite().all():
-                raise ConfigError(f"{loss.where()} gives {what} not finite, tried on {name}", _HINT)
+                raise ConfigError(f"{loss.where()} gives {what} not finite, tried on {name}", _FINITE_HINT)
         gradient_NV = slope_NV - q_NV * slope_NV.sum(-1, keepdim=True)
         if log_q_NV is not log_p_NV and gradient_NV.norm() <= _LEAST_GRADIENT * slope_NV.norm():
             message = f"{loss.where()} has no gradient: it is zero for the student's logits, tried on {name}"
@@ -136,15 +141,22 @@ def _made_up(vocab_size: int, device: torch.device) -> Iterator[tuple[str, Tenso
     shapes."""
     generator = torch.Generator().manual_seed(0)
 
-    def log_probs(num_tokens: int, scale: float) -> Tensor:
+    def log_probs(num_tokens: int, scale: float, *, rules_out: bool = False) -> Tensor:
         logits = scale * torch.randn(num_tokens, vocab_size, generator=generator)
-        return logits.log_softmax(-1).to(device)
+        if rules_out:
+            logits[:, -1] = -torch.inf
+        return logits.log_softmax(-1).clamp_(min=LOG_FLOOR).to(device)
 
     yield "random log-probabilities", log_probs(7, 1.0), log_probs(7, 1.0)
     yield "peaked log-probabilities", log_probs(7, 5.0), log_probs(7, 5.0)
     yield "the log-probabilities of a single token", log_probs(1, 1.0), log_probs(1, 1.0)
     same = log_probs(7, 1.0)
     yield "a student that equals its teacher", same, same
+    same = log_probs(7, 1.0, rules_out=True)
+    yield "a token that the student alone rules out", same, log_probs(7, 1.0)
+    yield "a token that the teacher alone rules out", log_probs(7, 1.0), same
+    yield "a token that both models rule out", log_probs(7, 1.0, rules_out=True), same
+    yield "a student that equals its teacher and rules a token out", same, same
 
 
 def main() -> None:

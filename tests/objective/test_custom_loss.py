@@ -119,6 +119,12 @@ def test_a_good_loss_passes_its_trial(load):
         ("s.exp().sum(-1)", "has no gradient: it is zero for the student's logits"),
         ("(s.exp() * (s - t)).sum(-1) / 0", "gives values that are not finite"),
         ("(s - t).square().sum(-1).sqrt()", "gives a gradient that is not finite, tried on a student that"),
+        ("(t.exp() / s.exp() - 1).sum(-1)",
+         "gives values that are not finite, tried on a token that the student alone rules out"),
+        ("(s.exp() / t.exp() - 1).sum(-1)",
+         "gives values that are not finite, tried on a token that the teacher alone rules out"),
+        ("(s.exp() / (s.exp() + t.exp())).sum(-1)",
+         "gives values that are not finite, tried on a token that both models rule out"),
     ],
 )  # fmt: skip
 def test_the_trial_says_where_and_what_is_wrong(load, body, message):

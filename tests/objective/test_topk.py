@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from distillctl.objective.divergences import NAMES
 from distillctl.objective.teacher_scores import TopK
 
 DIVERGENCES = [
@@ -19,6 +20,10 @@ DIVERGENCES = [
     ("jsd", 1.0),
 ]
 EVERY_DIVERGENCE = pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
+EVERY_FILE = pytest.mark.parametrize(
+    ("divergence", "beta"), [*((name, 0.5) for name in NAMES), *(("jsd", beta) for beta in (0.0, 0.2, 1.0))]
+)
+"""For what holds whatever a file of the folder computes."""
 V = 11
 SMALLEST_TAIL = 1e-10
 """Of lists in float64: the reference's own subtraction is good to 1e-6 of it."""
@@ -106,7 +111,7 @@ def test_the_value_grows_with_k_from_zero_up_to_the_full_divergence(make_case, o
         below_N = value_N
 
 
-@EVERY_DIVERGENCE
+@EVERY_FILE
 @pytest.mark.parametrize("num_topk", [11, 64])
 def test_the_whole_vocabulary_gives_the_full_divergence(
     make_case, ours, assert_same, divergence, beta, num_topk
@@ -133,7 +138,7 @@ def test_the_gradient_turns_towards_the_full_one_as_k_grows(make_case, ours, div
 # A teacher elsewhere: its list alone.
 
 
-@EVERY_DIVERGENCE
+@EVERY_FILE
 @pytest.mark.parametrize("num_topk", [1, 4, 10])
 def test_a_served_list_of_the_most_likely_tokens_does_what_the_teacher_at_hand_does(
     make_case, ours, assert_same, divergence, beta, num_topk
@@ -171,7 +176,7 @@ def test_a_16_bit_student_takes_a_served_list_in_float32(make_case, ours, dense)
     assert error_VH.norm() < 0.02 * expected.grad_head_VH.norm()
 
 
-@EVERY_DIVERGENCE
+@EVERY_FILE
 def test_places_without_an_id_do_not_count(make_case, ours, assert_same, divergence, beta):
     """Rows of different lengths in one batch, each against its own list alone."""
     case = make_case(4)
@@ -248,7 +253,7 @@ def test_a_tail_that_the_servers_float32_hides_is_half_its_epsilon(logit_case, o
     assert got.loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-@EVERY_DIVERGENCE
+@EVERY_FILE
 @pytest.mark.parametrize("excess", [0.0, 1e-7, 1e-6, 1e-4])
 def test_a_listed_mass_that_rounding_lifts_to_one_or_above_stays_finite(
     make_case, ours, divergence, beta, excess
