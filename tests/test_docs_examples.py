@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillctl.files.python_file import run_file
 from distillctl.train.custom_loss import CustomLoss, try_loss
 
 ROOT = Path(__file__).parent.parent
@@ -51,12 +52,40 @@ def test_the_loss_of_your_own_file_is_the_skewed_kl(examples, tmp_path):
     assert value_C.tolist() == pytest.approx([expected], rel=1e-5)
 
 
+def test_the_slope_that_is_written_out_is_the_one_by_autograd(examples, tmp_path):
+    name = "distillctl/objective/divergences/hellinger.py"
+    both = []
+    for file, source in (("by_autograd.py", examples[name]), ("by_hand.py", examples["value_and_slope"])):
+        (tmp_path / file).write_text(source)
+        both.append(run_file(str(tmp_path / file), "docs").value_and_slope)
+    generator = torch.Generator().manual_seed(0)
+    log_q_CV, log_p_CV = torch.randn(2, 5, 9, generator=generator).double().log_softmax(-1)
+    by_autograd, by_hand = (each(log_q_CV, log_q_CV.exp(), log_p_CV, None) for each in both)
+    torch.testing.assert_close(by_hand, by_autograd, rtol=1e-13, atol=0)
+
+
+def test_the_examples_pass_the_projects_linter(examples, tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name, source in examples.items():
+        file = tmp_path / (name if name.endswith(".py") else f"{name}.py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    ours = "lint.isort.known-first-party=['distillctl']"
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--config", ours, "."], cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 A_DIVERGENCE = """
 import json
+from pathlib import Path
 import pytest
 from distillctl.config.loading import load_preset
 from distillctl.config.schema import Config
-modules = ["test_reference.py", "objective/test_divergences.py", "objective/test_hellinger.py"]
+modules = ["test_reference.py", "objective/test_divergences.py", "objective/test_topk.py",
+           "objective/test_hellinger.py"]
 options = ["-q", "-p", "no:cacheprovider", "-k", "hellinger or up_to_date"]
 assert pytest.main([*options, *(f"tests/{module}" for module in modules)]) == 0
 tiny = "tiny-from-small-arith"
@@ -68,6 +97,19 @@ try:
     load_preset(tiny, ["loss.kind=helinger"])
 except ValueError as error:
     assert "'hellinger'" in str(error)
+
+from typer.testing import CliRunner
+from distillctl.cli.app import app
+file = Path("distillctl/objective/divergences/hellinger.py").resolve()
+file.write_text(file.read_text().replace("value_and_slope", "value_and_slop"))
+assert CliRunner().invoke(app, ["prep", "arith", "--limit", "10"]).exit_code == 0
+for chosen in (["loss.kind=hellinger"], ["loss.topk_divergence=hellinger", "loss.kind=topk"]):
+    dry_run = ["train", "--preset", tiny, "--dry-run", "--json", "train.device=cpu",
+               "data.train_batch_size=4", "eval.every=0", *chosen]
+    done = CliRunner().invoke(app, dry_run)
+    assert done.exit_code == 2, done.output
+    wrong = f"{chosen[0].partition('=')[0]}: {file} defines no function value_and_slope"
+    assert json.loads(done.stdout)["error"]["message"].startswith(wrong), done.output
 """
 
 
@@ -85,6 +127,14 @@ def test_a_divergence_is_one_file_and_its_test(examples, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+    folder = tmp_path / "distillctl/objective/divergences"
+    (folder / "hellinger.py").rename(folder / "topk.py")
+    refused = subprocess.run(
+        [sys.executable, "-m", "distillctl", "inspect", "schema"], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    message = f"error: {folder / 'topk.py'}: loss.kind=topk is another objective\n"
+    assert (refused.returncode, refused.stderr) == (2, f"{message}  fix: give the file another name\n")
 
 
 THE_OTHERS = """

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from distillctl.config.divergence_files import OTHER_KINDS, require_names
 from distillctl.config.section import Fraction, Scores, Section
 from distillctl.objective.divergences import NAMES
 
+require_names(NAMES)
 if TYPE_CHECKING:
     Divergence = str
     LossKind = str
 else:  # the names are those of the modules in `divergences`, which a type checker cannot know
     Divergence = Literal[NAMES]
-    LossKind = Literal[(*NAMES, "sampled", "topk", "student_topk")]
+    LossKind = Literal[(*NAMES, *OTHER_KINDS)]
 KlLossType = Literal[
     "kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3",
     "kl+", "k1+", "abs+", "mse+", "k2+", "low_var_kl+", "k3+",

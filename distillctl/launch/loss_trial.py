@@ -9,14 +9,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from distillctl.config.divergence_files import file_of, require_function
+from distillctl.config.loss import LossConfig
 from distillctl.errors import ConfigError
 from distillctl.host.gpus import cuda_environment
 from distillctl.host.isolation import child_environment
 from distillctl.launch.plan import Plan
+from distillctl.objective.divergences import NAMES
 
 
 def require_loss(plan: Plan) -> None:
-    """Raise ConfigError when the function of `loss.path` cannot be loaded, raises, or returns no loss."""
+    """Raise ConfigError when the function of `loss.path` cannot be loaded, raises, or returns no loss, and
+    when the file of the chosen divergence does not define its function."""
+    _require_divergence(plan.config.loss)
     path = plan.config.loss.path
     if path is None:
         return
@@ -47,3 +52,10 @@ def require_loss(plan: Plan) -> None:
         raise ConfigError(f"{message}; its last lines:\n{lines}", "correct the file")
     if found:
         raise ConfigError(found["message"], found["hint"])
+
+
+def _require_divergence(loss: LossConfig) -> None:
+    if loss.kind == "topk":
+        require_function("loss.topk_divergence", file_of(loss.topk_divergence))
+    elif loss.kind in NAMES:
+        require_function("loss.kind", file_of(loss.kind))

@@ -8,8 +8,8 @@ for C tokens over V outcomes (the vocabulary, or the K + 1 buckets of `topk`). I
 log-probabilities log q and probabilities q, the teacher's log p, and the `Objective` with the parameters that
 a divergence may have. The value is in nats. The slope is the derivative of the value with respect to log q,
 up to any multiple of q (see the package `objective`). Both are new tensors in the dtype of `log_q_CV`, which
-the caller may overwrite. `docs/extending.md` adds a file step by step. No other place lists the names.
-Imports no torch.
+the caller may overwrite. The function does not change its arguments. `docs/extending.md` adds a file step by
+step. No other place lists the names. Imports no torch.
 """
 
 from __future__ import annotations
