@@ -27,6 +27,7 @@ _EITHER = {
     "train.epochs": "train.steps",
 }
 """Pairs of keys of which a run has exactly one. An override of one key removes the other that a file sets."""
+_JSON = """e.g. 'train.logger=["tensorboard","wandb"]'"""
 
 
 def presets_dir() -> Path:
@@ -73,7 +74,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        hint = "docs/config.md and `distillctl inspect schema` describe every key"
+        hint = (
+            _json_hint(error, overrides)
+            or "docs/config.md and `distillctl inspect schema` describe every key"
+        )
         raise ConfigError("\n".join(_explain(error, str(path), origin)), hint) from None
 
 
@@ -143,7 +147,7 @@ def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Itera
     """One line per problem: the dotted key, the source of its value, what is wrong, and the nearest key."""
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        source = origin.get(key, file)
+        source = next((origin[given] for given in origin if _is_of(key, given)), file)
         if problem["type"] == "extra_forbidden":
             hint = _nearest(key, all_keys())
             yield f"{key} ({source}): is not a configuration key" + (f"; {hint}" if hint else "")
@@ -153,6 +157,24 @@ def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Itera
             yield f"{key or 'config'} ({source}): {problem['ctx']['error']}"
         else:
             yield f"{key} ({source}): {problem['msg']}, not {_shown(problem['input'])}"
+
+
+def _is_of(key: str, given: str) -> bool:
+    """Whether `key` is `given` or an item of its list."""
+    return f"{key}.".startswith(f"{given}.")
+
+
+def _json_hint(error: ValidationError, overrides: Sequence[str]) -> str:
+    """How to write a list or a section on the command line, if a value that looks like one is no JSON."""
+    faulty = [".".join(map(str, problem["loc"])) for problem in error.errors()]
+    for override in overrides:
+        given, _, text = override.partition("=")
+        if text.startswith(("[", "{")) and any(_is_of(key, given) for key in faulty):
+            try:
+                json.loads(text)
+            except (ValueError, RecursionError):
+                return f"{text[:80]} is not JSON: put texts in double quotes and all in single ones, {_JSON}"
+    return ""
 
 
 def _shown(value: Any) -> str:

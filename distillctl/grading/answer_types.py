@@ -14,11 +14,12 @@ before the end of a response's last think block does not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 
+from distillctl.answers.final_answer import fold
 from distillctl.errors import ConfigError
 from distillctl.grading import types
 
@@ -53,6 +54,9 @@ class AnswerType:
     truth_in_turn: Callable[[str], str | None] = lambda turn: None
     """Gives the ground truth that an assistant's whole turn states, as grading finds it; None if it states
     none."""
+    answer_key: Callable[[str], Hashable] = fold
+    """Gives a key that equal final answers share, so that a majority vote counts them together. By default it
+    is the text without case, spacing and outer punctuation."""
 
 
 def each(compare: Callable[[str, str], Verdict]) -> Callable[[Sequence[tuple[str, str]]], list[Verdict]]:

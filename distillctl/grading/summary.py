@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from distillctl.data_types import Rollout
-from distillctl.grading.scorers import Grade, grade_all, same_answer_key
+from distillctl.grading.answer_types import load
+from distillctl.grading.scorers import Grade, grade_all
 from distillctl.grading.significance import clustered_interval, pass_at_k, wilson_interval
 
 
@@ -128,14 +128,16 @@ def num_right(group: Sequence[GradedResponse]) -> int:
 def majority_is_right(group: Sequence[GradedResponse]) -> bool:
     """Whether the most frequent final answer is right; of equally frequent ones the earliest counts.
 
-    All right final answers are one candidate, however they are written; so are wrong ones of the same value.
+    All right final answers are one candidate, however they are written; so are wrong ones that are equal by
+    the rules of the answer type.
     A response without a final answer has no vote.
     """
-    votes: dict[tuple[str, Fraction | str], int] = {}
+    votes: dict[tuple[str, Hashable], int] = {}
     for response in group:
         grade = response.grade
         if grade is not None and (grade.normalised or grade.extracted is not None):
-            wrong = ("wrong", same_answer_key(str(grade.extracted)))
+            answer_key = load(response.rollout.prompt.answer_type).answer_key
+            wrong = ("wrong", answer_key(str(grade.extracted)))
             key = ("right", "") if grade.normalised else wrong
             votes[key] = votes.get(key, 0) + 1
     return bool(votes) and max(votes, key=lambda key: votes[key])[0] == "right"

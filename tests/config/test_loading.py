@@ -82,6 +82,13 @@ def test_overrides_are_json_or_strings(override, key, value):
         ("loss.kind=null", "exactly one of loss.kind and loss.path", ""),
         ("loss.kind=jsd loss.path=mine.py", "exactly one of loss.kind and loss.path", ""),
         ("loss.kind=reverse", "'reverse_kl'", ""),
+        ("train.logger=[wandb]", "train.logger.0 (command line)", "[wandb] is not JSON"),
+        (
+            "train.logger={wandb",
+            "train.logger.0 (command line)",
+            """'train.logger=["tensorboard","wandb"]'""",
+        ),
+        ('train.logger=["wanda"]', "train.logger.0 (command line)", "docs/config.md"),
         ("loss.kind=k1", "loss.kind (command line)", ""),
         ("eval.every=5 data.val_files=[]", "eval.every needs data.val_files", ""),
         ("zero.stage=0 zero.offload=optimizer", "zero.offload needs", ""),

@@ -30,10 +30,10 @@ def test_wilson_interval(successes, total, low, high):
     assert wilson_interval(successes, total) == pytest.approx((low, high), abs=1e-4)
 
 
-def answer(text, truth, finish_reason="stop", length=3, prompt="test/0"):
+def answer(text, truth, finish_reason="stop", length=3, prompt="test/0", answer_type="numeric"):
     ids, logp = np.zeros(length, np.int32), np.zeros(length, np.float32)
     rollout = Rollout(
-        prompt=Prompt(prompt, [1], "", truth),
+        prompt=Prompt(prompt, [1], "", truth, answer_type=answer_type),
         group=int(prompt.split("/")[1]),
         sample=0,
         response_ids=ids,
@@ -41,7 +41,7 @@ def answer(text, truth, finish_reason="stop", length=3, prompt="test/0"):
         finish_reason=finish_reason,
         weight_version=0,
     )
-    return GradedResponse(rollout, text, None if truth is None else grade(text, truth))
+    return GradedResponse(rollout, text, None if truth is None else grade(text, truth, answer_type))
 
 
 def test_shares_are_over_graded_answers_and_lengths_over_all():
@@ -84,4 +84,29 @@ def test_a_majority_is_counted_by_value(texts, right):
 
 def test_a_majority_of_texts_does_not_depend_on_case():
     texts = [r"\boxed{Rome}", "#### rome.", "#### Paris", "#### Bern"]
-    assert not majority_is_right([answer(text, "Paris") for text in texts])
+    for answer_type in ("numeric", "exact"):
+        assert not majority_is_right([answer(text, "Paris", answer_type=answer_type) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("texts", "right"),
+    [
+        (["2024-03-09", "2024-04-08", "2024-03-10"], True),  # 2024 - 3 - 9 and 2024 - 4 - 8 are 2012 both
+        (["2024-03-09", "2024-03-09.", "2024-03-10"], False),
+        (["**2024-03-09**", "2024-03-09", "2024-03-10"], False),
+        (["3.0", "3", "2024-03-10"], True),
+    ],
+)
+def test_a_majority_of_texts_does_not_compute(texts, right):
+    truth = "2024-03-10"
+    group = [answer(text, truth, answer_type="exact") for text in [texts[-1], *texts[:-1]]]
+    assert majority_is_right(group) is right
+
+
+def test_a_majority_of_expressions_is_counted_by_value():
+    right, *wrong = (answer(text, "4") for text in ["#### 4", "#### 12", "#### 12.0"])
+    group = [
+        replace(one, rollout=replace(one.rollout, prompt=replace(one.rollout.prompt, answer_type="latex")))
+        for one in (right, *wrong)
+    ]
+    assert not majority_is_right(group)

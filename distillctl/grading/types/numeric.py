@@ -9,7 +9,7 @@ from distillctl.answers.final_answer import after_thinking, fold, marked_phrase,
 from distillctl.answers.plain import plain
 from distillctl.answers.truths import number_in_turn, read_truth
 from distillctl.grading.answer_types import AnswerType, Verdict, each
-from distillctl.grading.scorers import normalised
+from distillctl.grading.scorers import normalised, same_answer_key
 
 
 def _compare(response: str, truth: str) -> Verdict:
@@ -50,4 +50,6 @@ def _truth_in_turn(turn: str) -> str | None:
     return None if number is None else number.text
 
 
-TYPE = AnswerType(compare=each(_compare), truth=_truth, truth_in_turn=_truth_in_turn)
+TYPE = AnswerType(
+    compare=each(_compare), truth=_truth, truth_in_turn=_truth_in_turn, answer_key=same_answer_key
+)
