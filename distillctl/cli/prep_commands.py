@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from distillctl.cli.output import JsonFlag, finish
-from distillctl.cli.typer_app import App, Group
+from distillctl.cli.typer_app import HELP, App, Group
 from distillctl.data import sets
+from distillctl.errors import ConfigError
 from distillctl.terminal.stream import printable
 
 if TYPE_CHECKING:
@@ -36,10 +37,19 @@ class _DataSets(Group):
         if cmd_name not in sets.names():
             return None
         app = App(add_completion=False)
-        register(app, cmd_name)
+        try:
+            register(app, cmd_name)
+        except ConfigError as error:
+            _register_refusal(app, cmd_name, error)
         built = typer.main.get_command(app)
         assert isinstance(built, TyperCommand)
         return built
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
+        """As in the base class, but a usage error for an unknown data set lists those that there are."""
+        if args[0] not in sets.names() and not ctx.resilient_parsing:
+            ctx.fail(f"no data set is named {args[0]!r}; there are: {', '.join(sets.names())}")
+        return super().resolve_command(ctx, args)  # type: ignore[arg-type]
 
 
 prep_app = App(cls=_DataSets, help="Prepare prompts as parquet files in verl's schema.")
@@ -64,6 +74,20 @@ def register(app: App, name: str) -> None:
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__, example = _help(make)
     app.command(name, epilog=example)(command)
+
+
+def _register_refusal(app: App, name: str, error: ConfigError) -> None:
+    """Add `prep NAME` for a file that cannot be used: it ends with `error`, which its help gives too."""
+
+    def refuse() -> tuple[Any, str]:
+        raise error
+
+    def command(as_json: JsonFlag = False) -> None:
+        finish(refuse, as_json)
+
+    command.__doc__ = error.message
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(name, context_settings={**HELP, **anything})(command)
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:

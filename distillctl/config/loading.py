@@ -147,7 +147,7 @@ def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Itera
     """One line per problem: the dotted key, the source of its value, what is wrong, and the nearest key."""
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        source = next((origin[given] for given in origin if _is_of(key, given)), file)
+        source = _source(key, file, origin)
         if problem["type"] == "extra_forbidden":
             hint = _nearest(key, all_keys())
             yield f"{key} ({source}): is not a configuration key" + (f"; {hint}" if hint else "")
@@ -159,8 +159,17 @@ def _explain(error: ValidationError, file: str, origin: dict[str, str]) -> Itera
             yield f"{key} ({source}): {problem['msg']}, not {_shown(problem['input'])}"
 
 
+def _source(key: str, file: str, origin: dict[str, str]) -> str:
+    """Where the value of `key` came from: an override, or the file, or both for a section or all keys."""
+    for given in origin:
+        if _is_of(key, given):
+            return origin[given]
+    inside = next((origin[given] for given in origin if not key or _is_of(given, key)), None)
+    return file if inside is None else f"{file} and {inside}"
+
+
 def _is_of(key: str, given: str) -> bool:
-    """Whether `key` is `given` or an item of its list."""
+    """Whether `key` is `given` or inside of it, such as an item of its list."""
     return f"{key}.".startswith(f"{given}.")
 
 

@@ -135,7 +135,8 @@ class TrainConfig(Section):
     optimizer step older (one-step-off). This is faster where the engine has GPUs of its own (`rollout.gpus`).
     A run that is resumed, or loses its engine, then does not repeat bit for bit."""
     logger: Annotated[list[TrackerName], OneOrMore] = Field(default=[])
-    """Trackers that receive the metrics besides `events.jsonl`. Each needs the extra of the same name."""
+    """Trackers that receive the metrics besides `events.jsonl`. One whose package does not come with Python
+    needs the extra of the same name."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -54,11 +54,15 @@ def prepare(
 ) -> Manifest:
     """Write a data set to the folder `out`; `limit` keeps the first examples of each split.
 
-    Raises ConfigError for bad rows, and when `out` has earlier results and `force` is off. Raises
-    EnvironmentUnfit when `out` cannot be written.
+    Raises ConfigError for bad rows, for splits without `train`, and when `out` has earlier results and `force`
+    is off. Raises EnvironmentUnfit when `out` cannot be written.
     """
-    assert "train" in data_set.splits
-    assert data_set.splits.keys() <= set(SPLITS)
+    if not {"train"} <= data_set.splits.keys() <= set(SPLITS):
+        found = ", ".join(data_set.splits) or "none"
+        raise ConfigError(
+            f"{name}: the splits of this data set are {found}",
+            "`splits` of its DataSet has to have `train`, and may have `test`",
+        )
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", "give the number of rows to keep of each split, at least 1")
     require_free(out, data_set.files, force=force)

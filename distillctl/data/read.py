@@ -8,6 +8,7 @@ its sources with it); `read_rows` gives prompts and reads verl's layout lenientl
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -30,6 +31,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_JSON_BYTES = 1 << 30
 """Largest JSON array, which is parsed as a whole. Files of .jsonl and .parquet are read row by row."""
 _MAX_NESTING = 16
+_MAX_NAMED = 4
 _COLUMNS = ("prompt", "reward_model", "data_source", "extra_info")
 # Keys under which a nested `ground_truth` struct stores the answer, in order of preference.
 _NESTED_KEYS = ("ground_truth", "target", "value")
@@ -77,6 +79,12 @@ def read_rows(path: Path, teacher_key: str = "data_source") -> list[PromptRow]:
     Raises ConfigError when the file is missing, empty or not readable, and when a row has a wrong type, has
     images, sounds, videos or tools, or has only a part of its prompt in `prompt`.
     """
+    if os.path.isdir(path):
+        names = ", ".join(map(str, sorted(path.glob("*.parquet"))[:_MAX_NAMED]))
+        raise ConfigError(
+            f"{path}: cannot be read: it is a directory",
+            f"name a file in it: {names}" if names else "name a regular file",
+        )
     require_file(path, _missing_file_hint(path))
     columns = dict.fromkeys((*_COLUMNS, teacher_key))  # each once
     return [

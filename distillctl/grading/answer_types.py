@@ -70,15 +70,26 @@ def answer_type(style: object) -> str:
 
 
 def load(name: str) -> AnswerType:
-    """The answer type of a name in `ANSWER_TYPES`. The first call for a name imports its file."""
+    """The answer type of a name in `ANSWER_TYPES`. The first call for a name imports its file.
+
+    Raises ConfigError for a file without `TYPE`.
+    """
     assert name in ANSWER_TYPES
-    found = import_module(f"{types.__name__}.{name}").TYPE
-    assert isinstance(found, AnswerType)
+    module = import_module(f"{types.__name__}.{name}")
+    found = getattr(module, "TYPE", None)
+    if not isinstance(found, AnswerType):
+        raise ConfigError(
+            f"{module.__file__}: defines no TYPE", "set TYPE to an AnswerType, or move the file"
+        )
     return found
 
 
 def require_answer(truth: str, kind: str, where: str) -> None:
-    """Raise ConfigError for a ground truth that does not fit its answer type."""
+    """Raise ConfigError for an unknown answer type, and a ground truth that does not fit its answer type."""
+    if kind not in ANSWER_TYPES:
+        raise ConfigError(
+            f"{where}: no answer type is named {kind!r}", f"there are: {', '.join(ANSWER_TYPES)}"
+        )
     fault = load(kind).fault(truth)
     if fault is not None:
         raise ConfigError(f"{where}: `ground_truth` {fault}", "correct that row, or leave it out")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -55,6 +56,8 @@ class DataView(TypedDict):
     """Number of rows by source; `-` stands for rows without a source."""
     splits: dict[str, int]
     """Number of rows by split."""
+    answer_types: dict[str, int]
+    """Number of rows with a ground truth by answer type."""
     ground_truth_share: float
     reference_share: float
     duplicates: int
@@ -119,6 +122,7 @@ def show_data(path: Path) -> DataView:
         "columns": _columns(path),
         "data_sources": dict(Counter(row.data_source or "-" for row in rows)),
         "splits": dict(Counter(row.split for row in rows)),
+        "answer_types": dict(Counter(row.answer_type for row in rows if row.ground_truth is not None)),
         "ground_truth_share": sum(row.ground_truth is not None for row in rows) / len(rows),
         "reference_share": sum(row.reference is not None for row in rows) / len(rows),
         "duplicates": len(rows) - len({json.dumps(row.messages) for row in rows}),
@@ -136,14 +140,19 @@ def render_data(found: DataView) -> str:
         f"{100 * found['reference_share']:.1f} % with a reference answer",
         f"duplicates: {found['duplicates']} rows have the same prompt as an earlier row",
         f"columns: {', '.join(map(inline, found['columns']))}",
-        "sources: " + ", ".join(f"{inline(name)} ({count})" for name, count in found["data_sources"].items()),
-        "splits: " + ", ".join(f"{inline(name)} ({count})" for name, count in found["splits"].items()),
+        f"sources: {_counted(found['data_sources'])}",
+        f"splits: {_counted(found['splits'])}",
+        *([f"answer types: {_counted(found['answer_types'])}"] if found["answer_types"] else []),
         f"prompt length: mean {chars['mean']:.0f}, longest {chars['max']} characters",
     ]
     for number, row in enumerate(found["first"]):
         lines += ["", f"row {number}, ground truth {inline(row['ground_truth'])}"]
         lines += [f"  {inline(m['role'])}: {one_line(m['content'])}" for m in row["prompt"]]
     return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{inline(name)} ({count})" for name, count in counts.items())
 
 
 def _columns(path: Path) -> list[str]:

@@ -22,7 +22,7 @@ from distillctl.run.directory import STATES, RunDir
 from distillctl.run.events import EventTail
 
 _LOCK = ".lock"
-_APPENDED = (_LOCK, "events.jsonl")
+_APPENDED = (_LOCK, "events.jsonl", *(name for one in TRACKERS.values() for name in one.files))
 """Files that are written in place. Another name of such a file (a hard link) would change too."""
 _FILES = (*_APPENDED, "config.yaml", "provenance.json", "status.json")
 _FOLDERS = (

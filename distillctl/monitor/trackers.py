@@ -51,6 +51,9 @@ class Tracker:
     """Starts the tracker. Called in the thread that logs, before the first numbers."""
     folder: str | None = None
     """The folder that the tracker writes in the run directory, if any."""
+    files: tuple[str, ...] = ()
+    """The files that the tracker writes in the run directory itself. Name all of them: `train` refuses a link
+    in place of the folder or of such a file."""
 
 
 def _tensorboard(run: TrackedRun) -> Sink:

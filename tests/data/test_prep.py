@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import distillctl
-from distillctl.data.prep import prepare
-from distillctl.data.schema import schema
+from distillctl.data.prep import DataSet, prepare
+from distillctl.data.schema import Example, schema
 from distillctl.data.sets import gsm8k, jsonl
 from distillctl.errors import ConfigError, EnvironmentUnfit
 
@@ -83,6 +83,26 @@ def test_limit_keeps_the_first_rows_of_each_split(tmp_path, source):
 def test_limit_below_one_is_refused(tmp_path, source):
     with pytest.raises(ConfigError, match="--limit is 0"):
         prepare("gsm8k", gsm8k.data_set(source), tmp_path / "out", 0)
+
+
+def made(splits: dict) -> DataSet:
+    return DataSet(data_source="mine", splits=splits)
+
+
+@pytest.mark.parametrize(
+    ("splits", "found"), [({}, "none"), ({"test": []}, "test"), ({"train": [], "dev": []}, "train, dev")]
+)
+def test_a_data_set_has_train_and_perhaps_test(tmp_path, splits, found):
+    with pytest.raises(ConfigError, match=f"mine: the splits of this data set are {found}$"):
+        prepare("mine", made(splits), tmp_path / "out")
+
+
+def test_an_unknown_answer_type_is_named_with_the_choices(tmp_path):
+    example = Example(prompt="Why?", ground_truth="so", answer_type="exakt")
+    with pytest.raises(ConfigError, match="mine: train row 0: no answer type is named 'exakt'") as caught:
+        prepare("mine", made({"train": [example]}), tmp_path / "out")
+    assert caught.value.hint.startswith("there are: choice, exact, latex, numeric, regex")
+    assert not (tmp_path / "out").exists()
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -206,10 +206,12 @@ def test_data_from_parquet(tmp_path: Path) -> None:
     assert (found["rows"], found["ground_truth_share"]) == (4, 0.75)
     assert found["columns"] == ["prompt", "reward_model", "data_source"]
     assert (found["data_sources"], found["splits"]) == ({"mine": 4}, {"train": 4})
+    assert found["answer_types"] == {"numeric": 3}
     assert found["first"][1] == {"prompt": rows[1]["prompt"], "ground_truth": "2"}
     text = catalogue.render_data(found)
     assert "4 rows, 75.0 % with a ground truth" in text
     assert "user: What is 1 + 1?" in text
+    assert "\nanswer types: numeric (3)\n" in text
     assert_plain(text)
 
 
@@ -227,3 +229,11 @@ def test_data_from_json(tmp_path: Path, name: str, text: str) -> None:
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         catalogue.show_data(tmp_path / "train.parquet")
+
+
+def test_a_folder_of_data_names_its_files(tmp_path: Path) -> None:
+    for name in ("train.parquet", "test.parquet", "manifest.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="it is a directory") as caught:
+        catalogue.show_data(tmp_path)
+    assert caught.value.hint == f"name a file in it: {tmp_path}/test.parquet, {tmp_path}/train.parquet"

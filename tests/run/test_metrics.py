@@ -18,7 +18,8 @@ def rollout(num_tokens: int, finish_reason: str) -> Rollout:
 
 def test_lengths_and_the_share_that_is_cut_are_those_of_the_rollouts():
     found = rollout_metrics([rollout(2, "stop"), rollout(4, "length"), rollout(6, "stop")])
-    assert found == {"response_length/mean": 4.0, "response_length/clip_ratio": pytest.approx(1 / 3)}
+    assert found["response_length/mean"] == 4.0
+    assert found["response_length/clip_ratio"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(

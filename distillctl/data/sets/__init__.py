@@ -13,6 +13,8 @@ from inspect import signature
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, cast
 
+from distillctl.errors import ConfigError
+
 if TYPE_CHECKING:
     from distillctl.data.prep import DataSet
 
@@ -23,9 +25,14 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Callable[..., DataSet]:
-    """The function `data_set` of a data set, one of `names()`."""
+    """The function `data_set` of a data set, one of `names()`. Raises ConfigError for a file without one."""
     assert name in names()
-    return cast("Callable[..., DataSet]", import_module(f"{__name__}.{name}").data_set)
+    module = import_module(f"{__name__}.{name}")
+    found = getattr(module, "data_set", None)
+    if not callable(found):
+        hint = "define the function data_set, or move the file"
+        raise ConfigError(f"{module.__file__}: defines no data_set", hint)
+    return cast("Callable[..., DataSet]", found)
 
 
 def needs_options(name: str) -> bool:
