@@ -79,6 +79,35 @@ def test_every_data_set_has_the_common_options_and_an_example(distillctl, name):
     assert distillctl("prep", name, "-h")[1].splitlines()[-1].startswith(f"  Example: distillctl prep {name}")
 
 
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A file among the data sets that defines none."""
+    path = tmp_path / "broken.py"
+    path.write_text('"""Nothing."""\n')
+    monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
+    monkeypatch.setattr(sets, "broken", None, raising=False)
+    yield path
+    sys.modules.pop(f"{sets.__name__}.broken", None)
+
+
+def test_a_data_set_that_defines_none_is_told_and_the_others_work(distillctl, broken):
+    code, out, _ = distillctl("prep", "-h")
+    assert code == 0
+    assert f"broken{broken}:definesnodata_set" in "".join(out.split())  # the terminal's width breaks lines
+    code, out, err = distillctl("prep", "broken", "--source", "x.csv")
+    assert (code, out) == (2, "")
+    assert (
+        err
+        == f"error: {broken}: defines no data_set\n  fix: define the function data_set, or move the file\n"
+    )
+
+
+def test_an_unknown_data_set_is_answered_with_those_that_there_are(distillctl):
+    code, _, err = distillctl("prep", "arit")
+    assert code == 2
+    assert f"no data set is named 'arit'; there are: {', '.join(sets.names())}" in " ".join(err.split())
+
+
 @pytest.mark.parametrize("command", SURFACE)
 def test_a_command_takes_these_options_and_no_others(command):
     parameters = commands()[command].params

@@ -82,6 +82,7 @@ A_DIVERGENCE = """
 import json
 from pathlib import Path
 import pytest
+from pathlib import Path
 from distillctl.config.loading import load_preset
 from distillctl.config.schema import Config
 modules = ["test_reference.py", "objective/test_divergences.py", "objective/test_topk.py",
@@ -147,6 +148,7 @@ from distillctl.config.loading import load_preset
 from distillctl.inspection.charts import RunCurves, charts
 from distillctl.inspection.runs import show_run
 from distillctl.inspection.series import load_events
+from distillctl.launch.ownership import holds_run
 from distillctl.monitor.follow import Follower
 from distillctl.monitor.metric_rows import rows
 from distillctl.monitor.trackers import require_tracker, trackers
@@ -159,14 +161,17 @@ def command(*arguments):
     assert done.exit_code == 0, done.output
     return done.stdout
 
-modules = ["tests/data/test_capitals.py", "tests/grading/test_unordered.py", "tests/test_imports.py"]
-chosen = "capitals or unordered or loads_nothing_heavy"
-assert pytest.main(["-q", "-p", "no:cacheprovider", *modules, "-k", chosen]) == 0
+modules = ["data/test_capitals.py", "data/test_jsonl.py", "grading/test_turn_truth.py",
+           "grading/test_unordered.py", "monitor/test_sqlite.py", "run/test_metrics.py", "test_imports.py"]
+chosen = "capitals or counted or unordered or sqlite or metrics or loads_nothing_heavy"
+options = ["-q", "-p", "no:cacheprovider", "-k", chosen]
+assert pytest.main([*options, *(f"tests/{module}" for module in modules)]) == 0
 
 Path("capitals.csv").write_text("country,capital\\nFrance,Paris\\nItaly,Rome\\n")
 assert "capitals  Capitals of countries." in command("prep", "-h")
 assert command("prep", "capitals", "--source", "capitals.csv") == "data/capitals\\n"
-assert json.loads(command("inspect", "data", "data/capitals/train.parquet", "--json"))["rows"] == 2
+found = json.loads(command("inspect", "data", "data/capitals/train.parquet", "--json"))
+assert found["answer_types"] == {"exact": 2}
 
 Path("mine.jsonl").write_text('{"question": "Which colours?", "answer": "red, blue"}\\n')
 made = command("prep", "jsonl", "--source", "mine.jsonl", "--answer-type", "unordered", "--json")
@@ -189,6 +194,17 @@ with Follower(run.events_path, trackers(config.train.logger, run, config.model_d
     log.close()
 found = sqlite3.connect(run.path / "metrics.sqlite").execute("select * from metrics").fetchall()
 assert sorted(found) == sorted((1, name, value) for name, value in metrics.items())
+for name in ("metrics.sqlite", "metrics.sqlite-journal"):
+    path = run.path / name
+    path.unlink(missing_ok=True)
+    path.symlink_to("events.jsonl")
+    try:
+        holds_run(run)
+    except ValueError as error:
+        assert f"{name} is a link" in str(error)
+    else:
+        raise AssertionError(name)
+    path.unlink()
 Path(run.config_path).write_text("")
 shown = show_run(run.path)["metrics"]["response_length/stop_ratio"]
 assert shown == {"first": 0.75, "last": 0.75, "unit": "share"}
@@ -201,19 +217,18 @@ assert "response_length/stop_ratio" in [chart.title for chart in charts([RunCurv
 
 def test_data_sets_graders_trackers_and_metrics_are_added_as_the_page_says(examples, tmp_path):
     """In a copy of the package, to which the page's files and changes are added and nothing else."""
-    for name in ("distillctl", "presets"):
+    for name in ("distillctl", "presets", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "builtin"))
     changes = blocks("extending.md", "diff")
     for name in (
         "distillctl/data/sets/capitals.py", "tests/data/test_capitals.py",
         "distillctl/grading/types/unordered.py", "tests/grading/test_unordered.py",
+        "tests/monitor/test_sqlite.py",
     ):  # fmt: skip
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(examples[name])
-    for name in ("distillctl/monitor/trackers.py", "distillctl/run/metrics.py"):
+    for name in ("distillctl/monitor/trackers.py", "distillctl/run/metrics.py", "tests/run/test_metrics.py"):
         (tmp_path / name).write_text(changed((ROOT / name).read_text(), changes[name]))
-    for name in ("pyproject.toml", "tests/test_imports.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", THE_OTHERS], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=False,

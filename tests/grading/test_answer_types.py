@@ -1,9 +1,14 @@
 """Answers that are not numbers: a table of responses for each type."""
 
+import re
+import sys
+
 import pytest
 
 from distillctl.answers.choice import chosen_letter
-from distillctl.grading.answer_types import answer_type
+from distillctl.errors import ConfigError
+from distillctl.grading import answer_types, types
+from distillctl.grading.answer_types import answer_type, require_answer
 from distillctl.grading.scorers import grade
 
 CHOICES = [
@@ -104,6 +109,17 @@ def test_numbers_are_graded_as_ever():
 )
 def test_the_type_of_a_row_is_its_style(style, expected):
     assert answer_type(style) == expected
+
+
+def test_a_file_without_a_type_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "broken.py"
+    path.write_text('"""Nothing."""\n')
+    monkeypatch.setattr(types, "__path__", [*types.__path__, str(tmp_path)])
+    monkeypatch.setattr(types, "broken", None, raising=False)
+    monkeypatch.setattr(answer_types, "ANSWER_TYPES", (*answer_types.ANSWER_TYPES, "broken"))
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: defines no TYPE$"):
+        require_answer("7", "broken", "mine.jsonl:3")
+    del sys.modules[f"{types.__name__}.broken"]
 
 
 def test_verls_scorers_stand_beside_every_type():
