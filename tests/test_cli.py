@@ -357,9 +357,9 @@ from distillctl.data.schema import Example
 def data_set(country: Annotated[str, Option(help="Only this country.")]) -> DataSet:
     """Capitals of a country.
 
-    Example: distillctl prep capitals --country France
+    Example: distillctl prep capital_cities --country France
     """
-    return DataSet(data_source="capitals", splits={"train": [_example(country)]})
+    return DataSet(data_source="capital_cities", splits={"train": [_example(country)]})
 
 
 def _example(country: str) -> Example:
@@ -368,18 +368,20 @@ def _example(country: str) -> Example:
 
 
 def test_a_file_among_the_data_sets_is_a_command(distillctl, tmp_path, monkeypatch):
-    (tmp_path / "capitals.py").write_text(CAPITALS)
+    (tmp_path / "capital_cities.py").write_text(CAPITALS)
     monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
-    assert "capitals  Capitals of a country." in distillctl("prep", "-h")[1]
-    told = distillctl("prep", "capitals", "-h")[1]
+    assert "capital_cities  Capitals of a country." in distillctl("prep", "-h")[1]
+    told = distillctl("prep", "capital_cities", "-h")[1]
     assert "Only this country." in told
-    assert "[default: data/capitals]" in told
-    code, out, err = distillctl("prep", "capitals", "--country", "France", "--json")
+    assert "[default: data/capital_cities]" in told
+    code, out, err = distillctl("prep", "capital_cities", "--country", "France", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["rows"] == {"train": 1}
-    assert distillctl("prep", "capitals", "--country", "France")[0] == 2
-    assert distillctl("prep", "capitals", "--country", "France", "--force")[1] == "data/capitals\n"
-    shown = json.loads(distillctl("inspect", "data", "data/capitals/train.parquet", "--json")[1])
+    assert distillctl("prep", "capital_cities", "--country", "France")[0] == 2
+    assert (
+        distillctl("prep", "capital_cities", "--country", "France", "--force")[1] == "data/capital_cities\n"
+    )
+    shown = json.loads(distillctl("inspect", "data", "data/capital_cities/train.parquet", "--json")[1])
     message = {"role": "user", "content": "What is the capital of France?"}
     assert shown["first"] == [{"prompt": [message], "ground_truth": "Paris"}]
 
