@@ -45,11 +45,11 @@ class _DataSets(Group):
         assert isinstance(built, TyperCommand)
         return built
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]  # private
         """As in the base class, but a usage error for an unknown data set lists those that there are."""
         if args[0] not in sets.names() and not ctx.resilient_parsing:
             ctx.fail(f"no data set is named {args[0]!r}; there are: {', '.join(sets.names())}")
-        return super().resolve_command(ctx, args)  # type: ignore[arg-type]
+        return super().resolve_command(ctx, args)
 
 
 prep_app = App(cls=_DataSets, help="Prepare prompts as parquet files in verl's schema.")

@@ -54,8 +54,8 @@ def prepare(
 ) -> Manifest:
     """Write a data set to the folder `out`; `limit` keeps the first examples of each split.
 
-    Raises ConfigError for bad rows, for splits without `train`, and when `out` has earlier results and `force`
-    is off. Raises EnvironmentUnfit when `out` cannot be written.
+    Raises ConfigError for bad rows, for splits without `train`, and when `out` has earlier results and
+    `force` is off. Raises EnvironmentUnfit when `out` cannot be written.
     """
     if not {"train"} <= data_set.splits.keys() <= set(SPLITS):
         found = ", ".join(data_set.splits) or "none"

@@ -1,15 +1,7 @@
-r"""Answer types: what a ground truth is, by `reward_model.style` of its row.
-
-| style | ground truth | a response is right when |
-|---|---|---|
-| `rule`, `numeric` | a number, or text | its final answer has that value |
-| `exact` | text | its final answer is that text; case, spacing and punctuation around it do not count |
-| `choice` | a letter | it chooses that letter |
-| `regex` | a pattern | its last 10,000 characters contain a match |
-| `latex` | an expression | math-verify finds it equal to its final answer (extra `math`) |
+"""Answer types: what a ground truth is, by `reward_model.style` of its row.
 
 Each type is a file in `types/`. The file's name is the style, and its `TYPE` is an `AnswerType`. The text
-before the end of a response's last think block does not count.
+before the end of a response's last think block does not count. `docs/eval.md` has a table of the types.
 """
 
 from __future__ import annotations
