@@ -174,7 +174,7 @@ def _is_of(key: str, given: str) -> bool:
 
 
 def _json_hint(error: ValidationError, overrides: Sequence[str]) -> str:
-    """How to write a list or a section on the command line, if a value that looks like one is no JSON."""
+    """How to write a list or a section on the command line, if a value that looks like one is not JSON."""
     faulty = [".".join(map(str, problem["loc"])) for problem in error.errors()]
     for override in overrides:
         given, _, text = override.partition("=")
@@ -182,7 +182,7 @@ def _json_hint(error: ValidationError, overrides: Sequence[str]) -> str:
             try:
                 json.loads(text)
             except (ValueError, RecursionError):
-                return f"{text[:80]} is not JSON: put texts in double quotes and all in single ones, {_JSON}"
+                return f"{text[:80]} is not JSON: double quotes go around a text, single quotes around it all, {_JSON}"
     return ""
 
 
