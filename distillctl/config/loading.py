@@ -182,7 +182,7 @@ def _json_hint(error: ValidationError, overrides: Sequence[str]) -> str:
             try:
                 json.loads(text)
             except (ValueError, RecursionError):
-                return f"{text[:80]} is not JSON: double quotes go around a text, single quotes around it all, {_JSON}"
+                return f"{given}: the value is not JSON, which needs double quotes around each text, {_JSON}"
     return ""
 
 

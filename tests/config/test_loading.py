@@ -82,7 +82,7 @@ def test_overrides_are_json_or_strings(override, key, value):
         ("loss.kind=null", "exactly one of loss.kind and loss.path", ""),
         ("loss.kind=jsd loss.path=mine.py", "exactly one of loss.kind and loss.path", ""),
         ("loss.kind=reverse", "'reverse_kl'", ""),
-        ("train.logger=[wandb]", "train.logger.0 (command line)", "[wandb] is not JSON"),
+        ("train.logger=[wandb]", "train.logger.0 (command line)", "train.logger: the value is not JSON"),
         (
             "train.logger={wandb",
             "train.logger.0 (command line)",
