@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from distillctl.config.divergence_files import OTHER_KINDS, require_names
 from distillctl.config.section import Fraction, Scores, Section
-from distillctl.objective.divergences import NAMES, fault
+from distillctl.objective.divergences import NAMES
 
 require_names(NAMES)
 if TYPE_CHECKING:
@@ -117,14 +117,6 @@ class LossConfig(Section):
     def _is_one_loss(self) -> LossConfig:
         if (self.kind is None) == (self.path is None):
             raise ValueError("give exactly one of loss.kind and loss.path")
-        return self
-
-    @model_validator(mode="after")
-    def _divergence_is_defined(self) -> LossConfig:
-        divergence = self.topk_divergence if self.kind == "topk" else self.kind
-        found = fault(divergence) if divergence in NAMES else None
-        if found is not None:
-            raise ValueError(found)
         return self
 
     @model_validator(mode="after")

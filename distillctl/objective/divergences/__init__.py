@@ -14,10 +14,8 @@ step. No other place lists the names. Imports no torch.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
+import importlib
 import pkgutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,15 +30,3 @@ def divergence(name: str) -> ValueAndSlope:
     assert name in NAMES, name
     function: ValueAndSlope = importlib.import_module(f"{__name__}.{name}").value_and_slope
     return function
-
-
-def fault(name: str) -> str | None:
-    """What is wrong with the file `name`, which is read and not executed; None for one that defines
-    `value_and_slope`."""
-    spec = importlib.util.find_spec(f"{__name__}.{name}")
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
-    if any(isinstance(node, ast.FunctionDef) and node.name == "value_and_slope" for node in tree.body):
-        return None
-    return f"{spec.origin}: defines no value_and_slope: define that function, or move the file"
