@@ -71,11 +71,13 @@ class TeacherConfig(Section):
         cls, value: Any, handler: ModelWrapValidatorHandler[TeacherConfig]
     ) -> TeacherConfig:
         urls = value.get("url") if isinstance(value, dict) else None
-        listed = [urls] if isinstance(urls, str) else urls
-        if not isinstance(listed, list) or not all(isinstance(url, str) for url in listed):
+        listed = urls if isinstance(urls, list) else [urls]
+        # Numbers become text here too, as they would in the field, so that each of them is looked at.
+        texts = [str(url) for url in listed if isinstance(url, str | int | float)]
+        if not texts or len(texts) < len(listed):
             return handler(value)
         try:
-            parts = [split_login(url) for url in listed]
+            parts = [split_login(url) for url in texts]
         except ValueError as error:
             raise ValueError(f"url {error}") from None
         made = handler({**value, "url": [url for url, _ in parts]})
