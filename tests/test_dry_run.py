@@ -151,7 +151,7 @@ def test_nothing_is_written(dry, folder):
 
 def test_its_help_says_that_engines_are_started(distillctl):
     out = " ".join(distillctl("train", "--help")[1].split())
-    assert "It starts the engines to measure, but makes no step and no run." in out
+    assert "Starts the engines to measure, but takes no step and makes no run." in out
 
 
 def bytes_of(out):
