@@ -30,7 +30,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 check-fast: check
-	$(BIN)/python -m pytest -m 'not engine and not slow'
+	$(BIN)/python -m pytest -m 'not engine and not slow' --numprocesses auto --dist loadfile
 
 # Needs none of the engines: the builder alone is installed, where it is missing or another version.
 docs:
