@@ -27,6 +27,7 @@ from distillctl.data_types import Prompt, Rollout
 from distillctl.host.shared_memory import scratch_directory
 from distillctl.models.load import load_model
 from distillctl.models.locate import find_model
+from distillctl.models.model_dir import ModelDir
 from distillctl.models.packed_attention import packed_arguments
 from distillctl.objective.matmul import logits
 from distillctl.rollout.client import RolloutClient, Sampling
@@ -112,7 +113,7 @@ def engine(model: Path, max_model_len: int, max_num_seqs: int, log_name: str) ->
     log.unlink(missing_ok=True)
     with scratch_directory() as scratch:
         settings = engine_settings(
-            model, dtype=str(dtype()).removeprefix("torch."), socket=scratch / "rollout.sock",
+            ModelDir(model), dtype=str(dtype()).removeprefix("torch."), socket=scratch / "rollout.sock",
             max_model_len=max_model_len, max_num_seqs=max_num_seqs, num_gpus=int(ON_GPU),
             gpu_memory_utilization=0.3, enforce_eager=True,
         )  # fmt: skip

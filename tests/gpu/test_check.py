@@ -28,17 +28,20 @@ def test_every_stage_is_a_documented_function(check):
 
 
 @pytest.mark.engine
-def test_a_rehearsal_of_the_loss_and_the_trainer_passes(tmp_path):
+def test_a_rehearsal_of_the_loss_the_trainer_and_the_engine_passes(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, FOLDER / "check.py", "--device", "cpu", "--tiny", "--stages", "b2,b3"]
+    command = [sys.executable, FOLDER / "check.py", "--device", "cpu", "--tiny", "--stages", "b2,b3,d1"]
     environment = {**os.environ, "GPU_CHECK_WORK": str(tmp_path / "work"), "OUT": str(out)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(line["stage"], line["ok"]) for line in lines] == [("b2", True), ("b3", True)]
+    assert [(line["stage"], line["ok"]) for line in lines] == [
+        ("b2", True), ("b3", True), ("d1", True),
+    ]  # fmt: skip
     assert (out / "results.jsonl").read_text() == done.stdout
     assert float(lines[0]["float64_against_dense"][0]) < 1e-12
     assert lines[1]["metrics"]["actor/grad_norm"] > 0
+    assert lines[2]["gap"]["canary_max"] < 1e-3
     assert (out / "logs.tar.gz").stat().st_size > 0
 
 
