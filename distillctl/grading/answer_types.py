@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -61,6 +62,7 @@ def answer_type(style: object) -> str:
     return style if isinstance(style, str) and style in ANSWER_TYPES else DEFAULT
 
 
+@cache
 def load(name: str) -> AnswerType:
     """The answer type of a name in `ANSWER_TYPES`. The first call for a name imports its file.
 

@@ -33,6 +33,7 @@ def show_plan(config: Config) -> tuple[dict[str, Any], str]:
     plan, rows, checks = preview(config)
     checks += measured_checks(plan)
     memory = memory_estimate(plan)
+    commands = _commands(plan)
     result = {
         "config": config.model_dump(mode="json"),
         "device": plan.device,
@@ -41,7 +42,7 @@ def show_plan(config: Config) -> tuple[dict[str, Any], str]:
         "teachers": {name: str(teacher.model.path.absolute()) for name, teacher in plan.teachers.items()},
         "num_prompts": len(rows.train),
         "steps": config.num_steps(len(rows.train)),
-        "commands": _commands(plan),
+        "commands": commands,
         "memory": [{"phase": m.phase, "bytes": m.num_bytes, "what": m.what} for m in memory],
         "checks": [asdict(check) for check in checks],
     }
@@ -51,7 +52,7 @@ def show_plan(config: Config) -> tuple[dict[str, Any], str]:
         f"# {result['steps']} steps of {config.data.train_batch_size} prompts x {config.rollout.n} "
         f"from {len(rows.train)} prompts (over-long ones are left out later), "
         f"{plan.world_size} rank(s) on {plan.device}",
-        *(f"# $ {command}" for command in _commands(plan)),
+        *(f"# $ {command}" for command in commands),
         *(f"# memory, {m.phase}: about {m.num_bytes / 2**30:.2f} GiB ({m.what})" for m in memory),
         *(f"# {line}" for line in run_checks.lines(checks)),
     ]

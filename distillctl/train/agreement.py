@@ -91,6 +91,7 @@ def require_agreement(
     first_nats: float | None = None,
 ) -> float:
     """The gap between engine and trainer in nats. Raises RunFailed when the engine lacks our weights.
+
     `before` has the scores at the last change of this engine's scores; None for a fresh engine. If the
     trainer's scores have changed since then and no bit of the engine's has, the weights did not arrive,
     however small the step. `pushed` says whether the weights came by a push of `version`, or from the same

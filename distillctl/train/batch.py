@@ -25,6 +25,7 @@ from distillctl.train.distributed import Distributed
 
 def plan(lengths: Sequence[int], micro_batch_tokens: int, num_ranks: int) -> list[list[list[int]]]:
     """The samples of each micro-batch: `plan(...)[rank][i]`. Every rank gets equally many micro-batches.
+
     A micro-batch has at most `micro_batch_tokens` tokens; a longer sample gets one of its own. All
     micro-batches have nearly the same size, so ranks seldom wait for each other: the samples are assigned
     from the longest to the shortest, each to the emptiest micro-batch (longest processing time first; Graham

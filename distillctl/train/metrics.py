@@ -81,6 +81,7 @@ class StepMetrics:
 
     def reduce(self, distributed: Distributed) -> dict[str, float]:
         """The step's metrics: sums of the weighted terms, and means of all others over tokens that have them.
+
         Each mean has a count of its own, because only some of several teachers may list tokens.
         """
         totals = distributed.sum(torch.stack(list(self._sums.values())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -33,6 +33,23 @@ def teacher_scores(
     return None if int(num_stopped) else scores
 
 
+def scores_by_teacher(
+    rollouts: Sequence[Rollout],
+    teachers: Mapping[str, Teacher],
+    config: Config,
+    distributed: Distributed,
+) -> Iterator[tuple[str, list[tuple[MicroBatch, TeacherScores]] | None]]:
+    """Each teacher's name, and this rank's micro-batches of its rollouts with their scores. Collective.
+
+    Gives None in place of the micro-batches when a stop was requested while the teacher scored.
+    """
+    for name, teacher in teachers.items():
+        members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
+        batches = micro_batches(rollouts, members, config, distributed)
+        scores = teacher_scores(teacher, batches, distributed)
+        yield name, None if scores is None else list(zip(batches, scores, strict=True))
+
+
 def scored_batches(
     rollouts: Sequence[Rollout],
     teachers: Mapping[str, Teacher],
@@ -46,11 +63,8 @@ def scored_batches(
     Returns None on every rank after a stop. `details` says for which tokens to find alternatives.
     """
     found: list[TrainingBatch] = []
-    for name, teacher in teachers.items():
-        members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
-        batches = micro_batches(rollouts, members, config, distributed)
-        scores = teacher_scores(teacher, batches, distributed)
-        if scores is None:
+    for name, scored in scores_by_teacher(rollouts, teachers, config, distributed):
+        if scored is None:
             return None
         found += [
             ScoredBatch(
@@ -61,7 +75,7 @@ def scored_batches(
                 detailed_rows=details.wanted(batch),
                 num_alternatives=details.num_alternatives,
             )
-            for batch, one in zip(batches, scores, strict=True)
+            for batch, one in scored
         ]
     return found
 

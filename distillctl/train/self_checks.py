@@ -183,6 +183,7 @@ def served_agrees(
     name: str, served: ServedTeacher, path: str, dtype: torch.dtype, batch: MicroBatch
 ) -> Check:
     """Compare a served teacher with the same weights in this process: same tokens, whole LM head.
+
     The weights are loaded for this check only. When they are not on this machine, or there is no room for
     them, the check says so. Raises RunFailed when the two disagree, ConfigError for NaN.
     """

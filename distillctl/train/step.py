@@ -111,9 +111,12 @@ class Trainer:
 
     def score(self, rollouts: list[Rollout], details: DetailTable) -> list[TrainingBatch] | None:
         """This rank's micro-batches, ready for the update; None when a stop came first."""
-        run = (self.config, self.objective, self.distributed)
-        batches = scored_batches(rollouts, self.teachers, details, *run)
-        return None if batches is None else batches + reference_batches(rollouts, *run)
+        batches = scored_batches(
+            rollouts, self.teachers, details, self.config, self.objective, self.distributed
+        )
+        if batches is None:
+            return None
+        return batches + reference_batches(rollouts, self.config, self.objective, self.distributed)
 
     def _request(self, step: int) -> Callable[[RolloutClient], list[Rollout]]:
         """The request to the rollout engine for `step`."""

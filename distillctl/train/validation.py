@@ -15,9 +15,8 @@ from distillctl.files.atomic import write_json
 from distillctl.grading.summary import GradedResponse, grade_rollouts, summarise
 from distillctl.rollout.client import RolloutClient
 from distillctl.run.checkpoints import step_dir
-from distillctl.train.batch import micro_batches
 from distillctl.train.sample_writer import write_samples
-from distillctl.train.scoring import teacher_scores
+from distillctl.train.scoring import scores_by_teacher
 from distillctl.train.step import Trainer
 from distillctl.train.token_details import NUM_DETAILED, DetailTable, TokenDetails
 
@@ -30,6 +29,7 @@ class Validation:
 
     def run(self, step: int, folder: Path) -> dict[str, Any] | None:
         """Evaluate the weights after `step`. Collective. Returns the fields of the event on rank 0.
+
         Writes `step_N.json` (the summary) and `step_N.parquet` (every response) in `folder`.
         """
         found = self.trainer.engine.ask(self._sample)
@@ -70,21 +70,16 @@ class Validation:
 
 
 def token_details(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[TokenDetails]:
-    """Details of the first `NUM_DETAILED` rollouts.
+    """Details of each rollout.
 
     Tokens that a teacher did not score before a stop have no values. Collective. Trains nothing and draws no
     random numbers.
     """
-    rollouts = rollouts[:NUM_DETAILED]
     vocab_size = trainer.objective.vocab_size
     table = DetailTable(rollouts, vocab_size)
-    for name, teacher in trainer.teachers.items():
-        members = [i for i, rollout in enumerate(rollouts) if rollout.prompt.teacher == name]
-        batches = micro_batches(rollouts, members, trainer.config, trainer.distributed)
-        scores = teacher_scores(teacher, batches, trainer.distributed)
-        if scores is None:
-            continue
-        for batch, one in zip(batches, scores, strict=True):
+    by_teacher = scores_by_teacher(rollouts, trainer.teachers, trainer.config, trainer.distributed)
+    for _, scored in by_teacher:
+        for batch, one in scored or []:
             found = trainer.student.alternatives(batch, one, vocab_size, table.num_alternatives)
             table.add(batch, found)
     return table.collect(trainer.distributed)
